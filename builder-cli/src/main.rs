@@ -1,0 +1,3 @@
+//! The command `cofferdam`.
+
+fn main() {}
