@@ -10,5 +10,6 @@ pub mod tree;
 // pure: text and values in, values out
 
 // doors: each knows one medium, none knows the build
+pub mod store;
 
 // the conductor: the only module that knows the others

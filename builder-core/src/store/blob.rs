@@ -1,0 +1,198 @@
+//! Blobs by digest: written beside, hashed while they are written, renamed when they are what they should be.
+
+use super::{Store, StoreError};
+use crate::oci::{Descriptor, Digest, Hasher};
+use std::{
+    fs::File,
+    io::{self, Write},
+    path::PathBuf,
+};
+
+/// A blob that is being written. Dropped before [`finish`](Self::finish), it leaves nothing behind.
+///
+/// Every write goes to the disk as it is: hand in large buffers.
+#[derive(Debug)]
+pub struct BlobWriter {
+    store: Store,
+    file: tempfile::NamedTempFile,
+    hasher: Hasher,
+    size_bytes: u64,
+}
+
+impl Store {
+    /// Starts a new blob.
+    ///
+    /// # Errors
+    /// [`StoreError`] if no file can be made.
+    pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        Ok(BlobWriter { store: self.clone(), file: self.staged_file()?, hasher: Hasher::new(), size_bytes: 0 })
+    }
+
+    /// Keeps `bytes` as a blob: manifests, configs, other documents.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn put_document(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
+        let digest = Digest::of(bytes);
+        self.write_whole(&self.blob_path(&digest), bytes)?;
+        Ok(digest)
+    }
+
+    /// Reads a whole blob and checks its digest. A damaged one is `None`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is there and cannot be read.
+    pub fn document(&self, digest: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(Self::read(&self.blob_path(digest))?.filter(|bytes| Digest::of(bytes) == *digest))
+    }
+
+    /// Opens a blob to read. Its bytes were verified when they were written, not again now.
+    ///
+    /// # Errors
+    /// If it is there and cannot be opened.
+    pub fn open_blob(&self, digest: &Digest) -> Result<Option<File>, StoreError> {
+        let path = self.blob_path(digest);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("open", &path, error)),
+        }
+    }
+
+    /// Whether the blob is here with the size that the descriptor says. A loss of power can leave a shorter file, which
+    /// is a miss.
+    pub fn has_blob(&self, blob: &Descriptor) -> bool {
+        std::fs::metadata(self.blob_path(&blob.digest)).is_ok_and(|found| found.is_file() && found.len() == blob.size_bytes)
+    }
+
+    /// Removes a blob that turned out to be damaged.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is there and stays.
+    pub fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
+        let path = self.blob_path(digest);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", &path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where a blob is, or would be.
+    pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.root().join("blobs/sha256").join(digest.hex())
+    }
+}
+
+impl BlobWriter {
+    /// Number of bytes written so far.
+    pub fn size_bytes(&self) -> u64 {
+        self.size_bytes
+    }
+
+    /// Checks the bytes against `expected` where it is known and puts the blob in its place.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongSize`] or [`StoreError::WrongDigest`] if the bytes are others than announced; nothing is kept then.
+    pub fn finish(self, expected: Option<&Descriptor>) -> Result<Digest, StoreError> {
+        let found = self.hasher.finish();
+        if let Some(expected) = expected {
+            if expected.size_bytes != self.size_bytes {
+                return Err(StoreError::WrongSize {
+                    digest: expected.digest,
+                    expected_bytes: expected.size_bytes,
+                    found_bytes: self.size_bytes,
+                });
+            }
+            if expected.digest != found {
+                return Err(StoreError::WrongDigest { expected: expected.digest, found });
+            }
+        }
+        let path = self.store.blob_path(&found);
+        self.file.persist(&path).map_err(|error| StoreError::io("put in place", &path, error.error))?;
+        Ok(found)
+    }
+}
+
+/// Errors name the file and say when the disk is full.
+impl Write for BlobWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = match self.file.as_file_mut().write(bytes) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                let kind = error.kind();
+                return Err(io::Error::new(kind, StoreError::io("write a blob to", self.file.path(), error)));
+            }
+            written => written?,
+        };
+        self.hasher.update(&bytes[..written]);
+        self.size_bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path().join("store")).unwrap();
+        (directory, store)
+    }
+
+    #[test]
+    fn a_blob_is_read_as_it_was_written() {
+        let (_directory, store) = store();
+        let announced = Descriptor::of("x/y", b"hello");
+        assert!(!store.has_blob(&announced));
+        let mut writer = store.blob_writer().unwrap();
+        writer.write_all(b"hel").unwrap();
+        writer.write_all(b"lo").unwrap();
+        assert!(store.open_blob(&announced.digest).unwrap().is_none(), "nothing is visible before it is whole");
+        assert_eq!(writer.finish(Some(&announced)).unwrap(), announced.digest);
+        let mut text = String::new();
+        store.open_blob(&announced.digest).unwrap().unwrap().read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hello");
+        assert!(store.has_blob(&announced));
+        store.remove_blob(&announced.digest).unwrap();
+        store.remove_blob(&announced.digest).unwrap();
+        assert!(!store.has_blob(&announced));
+    }
+
+    #[test]
+    fn bytes_other_than_announced_are_not_kept() {
+        let (_directory, store) = store();
+        let announced = Descriptor::of("x/y", b"hello");
+        for (bytes, size) in [(&b"hellO"[..], false), (b"hell", true), (b"hello!", true)] {
+            let mut writer = store.blob_writer().unwrap();
+            writer.write_all(bytes).unwrap();
+            let error = writer.finish(Some(&announced)).unwrap_err();
+            assert_eq!(matches!(error, StoreError::WrongSize { .. }), size, "{error}");
+            assert_eq!(matches!(error, StoreError::WrongDigest { .. }), !size, "{error}");
+        }
+        assert_eq!(std::fs::read_dir(store.root().join("blobs/sha256")).unwrap().count(), 0);
+        assert_eq!(std::fs::read_dir(store.shared.staging.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_damaged_document_is_a_miss() {
+        let (_directory, store) = store();
+        let digest = store.put_document(b"{}").unwrap();
+        assert_eq!(store.document(&digest).unwrap().as_deref(), Some(&b"{}"[..]));
+        std::fs::write(store.blob_path(&digest), "{").unwrap();
+        assert_eq!(store.document(&digest).unwrap(), None);
+        assert_eq!(store.document(&Digest::of(b"other")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_named() {
+        // /dev/full refuses every write as a full disk does.
+        let error = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().write(b"x").unwrap_err();
+        let error = StoreError::io("write", std::path::Path::new("a"), error);
+        assert_eq!(error.to_string(), "cannot write \"a\" in the store: no space is left on its file system");
+    }
+}

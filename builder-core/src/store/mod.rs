@@ -1,0 +1,155 @@
+//! What this machine keeps between builds: blobs, layer indexes and small facts, each under a digest.
+//!
+//! ```text
+//! blobs/sha256/<hex>       blobs and documents, by the digest of their bytes
+//! indexes/<diff id hex>    layer indexes
+//! layers/<diff id hex>     JSON: the blobs that are known to hold a layer
+//! steps/<key hex>          JSON: what a step led to
+//! unpacked/<chain id hex>/ directories that hold an unpacked chain of layers
+//! builds/<id>/             what builds in progress write; `<id>.lock` is locked as long as its process lives
+//! ```
+//! Several processes may use one store at once: everything is written in `builds/` and renamed to its place when it is
+//! whole, so nobody ever sees half a file, and equal names mean equal content. Nothing is synced: after a loss of power a
+//! damaged entry is a miss. Works on any file system that can rename. Does I/O on its own directory only.
+
+mod blob;
+mod record;
+mod unpacked;
+mod workspace;
+
+pub use blob::BlobWriter;
+pub use unpacked::UnpackedWriter;
+pub use workspace::Workspace;
+
+use crate::oci::Digest;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A store on disk. Clones are one store.
+#[derive(Clone, Debug)]
+pub struct Store {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    root: PathBuf,
+    /// Where this process writes before it renames.
+    staging: Workspace,
+}
+
+/// Why the store could not keep or give something.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The file system refused.
+    #[error("cannot {action} {path:?} in the store")]
+    Io {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The disk or the quota is used up.
+    #[error("cannot {action} {path:?} in the store: no space is left on its file system")]
+    Full {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+    /// The bytes are not those that were announced.
+    #[error("blob {expected} was announced, but the bytes have digest {found}")]
+    WrongDigest {
+        /// The digest of the descriptor.
+        expected: Digest,
+        /// The digest of the bytes.
+        found: Digest,
+    },
+    /// There are more or fewer bytes than announced.
+    #[error("blob {digest} was announced with {expected_bytes} bytes, but has {found_bytes}")]
+    WrongSize {
+        /// The digest of the descriptor.
+        digest: Digest,
+        /// The size in the descriptor.
+        expected_bytes: u64,
+        /// The number of bytes that came, counted until there were too many.
+        found_bytes: u64,
+    },
+}
+
+impl StoreError {
+    fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { action, path, source },
+            _ => Self::Io { action, path, source },
+        }
+    }
+}
+
+impl Store {
+    /// Opens the store in `directory`, makes it where it does not exist, and removes what dead processes left unfinished.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the directory cannot be made or written.
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        let root = directory.into();
+        for name in ["blobs/sha256", "indexes", "layers", "steps", "unpacked", "builds"] {
+            let path = root.join(name);
+            fs::create_dir_all(&path).map_err(|error| StoreError::io("make the directory", &path, error))?;
+        }
+        let builds = root.join("builds");
+        workspace::remove_stale(&builds);
+        let staging = Workspace::create(&builds)?;
+        Ok(Self { shared: Arc::new(Shared { root, staging }) })
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.shared.root
+    }
+
+    /// Makes an empty directory for one build. It is removed when the value is dropped, or by a later [`Store::open`] if
+    /// this process dies first.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be made.
+    pub fn workspace(&self) -> Result<Workspace, StoreError> {
+        Workspace::create(&self.shared.root.join("builds"))
+    }
+
+    /// A new file that becomes visible only by a rename.
+    fn staged_file(&self) -> Result<tempfile::NamedTempFile, StoreError> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let staging = self.shared.staging.path();
+        // The umask still applies: whoever shares a store with other users sets it.
+        let permissions = fs::Permissions::from_mode(0o644);
+        tempfile::Builder::new()
+            .permissions(permissions)
+            .tempfile_in(staging)
+            .map_err(|error| StoreError::io("make a file in", staging, error))
+    }
+
+    /// Writes `bytes` to `path`, whole or not at all.
+    fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        let mut file = self.staged_file()?;
+        io::Write::write_all(&mut file, bytes).map_err(|error| StoreError::io("write", path, error))?;
+        file.persist(path).map_err(|error| StoreError::io("put in place", path, error.error))?;
+        Ok(())
+    }
+
+    fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::io("read", path, error)),
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! Layer indexes and small facts. A damaged record, or one of another version, is a miss.
+
+use super::{Store, StoreError};
+use crate::{
+    oci::{Descriptor, DiffId},
+    tree::LayerIndex,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::path::PathBuf;
+
+/// First bytes of a layer index: raise the number when [`LayerIndex`] or what it holds changes.
+const INDEX_VERSION: [u8; 4] = *b"cli1";
+
+/// Length of the BLAKE3 checksum that stands between version and content.
+const CHECKSUM_BYTES: usize = 32;
+
+impl Store {
+    /// The index of a layer, if it is known.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is there and cannot be read.
+    pub fn layer_index(&self, layer: DiffId) -> Result<Option<LayerIndex>, StoreError> {
+        Ok(Self::read(&self.index_path(layer))?.and_then(|bytes| decode(&bytes)))
+    }
+
+    /// Keeps the index of a layer.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn put_layer_index(&self, layer: DiffId, index: &LayerIndex) -> Result<(), StoreError> {
+        self.write_whole(&self.index_path(layer), &encode(index))
+    }
+
+    /// The blobs that are known to hold a layer, those of this store and those of registries, in the order they became known.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the record is there and cannot be read.
+    pub fn layer_blobs(&self, layer: DiffId) -> Result<Vec<Descriptor>, StoreError> {
+        Ok(Self::read_json(&self.layer_path(layer))?.unwrap_or_default())
+    }
+
+    /// Remembers that `blob` holds `layer`. Of two processes that do so at once, one may be forgotten: it costs a download.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn add_layer_blob(&self, layer: DiffId, blob: &Descriptor) -> Result<(), StoreError> {
+        let mut blobs = self.layer_blobs(layer)?;
+        if blobs.iter().any(|known| known.digest == blob.digest) {
+            return Ok(());
+        }
+        blobs.push(blob.clone());
+        self.write_json(&self.layer_path(layer), &blobs)
+    }
+
+    /// What the step with this key led to, if it is known and still has the form that the caller expects.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is there and cannot be read.
+    pub fn step<T: DeserializeOwned>(&self, key: &[u8; 32]) -> Result<Option<T>, StoreError> {
+        Self::read_json(&self.step_path(key))
+    }
+
+    /// Keeps what a step led to.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn put_step(&self, key: &[u8; 32], outcome: &impl Serialize) -> Result<(), StoreError> {
+        self.write_json(&self.step_path(key), outcome)
+    }
+
+    fn read_json<T: DeserializeOwned>(path: &std::path::Path) -> Result<Option<T>, StoreError> {
+        Ok(Self::read(path)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+    }
+
+    fn write_json(&self, path: &std::path::Path, value: &impl Serialize) -> Result<(), StoreError> {
+        let bytes =
+            serde_json::to_vec(value).map_err(|error| StoreError::io("write a record to", path, std::io::Error::other(error)))?;
+        self.write_whole(path, &bytes)
+    }
+
+    fn index_path(&self, layer: DiffId) -> PathBuf {
+        self.root().join("indexes").join(layer.0.hex())
+    }
+
+    fn layer_path(&self, layer: DiffId) -> PathBuf {
+        self.root().join("layers").join(layer.0.hex())
+    }
+
+    fn step_path(&self, key: &[u8; 32]) -> PathBuf {
+        self.root().join("steps").join(crate::oci::Digest::from_bytes(*key).hex())
+    }
+}
+
+/// Version, checksum, postcard.
+fn encode(index: &LayerIndex) -> Vec<u8> {
+    let content = postcard::to_stdvec(index).expect("an index holds only bytes, numbers and lists");
+    [&INDEX_VERSION[..], blake3::hash(&content).as_bytes(), &content].concat()
+}
+
+fn decode(bytes: &[u8]) -> Option<LayerIndex> {
+    let (checksum, content) = bytes.strip_prefix(&INDEX_VERSION)?.split_at_checked(CHECKSUM_BYTES)?;
+    if blake3::hash(content).as_bytes() != checksum {
+        return None;
+    }
+    postcard::from_bytes(content).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{oci::Digest, tree::text};
+
+    #[test]
+    fn an_index_is_read_as_it_was_written_and_a_damaged_one_is_a_miss() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let layer = DiffId(Digest::of(b"layer"));
+        let index = LayerIndex { changes: text::parse("a 0644 0:0 @7 \"x\"\nb = a\n- c\nd -> e").unwrap() };
+        assert_eq!(store.layer_index(layer).unwrap(), None);
+        store.put_layer_index(layer, &index).unwrap();
+        assert_eq!(store.layer_index(layer).unwrap(), Some(index.clone()));
+        let whole = encode(&index);
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            assert_eq!(decode(&damaged), None, "byte {at}");
+            assert_eq!(decode(&whole[..at]), None, "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_layer_knows_its_blobs() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let layer = DiffId(Digest::of(b"layer"));
+        let (gzip, zstd) = (Descriptor::of("x/gzip", b"g"), Descriptor::of("x/zstd", b"z"));
+        for blob in [&gzip, &zstd, &gzip] {
+            store.add_layer_blob(layer, blob).unwrap();
+        }
+        assert_eq!(store.layer_blobs(layer).unwrap(), [gzip, zstd]);
+        assert_eq!(store.layer_blobs(DiffId(Digest::of(b"other"))).unwrap(), []);
+    }
+
+    #[test]
+    fn a_step_record_of_another_form_is_a_miss() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let key = [7; 32];
+        assert_eq!(store.step::<u32>(&key).unwrap(), None);
+        store.put_step(&key, &"layer").unwrap();
+        assert_eq!(store.step::<String>(&key).unwrap().as_deref(), Some("layer"));
+        assert_eq!(store.step::<u32>(&key).unwrap(), None);
+    }
+}

@@ -1,0 +1,94 @@
+//! Directories that hold an unpacked chain of layers, shared by all builds on this machine.
+
+use super::{Store, StoreError, workspace::remove_tree};
+use crate::oci::Digest;
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// A directory that is being filled. Dropped before [`finish`](Self::finish), it is removed.
+#[derive(Debug)]
+pub struct UnpackedWriter {
+    /// Emptied by `finish`.
+    staged: Option<PathBuf>,
+    place: PathBuf,
+}
+
+impl Store {
+    /// The directory with the unpacked layers of `chain`, if somebody has made it. Whoever uses it only reads it.
+    pub fn unpacked(&self, chain: &Digest) -> Option<PathBuf> {
+        Some(self.unpacked_path(chain)).filter(|path| path.is_dir())
+    }
+
+    /// Starts the directory for `chain`. What is put into it becomes visible as a whole.
+    ///
+    /// # Errors
+    /// [`StoreError`] if no directory can be made.
+    pub fn unpacked_writer(&self, chain: &Digest) -> Result<UnpackedWriter, StoreError> {
+        let staging = self.shared.staging.path();
+        let staged = tempfile::Builder::new()
+            .prefix("unpacked-")
+            .tempdir_in(staging)
+            .map_err(|error| StoreError::io("make a directory in", staging, error))?;
+        Ok(UnpackedWriter { staged: Some(staged.keep()), place: self.unpacked_path(chain) })
+    }
+
+    fn unpacked_path(&self, chain: &Digest) -> PathBuf {
+        self.root().join("unpacked").join(chain.hex())
+    }
+}
+
+impl UnpackedWriter {
+    /// The directory to fill: empty, ours, mode 0700. A root of a file system goes into a directory below it, so that a
+    /// foreign owner or mode does not keep this one from being renamed.
+    pub fn path(&self) -> &Path {
+        self.staged.as_deref().expect("only finish takes it, and consumes the writer")
+    }
+
+    /// Puts the directory in its place and returns that. If another process was first, its directory stays and ours goes.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be renamed.
+    pub fn finish(mut self) -> Result<PathBuf, StoreError> {
+        match fs::rename(self.path(), &self.place) {
+            Ok(()) => self.staged = None,
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}
+            Err(error) => return Err(StoreError::io("put in place", &self.place, error)),
+        }
+        Ok(self.place.clone())
+    }
+}
+
+impl Drop for UnpackedWriter {
+    fn drop(&mut self) {
+        if let Some(staged) = &self.staged {
+            // What stays is removed with the workspace that it is in.
+            let _ = remove_tree(staged);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unpacked_directory_appears_as_a_whole_and_the_first_one_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let chain = Digest::of(b"chain");
+        let (first, second, dropped) =
+            (store.unpacked_writer(&chain), store.unpacked_writer(&chain), store.unpacked_writer(&chain));
+        let (first, second) = (first.unwrap(), second.unwrap());
+        fs::write(first.path().join("a"), "1").unwrap();
+        fs::write(second.path().join("a"), "2").unwrap();
+        assert_eq!(store.unpacked(&chain), None);
+        let place = first.finish().unwrap();
+        assert_eq!(second.finish().unwrap(), place);
+        drop(dropped);
+        assert_eq!(store.unpacked(&chain), Some(place.clone()));
+        assert_eq!(fs::read_to_string(place.join("a")).unwrap(), "1");
+        assert_eq!(fs::read_dir(store.shared.staging.path()).unwrap().count(), 0);
+    }
+}
