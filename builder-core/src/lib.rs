@@ -8,6 +8,7 @@ pub mod oci;
 pub mod tree;
 
 // pure: text and values in, values out
+pub mod dockerfile;
 
 // doors: each knows one medium, none knows the build
 pub mod store;

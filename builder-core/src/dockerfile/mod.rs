@@ -1,0 +1,26 @@
+//! The Dockerfile language: text in, a [`Dockerfile`] with positions out.
+//!
+//! Pure: no file is read and no variable is known here. What BuildKit accepts is accepted, and means
+//! the same. The way of a text:
+//!
+//! ```text
+//! text ─ lines ─▶ directives, logical lines, heredoc bodies ─ instruction ─▶ ast
+//! ```
+//!
+//! [`expand`], [`expand_words`] and [`expand_raw`] give the values of the words later, when the
+//! variables are known.
+
+mod ast;
+mod error;
+mod expand;
+mod heredoc;
+mod mount;
+mod pattern;
+
+pub use ast::*;
+pub use error::ParseError;
+pub use expand::{ExpandError, Expansion, Lookup, SplitExpansion, expand, expand_raw, expand_words};
+pub use mount::{
+    BindMount, CacheMount, Mount, MountError, MountOption, ResolvedMount, SecretMount, Sharing, SshMount, TmpfsMount,
+};
+pub use pattern::PatternError;
