@@ -16,6 +16,15 @@ pub struct ParseError {
     pub focus: Option<Position>,
 }
 
+impl ParseError {
+    /// With the word that is wrong.
+    #[must_use]
+    pub fn at(mut self, focus: Position) -> Self {
+        self.focus = Some(focus);
+        self
+    }
+}
+
 /// The known word that `word` was probably meant to be.
 pub(super) fn nearest<const N: usize>(word: &str, known: [&'static str; N]) -> Option<&'static str> {
     nearest_of(word, &known)

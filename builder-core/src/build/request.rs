@@ -1,0 +1,131 @@
+//! What is to be built, as plain data. Pure.
+
+use crate::oci::{Platform, Reference};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// One build.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BuildRequest {
+    /// Where COPY and ADD take their files from.
+    pub context: ContextSource,
+    /// The Dockerfile.
+    pub dockerfile: DockerfileSource,
+    /// `--build-arg`, by name.
+    #[serde(default)]
+    pub build_args: BTreeMap<String, String>,
+    /// The stage that becomes the image; the last one if not given.
+    #[serde(default)]
+    pub target: Option<String>,
+    /// Labels that the image gets beside those of the Dockerfile; they win.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// What the image is for.
+    #[serde(default = "Platform::linux_amd64")]
+    pub platform: Platform,
+    /// Names to push the image under.
+    #[serde(default)]
+    pub destinations: Vec<Reference>,
+    /// Places on disk to write the image to.
+    #[serde(default)]
+    pub exports: Vec<Export>,
+    /// Named contexts.
+    #[serde(default)]
+    pub build_contexts: BTreeMap<String, ContextSource>,
+    /// The secrets that `RUN --mount=type=secret` may ask for, by id.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// SOURCE_DATE_EPOCH in seconds: no time in the new layers and in the config is later.
+    #[serde(default)]
+    pub source_date_epoch: Option<i64>,
+    /// Whether the results of steps are looked up.
+    #[serde(default)]
+    pub use_cache: CacheUse,
+    /// Most bytes that one layer of a base or one archive may unpack to.
+    #[serde(default = "default_unpacked_bytes")]
+    pub max_unpacked_bytes: u64,
+    /// A RUN that takes longer is ended; no limit if not given.
+    #[serde(default)]
+    pub step_timeout_seconds: Option<u64>,
+}
+
+/// A directory with files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ContextSource {
+    /// A directory on this machine.
+    Directory(PathBuf),
+    /// No files at all.
+    Empty,
+}
+
+/// Where the Dockerfile comes from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DockerfileSource {
+    /// A file on this machine. A relative path that does not exist is also looked for in the context.
+    Path(PathBuf),
+    /// The text itself, with the name that messages call it by.
+    Inline {
+        /// For messages.
+        name: String,
+        /// The text.
+        text: String,
+    },
+}
+
+/// A place on disk for the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Export {
+    /// An OCI image layout, a directory.
+    OciLayout(PathBuf),
+    /// A tar that `docker load` reads.
+    DockerTar(PathBuf),
+}
+
+/// Where a secret's bytes are. The bytes themselves are read when a step asks, and never stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretSource {
+    /// A file on this machine.
+    File(PathBuf),
+}
+
+/// What the cache of earlier results is used for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheUse {
+    /// Results are looked up and recorded.
+    #[default]
+    On,
+    /// Results are recorded, not looked up: `--no-cache`.
+    WriteOnly,
+}
+
+fn default_unpacked_bytes() -> u64 {
+    64 << 30
+}
+
+impl BuildRequest {
+    /// A build of a context directory with the Dockerfile in it, that pushes nothing and writes nothing.
+    pub fn new(context: impl Into<PathBuf>) -> Self {
+        let context = context.into();
+        Self {
+            dockerfile: DockerfileSource::Path(context.join("Dockerfile")),
+            context: ContextSource::Directory(context),
+            build_args: BTreeMap::new(),
+            target: None,
+            labels: BTreeMap::new(),
+            platform: Platform::linux_amd64(),
+            destinations: Vec::new(),
+            exports: Vec::new(),
+            build_contexts: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            source_date_epoch: None,
+            use_cache: CacheUse::On,
+            max_unpacked_bytes: default_unpacked_bytes(),
+            step_timeout_seconds: None,
+        }
+    }
+}

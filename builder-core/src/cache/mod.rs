@@ -1,0 +1,3 @@
+//! x
+mod key;
+pub use key::{Key, KeyBuilder};

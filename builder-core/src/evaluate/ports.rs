@@ -1,0 +1,56 @@
+//! EXPOSE: ports, ranges, protocols. Pure.
+
+/// Why a text names no port.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum PortError {
+    #[error("invalid port {0:?}: expected a number from 0 to 65535 or a range of two")]
+    Number(String),
+    #[error("invalid port range {0:?}: its end is before its start")]
+    Backwards(String),
+    #[error("invalid port {0:?}: the protocol must be tcp, udp or sctp")]
+    Protocol(String),
+}
+
+/// The ports that `text` names, each as `80/tcp`.
+pub(super) fn parse(text: &str) -> Result<Vec<String>, PortError> {
+    let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
+    let protocol = protocol.to_ascii_lowercase();
+    if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
+        return Err(PortError::Protocol(text.to_owned()));
+    }
+    // `8080:80` and `127.0.0.1::80` publish a port with `docker run`; an image keeps the container's part.
+    let numbers = numbers.rsplit(':').next().unwrap_or(numbers);
+    let number = |digits: &str| {
+        let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        digits.parse::<u16>().ok().filter(|_| plain).ok_or_else(|| PortError::Number(text.to_owned()))
+    };
+    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+    let (first, last) = (number(first)?, number(last)?);
+    if first > last {
+        return Err(PortError::Backwards(text.to_owned()));
+    }
+    Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_ranges_and_protocols() {
+        for (text, expected) in [
+            ("80", Ok(vec!["80/tcp"])),
+            ("53/UDP", Ok(vec!["53/udp"])),
+            ("8000-8002", Ok(vec!["8000/tcp", "8001/tcp", "8002/tcp"])),
+            ("8080:80", Ok(vec!["80/tcp"])),
+            ("eighty", Err(PortError::Number("eighty".to_owned()))),
+            ("65536", Err(PortError::Number("65536".to_owned()))),
+            ("9-8", Err(PortError::Backwards("9-8".to_owned()))),
+            ("80/quic", Err(PortError::Protocol("80/quic".to_owned()))),
+            ("", Err(PortError::Number(String::new()))),
+        ] {
+            let expected = expected.map(|ports| ports.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(parse(text), expected, "{text}");
+        }
+    }
+}
