@@ -13,7 +13,7 @@ use crate::dockerfile::{
 };
 use crate::oci::{History, ImageConfig, Platform};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 /// What PATH is in an image that does not say (BuildKit's value).
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -173,7 +173,7 @@ impl State {
             variant: platform.variant.clone(),
             ..ImageConfig::default()
         };
-        config.config.working_dir = "/".to_owned();
+        "/".clone_into(&mut config.config.working_dir);
         Self::from_image(config)
     }
 
@@ -287,7 +287,12 @@ pub fn evaluate(state: &State, instruction: &Instruction, scope: Scope<'_>) -> R
             next.config.config.shell = Some(shell.clone());
             Action::Metadata
         }
-        InstructionKind::Healthcheck(check) => step.healthcheck(&mut next, check),
+        InstructionKind::Healthcheck(check) => {
+            let check = healthcheck(check);
+            next.history(format!("HEALTHCHECK {}", quoted(&check.test)), false);
+            next.config.config.healthcheck = Some(check);
+            Action::Metadata
+        }
         InstructionKind::Onbuild(onbuild) => {
             next.config.config.on_build.push(onbuild.trigger.clone());
             Action::Metadata
@@ -544,28 +549,24 @@ impl Step<'_> {
         next.history(format!("EXPOSE [{}]", shown.join(" ")), false);
         Ok(Action::Metadata)
     }
+}
 
-    fn healthcheck(&self, next: &mut State, check: &Healthcheck) -> Action {
-        let nanoseconds = |duration: Option<std::time::Duration>| {
-            duration.map_or(0, |duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX))
-        };
-        let check = match check {
-            Healthcheck::None => crate::oci::Healthcheck { test: vec!["NONE".to_owned()], ..Default::default() },
-            Healthcheck::Cmd { command, interval, timeout, start_period, start_interval, retries } => crate::oci::Healthcheck {
-                test: match command {
-                    Command::Shell(text) => vec!["CMD-SHELL".to_owned(), text.text.clone()],
-                    Command::Exec(words) => std::iter::once("CMD".to_owned()).chain(words.iter().cloned()).collect(),
-                },
-                interval: nanoseconds(*interval),
-                timeout: nanoseconds(*timeout),
-                start_period: nanoseconds(*start_period),
-                start_interval: nanoseconds(*start_interval),
-                retries: retries.map_or(0, i64::from),
+fn healthcheck(check: &Healthcheck) -> crate::oci::Healthcheck {
+    let nanoseconds =
+        |duration: Option<Duration>| duration.map_or(0, |duration| i64::try_from(duration.as_nanos()).unwrap_or(i64::MAX));
+    match check {
+        Healthcheck::None => crate::oci::Healthcheck { test: vec!["NONE".to_owned()], ..Default::default() },
+        Healthcheck::Cmd { command, interval, timeout, start_period, start_interval, retries } => crate::oci::Healthcheck {
+            test: match command {
+                Command::Shell(text) => vec!["CMD-SHELL".to_owned(), text.text.clone()],
+                Command::Exec(words) => std::iter::once("CMD".to_owned()).chain(words.iter().cloned()).collect(),
             },
-        };
-        next.history(format!("HEALTHCHECK {}", quoted(&check.test)), false);
-        next.config.config.healthcheck = Some(check);
-        Action::Metadata
+            interval: nanoseconds(*interval),
+            timeout: nanoseconds(*timeout),
+            start_period: nanoseconds(*start_period),
+            start_interval: nanoseconds(*start_interval),
+            retries: retries.map_or(0, i64::from),
+        },
     }
 }
 

@@ -1,10 +1,8 @@
 //! Layer indexes and small facts. A damaged record, or one of another version, is a miss.
 
 use super::{Store, StoreError};
-use crate::{
-    oci::{Descriptor, DiffId},
-    tree::LayerIndex,
-};
+use crate::oci::{Descriptor, DiffId};
+use crate::tree::LayerIndex;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::PathBuf;
 
