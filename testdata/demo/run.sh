@@ -90,7 +90,8 @@ if [ "$(id -u)" = 0 ]; then rootless=(); else rootless=(--rootless); fi
 umoci unpack "${rootless[@]}" --image "$work/pulled:latest" "$work/bundle"
 say "digest   $first"
 say 'files'
-(cd "$work/bundle/rootfs" && find . -mindepth 1 -printf '     %M  %U:%G  %8s  /%P\n' | LC_ALL=C sort -k4)
+(cd "$work/bundle/rootfs" && find . -mindepth 1 \( -type d -printf '     %M  %U:%G  %8s  /%P/\n' , ! -type d -printf '     %M  %U:%G  %8s  /%P\n' \)) |
+    sed -E 's/^( *d[^ ]* +[^ ]+ +)[0-9]+/\1-/' | LC_ALL=C sort -k4
 say 'config'
 skopeo inspect --tls-verify=false --config "docker://$image" |
     python3 -c 'import json, sys; print(json.dumps(json.load(sys.stdin)["config"], indent=2))' | sed 's/^/     /'
