@@ -15,10 +15,10 @@
 //! ! d                                  an opaque directory
 //! ```
 //! (What stands on the right is explanation and not part of the form.) In a path a blank is written `\x20`; bytes
-//! outside of ASCII and backslashes alike. Lines that begin with `#` are comments. Text that is read back leaves times out, and shows contents
-//! that are long or not text as `size=N sha256=…`.
+//! outside of ASCII and backslashes alike. Lines that begin with `#` are comments. Text that is read back leaves
+//! times out, and shows contents that are long or not text as `size=N sha256=…`.
 //!
-//! [`tar`] writes what the text says and nothing else: no missing parents, no cleaned-up names. So the same lines
+//! [`tar()`] writes what the text says and nothing else: no missing parents, no cleaned-up names. So the same lines
 //! make hostile layers: `../escape 0644 0:0 "x"`.
 
 use std::borrow::Cow;
@@ -221,7 +221,7 @@ pub fn tar(text: &str) -> Vec<u8> {
     tar_of(&parse(text))
 }
 
-/// Makes a tar archive of the nodes, as [`tar`] does of text.
+/// Makes a tar archive of the nodes, as [`tar()`] does of text.
 #[must_use]
 pub fn tar_of(nodes: &[Node]) -> Vec<u8> {
     let mut archive = tar::Builder::new(Vec::new());
