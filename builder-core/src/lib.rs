@@ -15,6 +15,7 @@ pub mod evaluate;
 // doors: each knows one medium, none knows the build
 pub mod store;
 pub mod cache;
+pub mod export;
 
 // the conductor: the only module that knows the others
 pub mod build;

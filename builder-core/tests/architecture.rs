@@ -12,7 +12,9 @@ const PURE: [&str; 7] = ["oci", "tree", "image", "dockerfile", "plan", "evaluate
 /// What a pure module does not say.
 const IO: [&str; 19] = [
     "std::fs",
-    "TcpStream", "TcpListener", "UdpSocket",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
     "std::process",
     "std::env",
     "std::thread",
