@@ -41,7 +41,7 @@ pub struct Position {
     pub first_line: usize,
     /// The last line, counted from 1; heredoc bodies are part of their instruction.
     pub last_line: usize,
-    /// The column of the first byte, counted from 1 in characters.
+    /// The column of the first byte, counted from 1 in bytes.
     pub column: usize,
     /// The bytes.
     pub span: Span,

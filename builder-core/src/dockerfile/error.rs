@@ -23,6 +23,10 @@ impl ParseError {
         self.focus = Some(focus);
         self
     }
+
+    pub(super) fn with_hint(self, hint: impl Into<String>) -> Self {
+        ParseError { hint: Some(hint.into()), ..self }
+    }
 }
 
 /// The known word that `word` was probably meant to be.

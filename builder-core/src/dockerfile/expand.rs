@@ -482,3 +482,198 @@ impl<'a> Lexer<'a> {
 fn parse_pattern(text: &str, name: &str) -> Result<Pattern, ExpandError> {
     Pattern::parse(text).map_err(|source| ExpandError::Pattern { name: name.to_owned(), pattern: text.to_owned(), source })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn env(name: &str) -> Option<String> {
+        let value = match name {
+            "X" => "x",
+            "EMPTY" => "",
+            "WORDS" => "one two",
+            "FILE" => "/a/b/archive.tar.gz",
+            "STARS" => "a***b*",
+            "ÜMLAUT" => "ü",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    }
+
+    fn text(word: &str) -> String {
+        match expand(word, '\\', &env) {
+            Ok(expansion) => expansion.text,
+            Err(error) => format!("error: {error}"),
+        }
+    }
+
+    #[test]
+    fn quotes_and_escapes_vanish() {
+        for (word, expected) in [
+            ("plain", "plain"),
+            (r#""a b" 'c d'"#, "a b c d"),
+            (r#"one"two"'three'"#, "onetwothree"),
+            (r"e\ f", "e f"),
+            (r"a\nb", "anb"),
+            (r#""a\nb \" \\ \$X""#, "a\\nb \" \\ $X"),
+            (r"'a\nb $X'", "a\\nb $X"),
+            (r"\$X \\$X", "$X \\x"),
+            (r"end\", "end"),
+            (r#""end\"#, "error: missing closing quote \""),
+            ("it's", "error: missing closing quote '"),
+            ("", ""),
+        ] {
+            assert_eq!(text(word), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn variables_are_replaced() {
+        for (word, expected) in [
+            ("$X ${X} \"$X\" x$X$X", "x x x xxx"),
+            ("$NOT${NOT}|", "|"),
+            ("$ÜMLAUT", "ü"),
+            ("$X.y $X-y $Xy", "x.y x-y "),
+            ("$1 $12a $@ $* $# $? $- $! $$|", " a       |"),
+            ("$ $. $/ a$ \"b$ \" $", "$ $. $/ a$ b$  $"),
+            ("${X", "error: bad substitution: missing '}' after ${X"),
+            ("${", "error: bad substitution: missing '}' after ${"),
+            ("${}", "error: bad substitution: \"${}\" names no variable"),
+            ("${{X}}", "error: bad substitution: \"${{\" names no variable"),
+            ("${:-x}", "error: bad substitution: \"${:\" names no variable"),
+            ("${X^^}", "error: unsupported modifier (^) in substitution of ${X}"),
+            ("${X=y}", "error: unsupported modifier (=) in substitution of ${X}"),
+            ("${X:=y}", "error: unsupported modifier (:=) in substitution of ${X}"),
+            ("${X:0:1}", "error: unsupported modifier (:0) in substitution of ${X}"),
+            ("${X:#x}", "error: unsupported modifier (:#) in substitution of ${X}"),
+        ] {
+            assert_eq!(text(word), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn defaults_alternatives_and_requirements_depend_on_set_and_empty() {
+        for (word, set, empty, unset) in [
+            ("${V-d}", "x", "", "d"),
+            ("${V:-d}", "x", "d", "d"),
+            ("${V+a}", "a", "a", ""),
+            ("${V:+a}", "a", "", ""),
+            ("${V?why}", "x", "", "error: V: why"),
+            ("${V:?why $X}", "x", "error: V: why x", "error: V: why x"),
+            ("${V?}", "x", "", "error: V: is not allowed to be unset"),
+            ("${V:?}", "x", "error: V: is not allowed to be empty", "error: V: is not allowed to be unset"),
+            ("${V:-${NOT:-$X'} y'}}", "x", "x} y", "x} y"),
+            ("${V:-\"q $X\"}", "x", "q x", "q x"),
+        ] {
+            for (name, expected) in [("X", set), ("EMPTY", empty), ("NOT", unset)] {
+                let word = word.replacen("{V", &format!("{{{name}"), 1);
+                assert_eq!(text(&word), expected.replace("V:", &format!("{name}:")), "{word}");
+            }
+        }
+    }
+
+    #[test]
+    fn prefixes_suffixes_and_replacements_match_patterns() {
+        for (word, expected) in [
+            ("${FILE#*/}", "a/b/archive.tar.gz"),
+            ("${FILE##*/}", "archive.tar.gz"),
+            ("${FILE%.*}", "/a/b/archive.tar"),
+            ("${FILE%%.*}", "/a/b/archive"),
+            ("${FILE%/*}", "/a/b"),
+            ("${FILE#nothing}", "/a/b/archive.tar.gz"),
+            ("${FILE#}${FILE%%}", "/a/b/archive.tar.gz/a/b/archive.tar.gz"),
+            ("${FILE#/?/}", "b/archive.tar.gz"),
+            ("${FILE#[/]}", "/a/b/archive.tar.gz"),
+            ("${STARS%%\\**}", "a"),
+            ("${STARS%\\*}", "a***b"),
+            ("${STARS#a\\*}", "**b*"),
+            ("${FILE/a/X}", "/X/b/archive.tar.gz"),
+            ("${FILE//a/X}", "/X/b/XrchiveXtXr.gz".replace("XtXr", ".tXr").as_str()),
+            ("${FILE//\\//_}", "_a_b_archive.tar.gz"),
+            ("${FILE/\\/a\\//\\/}", "\\/b/archive.tar.gz"),
+            ("${FILE/a*r/-}", "/-.gz"),
+            ("${STARS#a\\*\\*\\*$NOT}${STARS##*[}$}", "b*a***b*$}"),
+            ("${FILE//?/-}", "-------------------"),
+            ("${X//*/y}", "y"),
+            ("${X//nothing/y}", "x"),
+            ("${WORDS/ /$X}", "onextwo"),
+            ("${NOT#a}${NOT/a/b}", ""),
+            ("${X/a}", "error: bad substitution: missing '/' after ${X"),
+            ("${X/a/b", "error: bad substitution: missing '}' after ${X"),
+            ("${X#a\\b}", "error: invalid pattern \"a\\\\b\" in substitution of ${X}"),
+        ] {
+            assert_eq!(text(word), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn names_are_reported_as_used_or_unset() {
+        let expansion = expand("${X:-$A} '$B' \\$C ${D:-${WORDS}}", '\\', &env).unwrap();
+        let list = |names: BTreeSet<String>| names.into_iter().collect::<Vec<_>>().join(" ");
+        assert_eq!(list(expansion.used), "WORDS X");
+        assert_eq!(list(expansion.unset), "A D");
+    }
+
+    #[test]
+    fn the_escape_character_follows_the_directive() {
+        let text = |word| expand(word, '`', &env).unwrap().text;
+        assert_eq!(text("C:\\tools\\bin"), "C:\\tools\\bin");
+        assert_eq!(text("\"a`\"b\" `$X \\$X"), "a\"b $X \\x");
+    }
+
+    #[test]
+    fn words_are_split_after_the_expansion() {
+        for (word, expected) in [
+            ("80 443", "80|443"),
+            ("$WORDS three", "one|two|three"),
+            ("\"$WORDS\" three", "one two|three"),
+            ("a$WORDS'b c'", "aone|twob c"),
+            ("  a\\ b\t'' c ", "a b|c"),
+            ("$NOT", ""),
+        ] {
+            let words = expand_words(word, '\\', &env).unwrap().words;
+            assert_eq!(words.join("|"), expected, "{word}");
+        }
+    }
+
+    #[test]
+    fn quotes_of_a_heredoc_body_stay() {
+        let body = "\"$X\" 'it''s $X' \\$X $$ ${NOT:-a \"b\"} it's \\n\n";
+        assert_eq!(expand_raw(body, &env).unwrap().text, "\"x\" 'it''s x' $X  a \"b\" it's n\n");
+    }
+
+    #[test]
+    fn depth_and_size_are_limited() {
+        let nested = |depth: usize| "${A:-".repeat(depth) + &"}".repeat(depth);
+        assert_eq!(text(&nested(MAX_DEPTH)), "");
+        assert_eq!(text(&nested(MAX_DEPTH + 1)), "error: substitutions are nested too deeply");
+        let large = |_: &str| Some("x".repeat(MAX_BYTES));
+        for word in ["a$A", "\"a$A\"", "${A//x/xx}"] {
+            assert_eq!(expand(word, '\\', &large), Err(ExpandError::TooLarge), "{word}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn expansion_never_panics(word in "[-$\\{\\}:+?#%/*'\"`\\\\ <\\n1Xaé]{0,40}", backtick: bool) {
+            let escape = if backtick { '`' } else { '\\' };
+            let _ = expand(&word, escape, &env);
+            let _ = expand_words(&word, escape, &env);
+            let _ = expand_raw(&word, &env);
+            let _ = split_verbatim(&word);
+        }
+
+        #[test]
+        fn a_text_in_single_quotes_is_itself(text in "[^']*") {
+            prop_assert_eq!(expand(&format!("'{text}'"), '\\', &env).unwrap().text, text);
+        }
+
+        #[test]
+        fn an_escaped_text_is_itself(text in ".{0,30}") {
+            let escaped: String = text.chars().flat_map(|character| ['\\', character]).collect();
+            prop_assert_eq!(expand(&escaped, '\\', &env).unwrap().text, text);
+        }
+    }
+}

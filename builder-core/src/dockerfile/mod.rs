@@ -13,9 +13,16 @@
 mod ast;
 mod error;
 mod expand;
+mod flags;
 mod heredoc;
+mod instruction;
+mod lines;
 mod mount;
+mod parse;
 mod pattern;
+mod syntax;
+#[cfg(test)]
+mod tests;
 
 pub use ast::*;
 pub use error::ParseError;
@@ -23,4 +30,5 @@ pub use expand::{ExpandError, Expansion, Lookup, SplitExpansion, expand, expand_
 pub use mount::{
     BindMount, CacheMount, Mount, MountError, MountOption, ResolvedMount, SecretMount, Sharing, SshMount, TmpfsMount,
 };
+pub use parse::{parse, parse_bytes, parse_trigger};
 pub use pattern::PatternError;

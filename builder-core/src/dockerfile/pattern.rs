@@ -75,7 +75,9 @@ impl Pattern {
         let mut characters: Vec<char> = value.chars().rev().collect();
         let mut pieces = self.pieces.clone();
         pieces.reverse();
-        pieces.iter_mut().for_each(|piece| piece.reverse());
+        for piece in &mut pieces {
+            piece.reverse();
+        }
         let end = Pattern { pieces }.match_at(&characters, 0, reach).unwrap_or(0);
         characters.drain(..end);
         characters.iter().rev().collect()
