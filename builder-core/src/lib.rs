@@ -16,6 +16,7 @@ pub mod evaluate;
 pub mod store;
 pub mod cache;
 pub mod export;
+pub mod http;
 
 // the conductor: the only module that knows the others
 pub mod build;
