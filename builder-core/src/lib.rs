@@ -17,6 +17,7 @@ pub mod store;
 pub mod cache;
 pub mod export;
 pub mod http;
+pub mod registry;
 
 // the conductor: the only module that knows the others
 pub mod build;

@@ -113,7 +113,9 @@ fn feed(size_bytes: u64, open: &Opener, mut take: impl FnMut(Bytes) -> bool) -> 
     while left > 0 {
         let mut chunk = BytesMut::zeroed(usize::try_from(left).map_or(CHUNK_BYTES, |left| left.min(CHUNK_BYTES)));
         let read = match reader.read(&mut chunk) {
-            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{left} of {size_bytes} bytes are missing"))),
+            Ok(0) => {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{left} of {size_bytes} bytes are missing")));
+            }
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(error),
@@ -121,7 +123,10 @@ fn feed(size_bytes: u64, open: &Opener, mut take: impl FnMut(Bytes) -> bool) -> 
         chunk.truncate(read);
         left -= read as u64;
         if left == 0 && reader.read(&mut [0])? > 0 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("there is more than the promised {size_bytes} bytes")));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("there is more than the promised {size_bytes} bytes"),
+            ));
         }
         if !take(chunk.freeze()) {
             return Ok(());

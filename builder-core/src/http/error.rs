@@ -40,8 +40,16 @@ pub enum HttpError {
         /// Why.
         source: Cause,
     },
-    /// The server's certificate is not trusted, or no TLS is spoken there.
-    #[error("cannot establish a trusted TLS connection to {host}")]
+    /// The server's certificate leads to no trusted root, is out of date, or is another host's.
+    #[error("the certificate of {host} is not trusted")]
+    Untrusted {
+        /// Host and port.
+        host: String,
+        /// Why.
+        source: Cause,
+    },
+    /// No TLS is spoken there, or none that we understand.
+    #[error("cannot establish a TLS connection to {host}")]
     Tls {
         /// Host and port.
         host: String,
@@ -114,14 +122,11 @@ pub(super) fn classify(error: reqwest::Error, url: &Url) -> HttpError {
     let host = host_of(url);
     // The text of a reqwest error ends with the URL, query string and all.
     let error = error.without_url();
-    let tls = tls_cause(&error);
-    let source = Cause(tls.clone().unwrap_or_else(|| innermost(&error)));
-    if tls.is_some() {
-        HttpError::Tls { host, source }
-    } else if error.is_connect() {
-        HttpError::Connect { host, source }
-    } else {
-        HttpError::Broken { host, source }
+    match tls_cause(&error) {
+        Some(cause @ rustls::Error::InvalidCertificate(_)) => HttpError::Untrusted { host, source: Cause(cause.to_string()) },
+        Some(cause) => HttpError::Tls { host, source: Cause(cause.to_string()) },
+        None if error.is_connect() => HttpError::Connect { host, source: Cause(innermost(&error)) },
+        None => HttpError::Broken { host, source: Cause(innermost(&error)) },
     }
 }
 
@@ -149,14 +154,14 @@ fn innermost(error: &dyn Error) -> String {
     error.to_string()
 }
 
-fn tls_cause(error: &(dyn Error + 'static)) -> Option<String> {
+fn tls_cause(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         // An `io::Error` skips the error that it wraps when it is asked for its source.
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let found = error.downcast_ref().or_else(|| wrapped.and_then(|wrapped| wrapped.downcast_ref::<rustls::Error>()));
         if let Some(found) = found {
-            return Some(found.to_string());
+            return Some(found.clone());
         }
         next = error.source();
     }

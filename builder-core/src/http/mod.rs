@@ -285,8 +285,7 @@ impl Client {
                 outgoing.header(header::CONTENT_LENGTH, size_bytes).body(sending.stream(size_bytes, open))
             }
         };
-        let patience =
-            if request.body.size_bytes() > 0 { self.options.commit_timeout } else { self.options.idle_timeout };
+        let patience = if request.body.size_bytes() > 0 { self.options.commit_timeout } else { self.options.idle_timeout };
         let answer = outgoing.send();
         tokio::pin!(answer);
         let inner = loop {

@@ -39,7 +39,7 @@ pub fn is_transient(status: StatusCode) -> bool {
 }
 
 /// Reads a `Retry-After` header: a number of seconds or a date.
-pub fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub(super) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));

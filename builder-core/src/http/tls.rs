@@ -137,9 +137,13 @@ impl ServerCertVerifier for Verifier {
             return Ok(ServerCertVerified::assertion());
         }
         let roots = self.roots.get_or_init(|| self.load()).as_ref();
-        let verified = roots
-            .ok_or_else(|| rustls::Error::General("no trusted certificates".to_owned()))?
-            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
+        let verified = roots.ok_or_else(|| rustls::Error::General("no trusted certificates".to_owned()))?.verify_server_cert(
+            end_entity,
+            intermediates,
+            server_name,
+            ocsp_response,
+            now,
+        );
         // A private registry often shows a certificate that is its own root, and the user gives just that as trusted.
         // WebPKI refuses a root as a server certificate; to be the very certificate that the user named is proof enough.
         match verified {

@@ -1,0 +1,510 @@
+//! Pulling: from a reference to verified documents, and blobs verified while they stream.
+
+use super::{Call, Client, RegistryError, answer_of, error::Action, place::places};
+use crate::{
+    http::{
+        HttpError, Lane, Method, Response, StatusCode,
+        header::{ACCEPT, ACCEPT_ENCODING, HeaderValue, RANGE},
+    },
+    oci::{Descriptor, Digest, Document, Hasher, ImageConfig, Manifest, MediaType, Platform, Reference},
+};
+use bytes::Bytes;
+use futures_util::Stream;
+use std::{io, sync::Arc};
+use tokio::{runtime::Handle, sync::mpsc};
+
+/// Manifests and indexes are small; registries refuse larger ones (distribution specification).
+const MANIFEST_BYTES: u64 = 4 << 20;
+/// Configs grow with the history, and with what build tools leave in them.
+const CONFIG_BYTES: u64 = 8 << 20;
+/// An index may name indexes; nobody nests them deeper.
+const MOST_NESTED_INDEXES: usize = 3;
+const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+     application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
+
+/// An image for one platform, as a registry describes it.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The reference that was asked for, with the digest of what it leads to: of the index if there is one.
+    pub reference: Reference,
+    /// The manifest of the image.
+    pub manifest: Manifest,
+    /// Its descriptor.
+    pub descriptor: Descriptor,
+    /// Its bytes.
+    pub manifest_bytes: Bytes,
+    /// The config.
+    pub config: ImageConfig,
+    /// Its bytes.
+    pub config_bytes: Bytes,
+    /// The place that served it, by the manifest's digest: a mirror or the registry itself.
+    pub origin: Arc<Reference>,
+}
+
+/// A manifest or an index, verified.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// What it is.
+    pub document: Document,
+    /// Its type, digest and size.
+    pub descriptor: Descriptor,
+    /// Its bytes.
+    pub bytes: Bytes,
+    /// The place that served it: a mirror or the registry itself.
+    pub origin: Reference,
+}
+
+impl Client {
+    /// Finds out what `reference` means on `platform`: the manifest and the config of one image.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`], [`RegistryError::NoPlatform`], [`RegistryError::WrongType`] if it is something else than
+    /// an image, [`RegistryError::LayerCount`] if its documents contradict each other, and whatever goes wrong on the way.
+    pub async fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved, RegistryError> {
+        let first = self.fetch(reference).await?;
+        let named = reference.with_digest(first.descriptor.digest);
+        let mut found = first;
+        let mut nested = 0;
+        let manifest = loop {
+            match found.document {
+                Document::Manifest(manifest) => break manifest,
+                Document::Index(index) => {
+                    nested += 1;
+                    let selected = index.select(platform).filter(|_| nested <= MOST_NESTED_INDEXES);
+                    let Some(selected) = selected else {
+                        return Err(RegistryError::NoPlatform {
+                            reference: reference.to_string(),
+                            wanted: platform.clone(),
+                            offered: index.manifests.iter().filter_map(|offer| offer.platform.clone()).filter(is_real).collect(),
+                        });
+                    };
+                    found = self.fetch_at(&found.origin.with_digest(selected.digest), Some(selected)).await?;
+                }
+            }
+        };
+        check_types(reference, &manifest)?;
+        let origin = found.origin.with_digest(found.descriptor.digest);
+        let config_bytes = self.document(&origin, &manifest.config, CONFIG_BYTES).await?;
+        let config: ImageConfig = serde_json::from_slice(&config_bytes)
+            .map_err(|source| RegistryError::Config { reference: reference.to_string(), source })?;
+        let (layers, diff_ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
+        if layers != diff_ids {
+            return Err(RegistryError::LayerCount { reference: reference.to_string(), layers, diff_ids });
+        }
+        Ok(Resolved {
+            reference: named,
+            manifest,
+            descriptor: found.descriptor,
+            manifest_bytes: found.bytes,
+            config,
+            config_bytes,
+            origin: Arc::new(origin),
+        })
+    }
+
+    /// Fetches the manifest or index that `reference` names, from the first of its places that has it.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`] if none has it; otherwise why the last place did not give it.
+    pub async fn fetch(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
+        self.first(reference, reference.to_string(), async |place| self.fetch_at(place, None).await).await
+    }
+
+    /// The digest that `reference` has at present; `None` if there is nothing. Costs no download, and at Docker Hub no part
+    /// of the pulls that it allows.
+    ///
+    /// # Errors
+    /// If the registry cannot be asked.
+    pub async fn current_digest(&self, reference: &Reference) -> Result<Option<Digest>, RegistryError> {
+        let ask = async |place: &Reference| {
+            let action = Action { doing: "look up", what: place.to_string() };
+            let mut call = Call::new(action, place, Method::HEAD, format!("manifests/{}", place.tag_or_digest()));
+            call.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
+            let response = self.send(&call).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Err(not_found(place)),
+                _ => return Err(call.refused(answer_of(response).await)),
+            }
+            match response.header("docker-content-digest").and_then(|digest| digest.parse().ok()) {
+                Some(digest) => Ok(digest),
+                // The header is optional in the specification.
+                None => self.fetch_at(place, None).await.map(|fetched| fetched.descriptor.digest),
+            }
+        };
+        match self.first(reference, reference.to_string(), ask).await {
+            Err(RegistryError::NotFound { .. }) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// Opens a blob; `reference` says in which repository it is ([`Resolved::origin`], or a name whose mirrors are asked too).
+    ///
+    /// # Errors
+    /// [`RegistryError::NotFound`], or why it cannot be read.
+    pub async fn blob(&self, reference: &Reference, blob: &Descriptor) -> Result<BlobReader, RegistryError> {
+        self.first(reference, blob_of(reference, blob.digest), async |place| {
+            let mut reader = BlobReader::new(self.clone(), place.clone(), blob.clone());
+            reader.open().await?;
+            Ok(reader)
+        })
+        .await
+    }
+
+    /// A small blob as a whole.
+    ///
+    /// # Errors
+    /// [`RegistryError::TooLarge`] if it claims to be larger than `limit_bytes`, and those of [`Client::blob`].
+    pub async fn document(&self, reference: &Reference, blob: &Descriptor, limit_bytes: u64) -> Result<Bytes, RegistryError> {
+        if blob.size_bytes > limit_bytes {
+            let what = blob_of(reference, blob.digest);
+            return Err(RegistryError::TooLarge { what, size_bytes: blob.size_bytes, limit_bytes });
+        }
+        let mut reader = self.blob(reference, blob).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = reader.chunk().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(bytes.into())
+    }
+
+    /// What the first of the places gives that gives anything; `what` names it if none does.
+    async fn first<T>(
+        &self,
+        reference: &Reference,
+        what: String,
+        ask: impl AsyncFn(&Reference) -> Result<T, RegistryError>,
+    ) -> Result<T, RegistryError> {
+        let mut tried = Vec::new();
+        let mut failed: Option<RegistryError> = None;
+        for place in places(reference, &self.0.options.mirrors, self.0.options.skip_default_fallback) {
+            match ask(&place).await {
+                Ok(found) => return Ok(found),
+                // If the registry itself says that there is nothing, a mirror's trouble does not matter.
+                Err(RegistryError::NotFound { .. }) if place == *reference => failed = None,
+                // That one mirror lacks it says less than that another could not be asked.
+                Err(RegistryError::NotFound { .. }) => {}
+                Err(error) => failed = Some(error),
+            }
+            if place != *reference {
+                tried.push(place.registry().to_owned());
+            }
+        }
+        Err(failed.unwrap_or(RegistryError::NotFound { reference: what, tried }))
+    }
+
+    /// Fetches a manifest or index from one place, and compares it with what `named` it.
+    async fn fetch_at(&self, place: &Reference, named: Option<&Descriptor>) -> Result<Fetched, RegistryError> {
+        let what = format!("the manifest of {place}");
+        if let Some(named) = named.filter(|named| named.size_bytes > MANIFEST_BYTES) {
+            return Err(RegistryError::TooLarge { what, size_bytes: named.size_bytes, limit_bytes: MANIFEST_BYTES });
+        }
+        let action = Action { doing: "read the manifest of", what: place.to_string() };
+        let mut call = Call::new(action, place, Method::GET, format!("manifests/{}", place.tag_or_digest()));
+        call.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
+        let mut attempts = 0;
+        let (media_type, bytes) = loop {
+            let response = self.send(&call).await?;
+            match response.status() {
+                StatusCode::OK => {}
+                StatusCode::NOT_FOUND => return Err(not_found(place)),
+                _ => return Err(call.refused(answer_of(response).await)),
+            }
+            let media_type = response.header("content-type").map(str::to_owned);
+            attempts += 1;
+            match response.bytes(MANIFEST_BYTES).await {
+                Ok(bytes) => break (media_type, bytes),
+                Err(error) if error.is_transient() && self.0.http.pause(attempts).await => {}
+                Err(error) => return Err(call.http(error)),
+            }
+        };
+        let actual = Digest::of(&bytes);
+        if let Some(expected) = place.digest().filter(|expected| *expected != actual) {
+            return Err(RegistryError::Digest { what, expected, actual });
+        }
+        if let Some(named) = named.filter(|named| named.size_bytes != bytes.len() as u64) {
+            let (expected_bytes, actual_bytes) = (named.size_bytes, Some(bytes.len() as u64));
+            return Err(RegistryError::Size { what, expected_bytes, actual_bytes });
+        }
+        let document = Document::parse(&bytes, media_type.as_deref())
+            .map_err(|source| RegistryError::Document { reference: place.to_string(), source })?;
+        let kind = match &document {
+            Document::Manifest(manifest) => manifest.media_type().as_str(),
+            Document::Index(_) => {
+                media_type.as_deref().filter(|kind| MediaType::new(*kind).is_index()).unwrap_or(MediaType::OCI_INDEX)
+            }
+        };
+        Ok(Fetched { descriptor: Descriptor::of(kind, &bytes), document, bytes, origin: place.clone() })
+    }
+}
+
+/// Attestations stand in an index with a platform of `unknown/unknown`.
+fn is_real(platform: &Platform) -> bool {
+    platform.os != "unknown"
+}
+
+fn not_found(place: &Reference) -> RegistryError {
+    RegistryError::NotFound { reference: place.to_string(), tried: Vec::new() }
+}
+
+fn blob_of(reference: &Reference, digest: Digest) -> String {
+    format!("blob {digest} of {}/{}", reference.registry(), reference.repository())
+}
+
+fn check_types(reference: &Reference, manifest: &Manifest) -> Result<(), RegistryError> {
+    let config = manifest.config.media_type.as_str();
+    let known = matches!(config, MediaType::OCI_CONFIG | MediaType::DOCKER_CONFIG);
+    let odd_layer = manifest.layers.iter().find(|layer| layer.media_type.layer_compression().is_none());
+    let found = if known { odd_layer.map(|layer| layer.media_type.to_string()) } else { Some(config.to_owned()) };
+    found.map_or(Ok(()), |found| Err(RegistryError::WrongType { reference: reference.to_string(), found }))
+}
+
+/// How often in a row a download may end without having brought anything.
+const MOST_BARREN_ATTEMPTS: u32 = 5;
+/// How often a download may be resumed at all.
+const MOST_RESUMPTIONS: u32 = 100;
+
+/// The bytes of a blob, counted and hashed as they come.
+///
+/// The last piece is given only after the digest was found to be right; the pieces before it are as yet unverified, so a
+/// reader must not act on them in a way that cannot be undone when an error follows. Broken connections are resumed where
+/// they broke. A reader holds one of the host's places for downloads until it is dropped.
+#[derive(Debug)]
+pub struct BlobReader {
+    client: Client,
+    place: Reference,
+    blob: Descriptor,
+    response: Option<Response>,
+    received: u64,
+    /// What a server that knows no ranges sends a second time.
+    skip: u64,
+    hasher: Hasher,
+    verified: bool,
+    barren: u32,
+    resumptions: u32,
+}
+
+impl BlobReader {
+    fn new(client: Client, place: Reference, blob: Descriptor) -> Self {
+        Self {
+            client,
+            place,
+            blob,
+            response: None,
+            received: 0,
+            skip: 0,
+            hasher: Hasher::new(),
+            verified: false,
+            barren: 0,
+            resumptions: 0,
+        }
+    }
+
+    /// The blob.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.blob
+    }
+
+    /// Where it comes from.
+    pub fn place(&self) -> &Reference {
+        &self.place
+    }
+
+    /// The next piece; `None` at the end of a blob that is right in size and digest.
+    ///
+    /// # Errors
+    /// [`RegistryError::Digest`], [`RegistryError::Size`], or why it cannot be read to its end. After an error there is
+    /// nothing more to come.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, RegistryError> {
+        loop {
+            if self.received == self.blob.size_bytes && !self.verified {
+                self.verify()?;
+            }
+            let Some(response) = &mut self.response else {
+                if self.verified {
+                    return Ok(None);
+                }
+                self.open().await?;
+                continue;
+            };
+            let outcome = response.chunk().await;
+            if self.verified {
+                self.response = None;
+                // What comes after the last byte is too much; that nothing comes is as it should be, however it is said.
+                return match outcome {
+                    Ok(Some(more)) if !more.is_empty() => Err(self.wrong_size(None)),
+                    _ => Ok(None),
+                };
+            }
+            match outcome {
+                Ok(Some(bytes)) => {
+                    if let Some(bytes) = self.accept(bytes)? {
+                        return Ok(Some(bytes));
+                    }
+                }
+                Ok(None) => self.interrupted(None).await?,
+                Err(error) => self.interrupted(Some(error)).await?,
+            }
+        }
+    }
+
+    /// The pieces as a stream that ends after the first error.
+    pub fn into_stream(self) -> impl Stream<Item = Result<Bytes, RegistryError>> + Send {
+        futures_util::stream::unfold(Some(self), |reader| async move {
+            let mut reader = reader?;
+            match reader.chunk().await {
+                Ok(chunk) => chunk.map(|chunk| (Ok(chunk), Some(reader))),
+                Err(error) => Some((Err(error), None)),
+            }
+        })
+    }
+
+    /// The bytes for a reader on a blocking thread. `runtime` downloads a few pieces ahead; it must not be the thread that
+    /// reads.
+    pub fn into_read(mut self, runtime: &Handle) -> BlobRead {
+        let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
+        runtime.spawn(async move {
+            loop {
+                let piece = tokio::select! {
+                    piece = self.chunk() => piece,
+                    // Nobody reads any more.
+                    () = sender.closed() => return,
+                };
+                let (piece, last) = match piece {
+                    Ok(Some(bytes)) => (Ok(bytes), false),
+                    Ok(None) => (Ok(Bytes::new()), true),
+                    Err(error) => (Err(error), true),
+                };
+                if sender.send(piece).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        BlobRead { receiver, piece: Bytes::new(), ended: false }
+    }
+
+    /// Opens the blob where we are in it.
+    async fn open(&mut self) -> Result<(), RegistryError> {
+        let action = Action { doing: "download", what: blob_of(&self.place, self.blob.digest) };
+        let mut call = Call::new(action, &self.place, Method::GET, format!("blobs/{}", self.blob.digest));
+        call.lane = Lane::Download;
+        // A proxy that compresses on its way would give us other bytes than the digest is of.
+        call.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if self.received > 0 {
+            let range = format!("bytes={}-", self.received);
+            call.headers.insert(RANGE, HeaderValue::try_from(range).expect("a number is good in a header"));
+        }
+        let response = self.client.send(&call).await?;
+        match response.status() {
+            StatusCode::OK => self.skip = self.received,
+            StatusCode::PARTIAL_CONTENT if self.received > 0 && starts_at(&response, self.received) => self.skip = 0,
+            StatusCode::NOT_FOUND if self.received == 0 => {
+                return Err(RegistryError::NotFound { reference: blob_of(&self.place, self.blob.digest), tried: Vec::new() });
+            }
+            // The blob ends where we are: it is shorter than its descriptor says.
+            StatusCode::RANGE_NOT_SATISFIABLE => return Err(self.wrong_size(Some(self.received))),
+            _ => return Err(call.refused(answer_of(response).await)),
+        }
+        let whole = response.content_length().map(|length| length.saturating_add(self.received - self.skip));
+        if let Some(actual) = whole.filter(|actual| *actual != self.blob.size_bytes) {
+            return Err(self.wrong_size(Some(actual)));
+        }
+        self.response = Some(response);
+        Ok(())
+    }
+
+    /// Takes a piece in; `None` if we had all of it already.
+    fn accept(&mut self, mut bytes: Bytes) -> Result<Option<Bytes>, RegistryError> {
+        let known = usize::try_from(self.skip).map_or(bytes.len(), |skip| skip.min(bytes.len()));
+        self.skip -= known as u64;
+        let bytes = bytes.split_off(known);
+        if bytes.is_empty() {
+            return Ok(None);
+        }
+        self.received += bytes.len() as u64;
+        if self.received > self.blob.size_bytes {
+            self.response = None;
+            return Err(self.wrong_size(None));
+        }
+        self.hasher.update(&bytes);
+        self.barren = 0;
+        if self.received == self.blob.size_bytes {
+            self.verify()?;
+        }
+        Ok(Some(bytes))
+    }
+
+    fn verify(&mut self) -> Result<(), RegistryError> {
+        let (expected, actual) = (self.blob.digest, std::mem::take(&mut self.hasher).finish());
+        if expected != actual {
+            self.response = None;
+            return Err(RegistryError::Digest { what: blob_of(&self.place, expected), expected, actual });
+        }
+        self.verified = true;
+        Ok(())
+    }
+
+    /// Prepares to resume after the download ended too early, as long as that gets us on.
+    async fn interrupted(&mut self, error: Option<HttpError>) -> Result<(), RegistryError> {
+        self.response = None;
+        self.barren += 1;
+        self.resumptions += 1;
+        let patient = self.barren <= MOST_BARREN_ATTEMPTS && self.resumptions <= MOST_RESUMPTIONS;
+        let hopeful = error.as_ref().is_none_or(HttpError::is_transient);
+        if patient && hopeful && self.client.0.http.pause(self.barren).await {
+            return Ok(());
+        }
+        Err(match error {
+            Some(source) => {
+                RegistryError::Http { action: Action { doing: "download", what: blob_of(&self.place, self.blob.digest) }, source }
+            }
+            None => self.wrong_size(Some(self.received)),
+        })
+    }
+
+    fn wrong_size(&self, actual_bytes: Option<u64>) -> RegistryError {
+        let (what, expected_bytes) = (blob_of(&self.place, self.blob.digest), self.blob.size_bytes);
+        RegistryError::Size { what, expected_bytes, actual_bytes }
+    }
+}
+
+/// Whether an answer of part of a blob begins where we asked for.
+fn starts_at(response: &Response, offset: u64) -> bool {
+    let range = response.header("content-range").and_then(|range| range.trim().strip_prefix("bytes"));
+    let start = range.and_then(|range| range.trim().split('-').next()?.parse().ok());
+    start == Some(offset)
+}
+
+/// Pieces that wait for a blocking reader; hyper's are of up to a few hundred KiB.
+const PIECES_AHEAD: usize = 8;
+
+/// A blob for a blocking reader: an error of the download is an error of the read, its cause a [`RegistryError`].
+#[derive(Debug)]
+pub struct BlobRead {
+    /// An empty piece is the end.
+    receiver: mpsc::Receiver<Result<Bytes, RegistryError>>,
+    piece: Bytes,
+    ended: bool,
+}
+
+impl io::Read for BlobRead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.piece.is_empty() && !self.ended && !buffer.is_empty() {
+            match self.receiver.blocking_recv() {
+                Some(Ok(piece)) => {
+                    self.ended = piece.is_empty();
+                    self.piece = piece;
+                }
+                Some(Err(error)) => {
+                    self.ended = true;
+                    return Err(io::Error::other(error));
+                }
+                // The download was dropped with its runtime: what we have is not the whole blob.
+                None => return Err(io::Error::other("the download was given up")),
+            }
+        }
+        let taken = self.piece.split_to(self.piece.len().min(buffer.len()));
+        buffer[..taken.len()].copy_from_slice(&taken);
+        Ok(taken.len())
+    }
+}
