@@ -18,6 +18,7 @@ pub mod cache;
 pub mod export;
 pub mod http;
 pub mod registry;
+pub mod layer;
 
 // the conductor: the only module that knows the others
 pub mod build;
