@@ -114,4 +114,4 @@ pub enum TarError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(in crate::layer) mod tests;
