@@ -13,7 +13,9 @@ pub mod plan;
 pub mod evaluate;
 
 // doors: each knows one medium, none knows the build
+pub mod confined;
 pub mod store;
+pub mod rootfs;
 pub mod cache;
 pub mod export;
 pub mod http;
