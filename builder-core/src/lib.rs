@@ -11,16 +11,19 @@ pub mod image;
 pub mod dockerfile;
 pub mod plan;
 pub mod evaluate;
+// pub mod copy;
 
 // doors: each knows one medium, none knows the build
+pub mod http;
 pub mod confined;
 pub mod store;
+pub mod registry;
+// pub mod context;
+pub mod layer;
 pub mod rootfs;
+// pub mod isolation;
 pub mod cache;
 pub mod export;
-pub mod http;
-pub mod registry;
-pub mod layer;
 
 // the conductor: the only module that knows the others
 pub mod build;

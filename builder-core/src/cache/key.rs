@@ -17,6 +17,11 @@ pub struct Key([u8; 32]);
 pub struct KeyBuilder(blake3::Hasher);
 
 impl Key {
+    /// The raw bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// The 64 hex digits.
     pub fn hex(&self) -> String {
         blake3::Hash::from_bytes(self.0).to_hex().to_string()

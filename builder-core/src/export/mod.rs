@@ -2,6 +2,7 @@
 //!
 //! Takes an [`Image`](crate::image::Image) with its documents, and opens only the blobs that a destination lacks.
 
+pub mod docker;
 pub mod layout;
 
 use crate::image::Layer;

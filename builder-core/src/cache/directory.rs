@@ -1,0 +1,68 @@
+//! The store of this machine as a cache: builds on one machine, or on one volume, share their results.
+
+use super::{CacheError, Key, LayerCache, Record};
+use crate::store::{Store, StoreError};
+use futures_util::future::{self, BoxFuture, FutureExt as _};
+
+/// Remembers in a [`Store`].
+#[derive(Clone, Debug)]
+pub struct DirectoryCache {
+    store: Store,
+}
+
+impl DirectoryCache {
+    /// The cache in `store`.
+    pub fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    /// A record counts only if all that belongs to it is still there: somebody may have removed blobs.
+    fn find(&self, key: Key) -> Result<Option<Record>, StoreError> {
+        let Some(record) = self.store.step::<Record>(key.as_bytes())? else { return Ok(None) };
+        let whole = self.store.has_blob(&record.blob) && self.store.layer_index(record.diff_id)?.is_some();
+        Ok(whole.then_some(record))
+    }
+}
+
+impl LayerCache for DirectoryCache {
+    fn probe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Record>>, CacheError>> {
+        let found: Result<_, StoreError> = keys.iter().map(|key| self.find(*key)).collect();
+        future::ready(found.map_err(|error| CacheError { action: "read", source: error.into() })).boxed()
+    }
+
+    fn record<'a>(&'a self, key: Key, record: &'a Record) -> BoxFuture<'a, Result<(), CacheError>> {
+        let written = self.store.put_step(key.as_bytes(), record);
+        future::ready(written.map_err(|error| CacheError { action: "write", source: error.into() })).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::KeyBuilder;
+    use crate::oci::{Descriptor, DiffId, Digest};
+    use crate::tree::LayerIndex;
+    use std::io::Write as _;
+
+    #[tokio::test]
+    async fn a_record_counts_as_long_as_its_blob_and_index_are_there() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let cache = DirectoryCache::new(store.clone());
+        let key = KeyBuilder::new("RUN", None).finish();
+        let record = Record { diff_id: DiffId(Digest::of(b"tar")), blob: Descriptor::of("x", b"blob"), created: "2020-01-01T00:00:00Z".to_owned() };
+        assert_eq!(cache.probe(&[key]).await.unwrap(), [None]);
+
+        cache.record(key, &record).await.unwrap();
+        assert_eq!(cache.probe(&[key]).await.unwrap(), [None]);
+
+        let mut writer = store.blob_writer().unwrap();
+        writer.write_all(b"blob").unwrap();
+        writer.finish(Some(&record.blob)).unwrap();
+        store.put_layer_index(record.diff_id, &LayerIndex::default()).unwrap();
+        assert_eq!(cache.probe(&[key]).await.unwrap(), [Some(record.clone())]);
+
+        store.remove_blob(&record.blob.digest).unwrap();
+        assert_eq!(cache.probe(&[key]).await.unwrap(), [None]);
+    }
+}
