@@ -64,11 +64,16 @@ pub fn read(
     limits: &Limits,
     spool: &mut dyn Write,
 ) -> Result<LayerIndex, ReadError> {
-    stream::decompress(archive, |_| Ok(()), limits.uncompressed_bytes, |stream| {
-        let index = walk(stream, Origin::Archive(source), limits, &mut Spool(spool))?;
-        stream.finish()?;
-        Ok(index)
-    })
+    stream::decompress(
+        archive,
+        |_| Ok(()),
+        limits.uncompressed_bytes,
+        |stream| {
+            let index = walk(stream, Origin::Archive(source), limits, &mut Spool(spool))?;
+            stream.finish()?;
+            Ok(index)
+        },
+    )
     .map(|(index, _)| index)
 }
 

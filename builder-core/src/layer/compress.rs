@@ -216,11 +216,7 @@ fn worker(settings: Settings, work: &Receiver<Chunk>, done: &Sender<io::Result<C
     }
 }
 
-fn write_in_order(
-    done: &Receiver<io::Result<Chunk>>,
-    free: &Sender<Chunk>,
-    mut out: impl Write,
-) -> io::Result<Written> {
+fn write_in_order(done: &Receiver<io::Result<Chunk>>, free: &Sender<Chunk>, mut out: impl Write) -> io::Result<Written> {
     let mut waiting = BTreeMap::new();
     let mut next = 0;
     let mut hasher = Hasher::new();
@@ -252,7 +248,9 @@ impl ChunkCompressor {
         let gzip = |level| Compressor::new(CompressionLvl::new(level).expect("the level was brought into range"));
         Ok(match settings.compression {
             Compression::Uncompressed => Self::Uncompressed,
-            Compression::Gzip => Self::Gzip { usual: gzip(settings.level), fastest: gzip(1), stored: gzip(0), sample: Vec::new() },
+            Compression::Gzip => {
+                Self::Gzip { usual: gzip(settings.level), fastest: gzip(1), stored: gzip(0), sample: Vec::new() }
+            }
             Compression::Zstd => Self::Zstd(zstd::bulk::Compressor::new(settings.level)?),
         })
     }

@@ -159,12 +159,7 @@ pub enum TooLarge {
 ///
 /// # Errors
 /// [`ReadError`]; an error of `blob` comes as [`ReadError::Blob`] with the error inside.
-pub fn read(
-    blob: impl Read + Send,
-    expected: DiffId,
-    limits: &Limits,
-    visitor: &mut dyn Visitor,
-) -> Result<Reading, ReadError> {
+pub fn read(blob: impl Read + Send, expected: DiffId, limits: &Limits, visitor: &mut dyn Visitor) -> Result<Reading, ReadError> {
     let accepted = |compression| layer_compression(compression).map(drop);
     let (index, totals) = stream::decompress(blob, accepted, limits.uncompressed_bytes, |stream| {
         let index = walk(stream, Origin::Layer(expected), limits, visitor)?;
@@ -395,14 +390,8 @@ fn change(member: Member, content: Content, whiteouts: bool) -> Result<Option<Ch
     if path.is_root() && node != Node::Directory {
         return Err(refused("the root is no directory"));
     }
-    let entry = Entry {
-        node,
-        mode: record.mode,
-        uid: record.uid,
-        gid: record.gid,
-        mtime: record.mtime,
-        capability: record.capability,
-    };
+    let entry =
+        Entry { node, mode: record.mode, uid: record.uid, gid: record.gid, mtime: record.mtime, capability: record.capability };
     Ok(Some(Change::Put { path, entry }))
 }
 

@@ -127,7 +127,11 @@ fn one_pass_indexes_shows_and_verifies_in_every_compression() {
         assert_eq!(reading.uncompressed_bytes, tar.len() as u64, "{claim}");
         assert_eq!(seen, blob, "{claim}: the blob is read to its end");
         let lines: Vec<_> = recorder.0.iter().map(|(line, data)| (line.as_str(), data.len())).collect();
-        assert_eq!(lines, [("a 0644 0:0 size=5", 5), ("b = a", 0), ("d/ 0644 0:0", 0), ("d/e 0644 0:0 size=5000", 5000)], "{claim}");
+        assert_eq!(
+            lines,
+            [("a 0644 0:0 size=5", 5), ("b = a", 0), ("d/ 0644 0:0", 0), ("d/e 0644 0:0 size=5000", 5000)],
+            "{claim}"
+        );
         let Change::Put { entry, .. } = &reading.index.changes[0] else { panic!("{claim}") };
         assert_eq!(
             entry.file(),
@@ -211,7 +215,9 @@ fn a_visitor_stops_the_reading() {
     // More than the queue between the threads takes.
     let tar = tar(&[member("a", b'0', &vec![7; 4 << 20])]);
     let error = read(&tar[..], diff_id(&tar), &Limits::default(), &mut Full).unwrap_err();
-    assert!(matches!(&error, ReadError::Visit { path, source } if path.to_string() == "/a" && source.kind() == io::ErrorKind::StorageFull));
+    assert!(
+        matches!(&error, ReadError::Visit { path, source } if path.to_string() == "/a" && source.kind() == io::ErrorKind::StorageFull)
+    );
 }
 
 #[test]
@@ -227,7 +233,16 @@ fn bombs_meet_the_limits() {
         ("zeros behind the end", vec![0; 2 << 20], TooLarge::Bytes(1 << 20)),
         ("a sparse file", sparse("1048577"), TooLarge::Bytes(1 << 20)),
         ("many entries", tar(&vec![member("a", b'0', b""); 11]), TooLarge::Entries(10)),
-        ("many names", tar(&[member("L", b'L', &[b'n'; 4000]), member("a", b'0', b"")].concat().repeat(3).chunks(512).map(<[u8]>::to_vec).collect::<Vec<_>>()), TooLarge::Names(10_000)),
+        (
+            "many names",
+            tar(&[member("L", b'L', &[b'n'; 4000]), member("a", b'0', b"")]
+                .concat()
+                .repeat(3)
+                .chunks(512)
+                .map(<[u8]>::to_vec)
+                .collect::<Vec<_>>()),
+            TooLarge::Names(10_000),
+        ),
         ("many parents", tar(&[member("L", b'L', "d/".repeat(200).as_bytes()), member("a", b'0', b"")]), TooLarge::Names(10_000)),
     ] {
         let blob = gzip(&tar);
@@ -251,7 +266,9 @@ fn wanted_files_are_extracted_and_verified() {
             _ => None,
         })
         .map(|file| match file.content {
-            Content::Layer { offset_bytes, .. } => (offset_bytes, Wanted { size_bytes: file.size_bytes, digest: file.digest.unwrap() }),
+            Content::Layer { offset_bytes, .. } => {
+                (offset_bytes, Wanted { size_bytes: file.size_bytes, digest: file.digest.unwrap() })
+            }
             _ => panic!("a layer's files are in the layer"),
         })
         .filter(|(_, wanted)| wanted.size_bytes % 2000 == 0)
@@ -270,7 +287,10 @@ fn wanted_files_are_extracted_and_verified() {
     assert_eq!(sizes, [0, 2000, 4000]);
     for (claim, wrong) in [
         ("another offset", wanted.iter().map(|(at, wanted)| (at + 1, *wanted)).collect()),
-        ("another size", wanted.iter().map(|(at, wanted)| (*at, Wanted { size_bytes: wanted.size_bytes + 1, ..*wanted })).collect()),
+        (
+            "another size",
+            wanted.iter().map(|(at, wanted)| (*at, Wanted { size_bytes: wanted.size_bytes + 1, ..*wanted })).collect(),
+        ),
         ("other bytes", wanted.iter().map(|(at, wanted)| (*at, Wanted { digest: ContentDigest::of(b"?"), ..*wanted })).collect()),
         ("behind the end", BTreeMap::from([(1 << 40, *wanted.values().next().unwrap())])),
     ] {

@@ -151,10 +151,7 @@ pub(super) fn recognised<'a>(mut source: impl Read + Send + 'a) -> io::Result<(i
 }
 
 /// The decompressed bytes of `source`: all members of a gzip, all frames of a zstd, all streams of a bzip2 or xz.
-pub(super) fn decoder<'a>(
-    source: impl BufRead + Send + 'a,
-    compression: ArchiveCompression,
-) -> io::Result<Box<dyn Read + 'a>> {
+pub(super) fn decoder<'a>(source: impl BufRead + Send + 'a, compression: ArchiveCompression) -> io::Result<Box<dyn Read + 'a>> {
     Ok(match compression {
         ArchiveCompression::None => Box::new(source),
         ArchiveCompression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(source)),

@@ -190,9 +190,7 @@ fn put_file(
     open: &dyn OpenContent,
 ) -> Result<ContentDigest, Failure<PackError>> {
     let failed = |source| Failure::Own(PackError::Read { path: path.clone(), source });
-    let wrong_size = |is_longer| {
-        Failure::Own(PackError::Size { path: path.clone(), expected_bytes: file.size_bytes, is_longer })
-    };
+    let wrong_size = |is_longer| Failure::Own(PackError::Size { path: path.clone(), expected_bytes: file.size_bytes, is_longer });
     let mut source: Box<dyn Read + '_> = match &file.content {
         Content::Inline(bytes) => Box::new(&bytes[..]),
         content => open.open(content).map_err(|source| Failure::Own(PackError::Open { path: path.clone(), source }))?,
@@ -231,12 +229,7 @@ fn read_some(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// What a reader would find.
-fn index(
-    changes: &[Change],
-    records: &[Record],
-    files: &BTreeMap<usize, (u64, ContentDigest)>,
-    diff_id: DiffId,
-) -> LayerIndex {
+fn index(changes: &[Change], records: &[Record], files: &BTreeMap<usize, (u64, ContentDigest)>, diff_id: DiffId) -> LayerIndex {
     let mut changes = changes.to_vec();
     for (at, change) in changes.iter_mut().enumerate() {
         let Change::Put { entry, .. } = change else { continue };

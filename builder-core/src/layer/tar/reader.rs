@@ -100,9 +100,9 @@ impl<R: Read> Reader<R> {
         if name.contains(&0) || link.contains(&0) {
             return Err(malformed("a name with a zero byte"));
         }
-        let stored_bytes =
-            pax.size.or_else(|| header.size()).ok_or_else(|| malformed("its size is no number"))?;
-        let device = || Some((u32::try_from(number(&header.0[329..337])?).ok()?, u32::try_from(number(&header.0[337..345])?).ok()?));
+        let stored_bytes = pax.size.or_else(|| header.size()).ok_or_else(|| malformed("its size is no number"))?;
+        let device =
+            || Some((u32::try_from(number(&header.0[329..337])?).ok()?, u32::try_from(number(&header.0[337..345])?).ok()?));
         let device = || device().ok_or_else(|| malformed("its device is no number"));
         let mut kind = match header.typeflag() {
             // Before ustar, only the slash told a directory.
@@ -199,8 +199,7 @@ impl<R: Read> Reader<R> {
             if taken > METADATA_LIMIT {
                 return Err(self.metadata_too_large());
             }
-            self.data.stored_bytes =
-                self.data.stored_bytes.checked_sub(BLOCK as u64).ok_or_else(|| self.malformed(bad))?;
+            self.data.stored_bytes = self.data.stored_bytes.checked_sub(BLOCK as u64).ok_or_else(|| self.malformed(bad))?;
             let block = self.block()?.ok_or_else(|| self.truncated())?;
             for byte in block {
                 match (byte, line) {

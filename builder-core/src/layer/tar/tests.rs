@@ -112,10 +112,8 @@ fn names_of_all_dialects_are_read() {
 fn a_pax_value_may_hold_any_byte() {
     // A reader that goes by lines loses the capability and believes in a link (a known defect of others).
     let value = b"\x01\0\0\x02\n15 linkpath=/etc/evil\n\0=";
-    let (record, _) = read_one(&[
-        &pax(&[("SCHILY.xattr.security.capability", value), ("path", b"non\xffutf8")]),
-        &block("x", b'0', 0, |_| {}),
-    ]);
+    let (record, _) =
+        read_one(&[&pax(&[("SCHILY.xattr.security.capability", value), ("path", b"non\xffutf8")]), &block("x", b'0', 0, |_| {})]);
     assert_eq!(record.capability.as_deref(), Some(&value[..]));
     assert_eq!(record.name, b"non\xffutf8");
     assert_eq!(record.kind, Kind::File { size_bytes: 0 });
@@ -189,14 +187,9 @@ fn sparse_files_of_all_versions_are_read() {
         ("GNU.sparse.offset", b"9"),
         ("GNU.sparse.numbytes", b"1"),
     ]);
-    let version_0_1 =
-        pax(&[("GNU.sparse.size", b"10"), ("GNU.sparse.map", b"4,2,9,1"), ("GNU.sparse.name", b"s")]);
-    let version_1_0 = pax(&[
-        ("GNU.sparse.major", b"1"),
-        ("GNU.sparse.minor", b"0"),
-        ("GNU.sparse.realsize", b"10"),
-        ("GNU.sparse.name", b"s"),
-    ]);
+    let version_0_1 = pax(&[("GNU.sparse.size", b"10"), ("GNU.sparse.map", b"4,2,9,1"), ("GNU.sparse.name", b"s")]);
+    let version_1_0 =
+        pax(&[("GNU.sparse.major", b"1"), ("GNU.sparse.minor", b"0"), ("GNU.sparse.realsize", b"10"), ("GNU.sparse.name", b"s")]);
     let mut map = b"2\n4\n2\n9\n1\n".to_vec();
     map.resize(BLOCK, 0);
     let plain = block("s", b'0', 3, |_| {});

@@ -53,10 +53,11 @@ pub fn header(record: &Record) -> Result<Vec<u8>, TarError> {
     if !link.is_ascii() || link.len() > 100 {
         add_pax_record(&mut pax, b"linkpath", link);
     }
-    let mtime = u64::try_from(record.mtime.seconds).ok().and_then(|seconds| fitting(seconds, ELEVEN_DIGITS)).unwrap_or_else(|| {
-        add_pax_record(&mut pax, b"mtime", record.mtime.seconds.to_string().as_bytes());
-        0
-    });
+    let mtime =
+        u64::try_from(record.mtime.seconds).ok().and_then(|seconds| fitting(seconds, ELEVEN_DIGITS)).unwrap_or_else(|| {
+            add_pax_record(&mut pax, b"mtime", record.mtime.seconds.to_string().as_bytes());
+            0
+        });
     let (prefix, suffix) = split(&name).unwrap_or_else(|| {
         add_pax_record(&mut pax, b"path", &name);
         (b"", &name)
