@@ -172,7 +172,7 @@ fn another_tar_than_expected_is_refused() {
 
 #[test]
 fn a_damaged_blob_is_an_error_of_the_blob() {
-    let tar = tar(&[member("a", b'0', &[7; 100_000])]);
+    let tar = tar(&[member("a", b'0', &vec![7; 100_000])]);
     let gzip = gzip(&tar);
     let mut flipped = gzip.clone();
     let last = flipped.len() - 5;
@@ -326,7 +326,7 @@ fn archives_are_recognised_by_their_content() {
         ("a text", b"hello".repeat(200), None),
         ("nothing", Vec::new(), None),
         ("the start of a gzip", gzip(&tar)[..12].to_vec(), None),
-        ("a bomb of long names", gzip(&member("L", b'L', &[b'n'; 1 << 20]).repeat(20)), None),
+        ("a bomb of long names", gzip(&member("L", b'L', &vec![b'n'; 1 << 20]).repeat(20)), None),
     ] {
         assert_eq!(archive::recognise(&file[..]).unwrap(), expected, "{claim}");
         if expected.is_some() {

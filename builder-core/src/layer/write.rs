@@ -280,7 +280,7 @@ fn records(changes: &[Change], mtime_limit: Option<Timestamp>) -> Result<Vec<Rec
                     return Err(invalid("the root cannot be removed"));
                 };
                 seen.insert(path, None);
-                whiteout(parent.child(&[b".wh.", name].concat()))
+                whiteout(&parent.child(&[b".wh.", name].concat()))
             }
             Change::Opaque { .. } => return Err(invalid("an opaque directory has to be written as whiteouts")),
         };
@@ -295,7 +295,7 @@ fn record(name: Vec<u8>, kind: Kind, entry: &Entry, mtime_limit: Option<Timestam
     Record { name, kind, mode, uid: entry.uid, gid: entry.gid, mtime, capability: entry.capability.clone() }
 }
 
-fn whiteout(path: TreePath) -> Record {
+fn whiteout(path: &TreePath) -> Record {
     Record {
         name: path.as_bytes().to_vec(),
         kind: Kind::File { size_bytes: 0 },

@@ -124,7 +124,7 @@ impl<R: Read> Reader<R> {
         };
         let record = Record {
             mode: number(&header.0[100..108])
-                .map(|mode| (mode & 0o7777) as u16)
+                .and_then(|mode| u16::try_from(mode & 0o7777).ok())
                 .ok_or_else(|| malformed("its mode is no number"))?,
             uid: owner(pax.uid, &header.0[108..116])?,
             gid: owner(pax.gid, &header.0[116..124])?,
@@ -304,7 +304,7 @@ impl<R: Read> Reader<R> {
     }
 
     fn classify(&self, error: io::Error) -> TarError {
-        if error.get_ref().is_some_and(|inner| inner.is::<TarError>()) { self.truncated() } else { TarError::Read(error) }
+        if matches!(error.get_ref(), Some(inner) if inner.is::<TarError>()) { self.truncated() } else { TarError::Read(error) }
     }
 
     fn truncated(&self) -> TarError {

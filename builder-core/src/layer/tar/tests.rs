@@ -32,7 +32,7 @@ fn pax(records: &[(&str, &[u8])]) -> Vec<u8> {
     let mut data = Vec::new();
     for (keyword, value) in records {
         let rest = keyword.len() + value.len() + 3;
-        let length = (rest..).find(|length| length - length.to_string().len() == rest).unwrap();
+        let length = (rest..rest + 10).find(|length| length - length.to_string().len() == rest).unwrap();
         data.extend_from_slice(format!("{length} {keyword}=").as_bytes());
         data.extend_from_slice(value);
         data.push(b'\n');

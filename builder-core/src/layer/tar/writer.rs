@@ -95,8 +95,9 @@ pub fn header(record: &Record) -> Result<Vec<u8>, TarError> {
 }
 
 /// Number of zero bytes after `size_bytes` of data, up to the next block.
+#[expect(clippy::cast_possible_truncation, reason = "a remainder is smaller than a block")]
 pub const fn padding(size_bytes: u64) -> usize {
-    (BLOCK as u64 - size_bytes % BLOCK as u64) as usize % BLOCK
+    (BLOCK - (size_bytes % BLOCK as u64) as usize) % BLOCK
 }
 
 /// The numbers of a header, each one that fits its field.
