@@ -1,3 +1,47 @@
 //! The command `cofferdam`.
+//!
+//! From the words typed to the exit code: [`args`] (what was typed) → [`request`] (what it means, with what
+//! [`environment`] says) → [`commands`] (what is done) → [`progress`] (how it is shown) → [`report`] (how it ended).
 
-fn main() {}
+#![expect(unreachable_pub, reason = "a program offers nothing: `pub` marks what a module offers to the others")]
+
+mod args;
+mod commands;
+mod contract;
+mod environment;
+#[cfg(test)]
+mod golden;
+mod progress;
+mod report;
+mod request;
+
+use std::process::ExitCode;
+
+/// musl's own allocator costs twice the CPU.
+#[cfg(target_env = "musl")]
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[expect(clippy::print_stdout, reason = "help and version are asked for")]
+fn main() -> ExitCode {
+    let words: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
+    let exit = match args::parse(&words) {
+        Ok(args::Command::Version) => {
+            println!("cofferdam {}", env!("CARGO_PKG_VERSION"));
+            report::Exit::Success
+        }
+        Ok(args::Command::Help(text)) => {
+            println!("{text}");
+            report::Exit::Success
+        }
+        Ok(args::Command::Build(args)) => commands::build(&args, &environment::Environment::read()),
+        Err(problems) => {
+            // The flags could not be read, those of the log included.
+            let log = request::log_settings(&args::BuildArgs::default(), &environment::Environment::read());
+            let failure = report::Failure::from(problems);
+            commands::say(&report::failure(&failure, log.format, ""));
+            failure.exit
+        }
+    };
+    ExitCode::from(exit.code())
+}

@@ -1,0 +1,275 @@
+//! The flags of a build that we honour, one field each. What is typed stays text; `request` gives it meaning. Pure.
+
+#![expect(clippy::doc_markdown, reason = "the comments of the fields are the text of the help")]
+
+use std::{ffi::OsString, path::PathBuf};
+
+/// The value name by which a switch is known.
+pub(super) const BOOLEAN: &str = "BOOL";
+
+/// Everything that was typed for a build.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct BuildArgs {
+    /// Directory that COPY and ADD read [default: the current directory]
+    #[arg(value_name = "CONTEXT")]
+    pub context_argument: Option<OsString>,
+
+    /// Whether the bare command was typed, as with Kaniko.
+    #[arg(skip)]
+    pub kaniko_spelling: bool,
+
+    /// What to tell the user of flags that have no effect.
+    #[arg(skip)]
+    pub notes: Vec<String>,
+
+    // ── what is built ──
+    /// The context: a directory, also as dir://PATH [default of the bare command: /workspace]
+    #[arg(long, short, value_name = "DIRECTORY", help_heading = "Input")]
+    pub context: Option<OsString>,
+
+    /// Directory inside the context that is used instead of all of it
+    #[arg(long, value_name = "DIRECTORY", help_heading = "Input")]
+    pub context_sub_path: Option<PathBuf>,
+
+    /// The Dockerfile, looked for in the current directory, then in the context; - is standard input [default: Dockerfile of the context]
+    #[arg(long, short = 'f', visible_alias = "file", value_name = "FILE", help_heading = "Input")]
+    pub dockerfile: Option<PathBuf>,
+
+    /// Value of an ARG; KEY alone takes it from the environment, if it is set there
+    #[arg(long, value_name = "KEY[=VALUE]", help_heading = "Input")]
+    pub build_arg: Vec<String>,
+
+    /// Another context, for COPY --from=NAME and FROM NAME
+    #[arg(long, value_name = "NAME=LOCATION", help_heading = "Input")]
+    pub build_context: Vec<String>,
+
+    /// What RUN --mount=type=secret may read: id=ID[,src=FILE][,env=VARIABLE]
+    #[arg(long, value_name = "id=ID[,…]", help_heading = "Input")]
+    pub secret: Vec<String>,
+
+    /// The stage that becomes the image [default: the last]
+    #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Input")]
+    pub target: Vec<String>,
+
+    /// The platform of the image [default: that of this machine]
+    #[arg(
+        long,
+        visible_alias = "custom-platform",
+        alias = "customPlatform",
+        value_name = "OS/ARCHITECTURE",
+        help_heading = "Input"
+    )]
+    pub platform: Option<String>,
+
+    // ── what comes out ──
+    /// Name of the image, pushed to its registry
+    #[arg(long, short, visible_alias = "tag", visible_short_alias = 't', value_name = "IMAGE", help_heading = "Output")]
+    pub destination: Vec<String>,
+
+    /// Build without pushing; also by KANIKO_NO_PUSH=true
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Output")]
+    pub no_push: Option<bool>,
+
+    /// Write the image as an OCI layout
+    #[arg(long, value_name = "DIRECTORY", help_heading = "Output")]
+    pub oci_layout_path: Option<PathBuf>,
+
+    /// Write the image as a tar that `docker load` reads
+    #[arg(long, alias = "tarPath", value_name = "FILE", help_heading = "Output")]
+    pub tar_path: Option<PathBuf>,
+
+    /// Write the image's digest
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub digest_file: Option<PathBuf>,
+
+    /// Write a line repository@digest for each destination
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub image_name_with_digest_file: Option<PathBuf>,
+
+    /// Write a line repository:tag@digest for each destination
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub image_name_tag_with_digest_file: Option<PathBuf>,
+
+    /// Add a label to the image
+    #[arg(long, value_name = "KEY=VALUE", help_heading = "Output")]
+    pub label: Vec<String>,
+
+    /// Compression of new layers: gzip, zstd or uncompressed [default: gzip]
+    #[arg(long, value_name = "KIND", help_heading = "Output")]
+    pub compression: Option<String>,
+
+    /// Level of the compression, above 0; other values are the compressor's default
+    #[arg(long, value_name = "LEVEL", allow_negative_numbers = true, help_heading = "Output")]
+    pub compression_level: Option<i32>,
+
+    /// The same image from the same input: no time later than SOURCE_DATE_EPOCH, or than 1970 if that is not set
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Output")]
+    pub reproducible: Option<bool>,
+
+    // ── registries ──
+    /// Push by HTTP
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
+    pub insecure: Option<bool>,
+
+    /// Pull by HTTP
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
+    pub insecure_pull: Option<bool>,
+
+    /// Talk HTTP with this registry
+    #[arg(long, value_name = "REGISTRY", help_heading = "Registries")]
+    pub insecure_registry: Vec<String>,
+
+    /// Push and pull without verifying certificates
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
+    pub skip_tls_verify: Option<bool>,
+
+    /// Pull without verifying certificates
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
+    pub skip_tls_verify_pull: Option<bool>,
+
+    /// Do not verify the certificate of this registry
+    #[arg(long, value_name = "REGISTRY", help_heading = "Registries")]
+    pub skip_tls_verify_registry: Vec<String>,
+
+    /// Certificate authority of a registry
+    #[arg(long, value_name = "REGISTRY=FILE", help_heading = "Registries")]
+    pub registry_certificate: Vec<String>,
+
+    /// Certificate and key that we show to a registry
+    #[arg(long, value_name = "REGISTRY=CERTIFICATE,KEY", help_heading = "Registries")]
+    pub registry_client_cert: Vec<String>,
+
+    /// Registry asked before Docker Hub; also by KANIKO_REGISTRY_MIRROR, separated by commas
+    #[arg(long, value_name = "REGISTRY", help_heading = "Registries")]
+    pub registry_mirror: Vec<String>,
+
+    /// Registries asked before another: a=b;c=d; also by KANIKO_REGISTRY_MAP
+    #[arg(long, value_name = "FROM=TO[;…]", help_heading = "Registries")]
+    pub registry_map: Vec<String>,
+
+    /// Fail if no mirror has an image, instead of asking its own registry
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
+    pub skip_default_registry_fallback: Option<bool>,
+
+    /// How often a push is tried again
+    #[arg(long, value_name = "COUNT", help_heading = "Registries")]
+    pub push_retry: Option<u32>,
+
+    /// How often a pull is tried again
+    #[arg(long, value_name = "COUNT", help_heading = "Registries")]
+    pub image_download_retry: Option<u32>,
+
+    // ── how it is built ──
+    /// Use results of earlier builds that the state directory keeps [default: true]
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Building")]
+    pub cache: Option<bool>,
+
+    /// Do every step again
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Building")]
+    pub no_cache: Option<bool>,
+
+    /// Where layers and results are kept; also by COFFERDAM_STATE [default: the first writable of $XDG_CACHE_HOME, /cache, /workspace, ~/.cache, $TMPDIR, /tmp]
+    #[arg(long, visible_alias = "kaniko-dir", value_name = "DIRECTORY", help_heading = "Building")]
+    pub state_dir: Option<PathBuf>,
+
+    /// How RUN is kept apart from this machine [default: auto, the strongest that works]
+    #[arg(long, value_enum, value_name = "KIND", help_heading = "Building")]
+    pub isolation: Option<IsolationChoice>,
+
+    /// How many things are done side by side [default: the number of processors]
+    #[arg(long, short = 'j', value_name = "COUNT", help_heading = "Building")]
+    pub jobs: Option<usize>,
+
+    /// The most bytes that one layer may unpack to, as in 500MiB or 20G; 0 is no limit [default: 64GiB]
+    #[arg(long, value_name = "SIZE", help_heading = "Building")]
+    pub max_unpacked_size: Option<String>,
+
+    // ── what is said ──
+    /// How much is said [default: info]
+    #[arg(long, short, value_enum, ignore_case = true, value_name = "LEVEL", help_heading = "Log")]
+    pub verbosity: Option<Verbosity>,
+
+    /// Say nothing but errors; the digest goes to standard output
+    #[arg(long, short, value_name = BOOLEAN, value_parser = boolean, help_heading = "Log")]
+    pub quiet: Option<bool>,
+
+    /// How it is said [default: color on a terminal, else text]
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Log")]
+    pub log_format: Option<LogFormat>,
+
+    /// Begin each line with the time
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Log")]
+    pub log_timestamp: Option<bool>,
+
+    /// Whether a line at the bottom of the terminal shows what is under way [default: auto]
+    #[arg(long, value_enum, value_name = "STYLE", help_heading = "Log")]
+    pub progress: Option<ProgressStyle>,
+
+    /// Print what would be asked of the builder, as JSON
+    #[arg(long, hide = true, value_name = BOOLEAN, value_parser = boolean)]
+    pub print_request: Option<bool>,
+}
+
+/// How RUN is kept apart from this machine.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum IsolationChoice {
+    /// The strongest that works.
+    #[default]
+    Auto,
+    /// Namespaces of the kernel.
+    Namespaces,
+}
+
+/// How much is said, in Kaniko's words.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub enum Verbosity {
+    /// Errors.
+    Panic,
+    /// Errors.
+    Fatal,
+    /// Errors.
+    Error,
+    /// Warnings too.
+    #[value(alias = "warning")]
+    Warn,
+    /// The steps and what their commands write.
+    #[default]
+    Info,
+    /// What was decided and why.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// The form of the log.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines.
+    Text,
+    /// Lines with colours.
+    #[value(alias = "colour")]
+    Color,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Whether the last line of the terminal moves.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ProgressStyle {
+    /// On a terminal.
+    #[default]
+    Auto,
+    /// Never.
+    Plain,
+    /// Always.
+    Tty,
+}
+
+/// Reads a switch in the spellings of Go's `strconv.ParseBool`.
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
+        _ => Err("expected true or false".to_owned()),
+    }
+}

@@ -1,0 +1,154 @@
+//! `cofferdam build`: prepares the media, runs the build, shows it, and tells how it ended.
+
+use super::results;
+use crate::args::{BuildArgs, LogFormat};
+use crate::contract::{self, DockerfileSource, Export, Outcome};
+use crate::environment::{self, Environment};
+use crate::progress::{self, View};
+use crate::report::{self, Exit, Failure, Trouble};
+use crate::request::{self, Invocation, Note};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Builds what was typed; everything has been said when it returns.
+pub fn build(args: &BuildArgs, environment: &Environment) -> Exit {
+    let log = request::log_settings(args, environment);
+    let outcome = request::request(args, environment).map_err(Failure::from).and_then(|invocation| {
+        if invocation.print_request {
+            print_request(&invocation);
+            return Ok(());
+        }
+        run(invocation)
+    });
+    match outcome {
+        Ok(()) => Exit::Success,
+        Err(failure) => {
+            say(&report::failure(&failure, log.format, &now(log.format)));
+            failure.exit
+        }
+    }
+}
+
+#[expect(clippy::print_stdout, reason = "standard output is where the request was asked for")]
+fn print_request(invocation: &Invocation) {
+    println!("{:#}", request::describe(invocation));
+}
+
+fn run(mut invocation: Invocation) -> Result<(), Failure> {
+    // Before there is any thread: a process of several cannot enter a user namespace.
+    contract::enter_user_namespace().map_err(|error| Failure::new(Exit::Host, &error, None))?;
+    settle_dockerfile(&mut invocation)?;
+    let state = settle_state_directory(&mut invocation)?;
+
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::new(Exit::Host, &error, None))?;
+    let outcome = runtime.block_on(build_and_show(&invocation, &state))?;
+
+    results::write(&invocation.result_files, &invocation.request.destinations, &outcome)
+        .map_err(|error| Failure::new(Exit::File, &error, Some("the image is built and pushed all the same".to_owned())))?;
+    tell(&invocation, &outcome);
+    Ok(())
+}
+
+/// Finds the Dockerfile among its candidates, or reads it from standard input.
+fn settle_dockerfile(invocation: &mut Invocation) -> Result<(), Failure> {
+    invocation.request.dockerfile = match &invocation.request.dockerfile {
+        DockerfileSource::Path(_) => DockerfileSource::Path(environment::first_existing(&invocation.dockerfile_candidates)),
+        DockerfileSource::Inline { .. } => {
+            let text = environment::read_standard_input();
+            let text = text.map_err(|error| {
+                Failure::new(Exit::Dockerfile, &error, Some("the Dockerfile is read from standard input".to_owned()))
+            })?;
+            DockerfileSource::Inline { name: "Dockerfile".to_owned(), text }
+        }
+    };
+    Ok(())
+}
+
+fn settle_state_directory(invocation: &mut Invocation) -> Result<PathBuf, Failure> {
+    match environment::prepare_state_directory(&invocation.state_candidates) {
+        Ok((path, refusals)) => {
+            let asked = refusals.iter().filter(|refusal| refusal.asked_for);
+            let warning = |refusal: &environment::StateRefusal| {
+                format!(
+                    "the state directory is {}, because {} cannot be used: {}",
+                    path.display(),
+                    refusal.path.display(),
+                    refusal.reason
+                )
+            };
+            invocation.notes.extend(asked.map(warning).map(Note::Warning));
+            Ok(path)
+        }
+        Err(refusals) => {
+            let refusal = |refusal: &environment::StateRefusal| format!("{}: {}", refusal.path.display(), refusal.reason);
+            let chain = std::iter::once("no directory for layers and results can be written".to_owned());
+            let trouble = Trouble {
+                chain: chain.chain(refusals.iter().map(refusal)).collect(),
+                position: None,
+                hint: Some("mount a volume that this user can write and name it with --state-dir".to_owned()),
+            };
+            Err(Failure { exit: Exit::State, troubles: vec![trouble] })
+        }
+    }
+}
+
+/// Runs the build beside its view. A signal drops the build, and that is how it is cancelled and cleans up.
+async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome, Failure> {
+    let (sender, events) = tokio::sync::mpsc::unbounded_channel();
+    let view = View::new(&invocation.log, environment::terminal_columns());
+    let shown = tokio::spawn({
+        let notes = invocation.notes.clone();
+        async move { progress::show(events, view, &notes).await }
+    });
+    let listen = |kind| signal(kind).map_err(|error| Failure::new(Exit::Host, &error, None));
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let ended = tokio::select! {
+        built = engine(invocation, state, sender) => built,
+        _ = interrupt.recv() => Err(cancelled(Exit::Interrupted)),
+        _ = terminate.recv() => Err(cancelled(Exit::Terminated)),
+    };
+    // The senders are gone with the build; what they sent last is shown before anything else is said.
+    let _ = shown.await;
+    ended
+}
+
+async fn engine(
+    invocation: &Invocation,
+    state: &Path,
+    events: tokio::sync::mpsc::UnboundedSender<contract::Event>,
+) -> Result<Outcome, Failure> {
+    let backends = contract::Backends::open(state, &invocation.registry, invocation.isolation)?;
+    Ok(contract::build(invocation.request.clone(), backends, events).await?)
+}
+
+fn cancelled(exit: Exit) -> Failure {
+    Failure { exit, troubles: vec![Trouble { chain: vec!["the build was cancelled".to_owned()], position: None, hint: None }] }
+}
+
+fn tell(invocation: &Invocation, outcome: &Outcome) {
+    let file = |export: &Export| match export {
+        Export::OciLayout(path) => format!("{} (OCI layout)", path.display()),
+        Export::DockerTar(path) => format!("{} (for docker load)", path.display()),
+    };
+    let files: Vec<String> = invocation.request.exports.iter().map(file).collect();
+    if invocation.log.quiet {
+        let _ = writeln!(std::io::stdout(), "{}", outcome.digest);
+    } else if invocation.log.verbosity >= crate::args::Verbosity::Info {
+        say(&report::success(outcome, &files, invocation.log.format, &now(invocation.log.format)));
+    }
+}
+
+fn now(format: LogFormat) -> String {
+    match format {
+        LogFormat::Json => jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
+        LogFormat::Text | LogFormat::Color => String::new(),
+    }
+}
+
+/// On standard error, whose reader may have gone away.
+pub fn say(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}

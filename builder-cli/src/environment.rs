@@ -1,0 +1,146 @@
+//! The machine around us: variables, the current directory, the terminal, and which directories can be written.
+//!
+//! The only file that reads them. [`Environment`] is a value, so what is made of it is decided elsewhere and tested
+//! without a machine.
+
+use crate::request::StateCandidate;
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+/// What the process was started with.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// The variables whose name and value are UTF-8.
+    pub variables: BTreeMap<String, String>,
+    /// The current directory.
+    pub current_directory: PathBuf,
+    /// How many processors we may use.
+    pub processors: usize,
+    /// The user, as the system outside counts.
+    pub user_id: u32,
+    /// Whether standard error is a terminal.
+    pub terminal: bool,
+}
+
+impl Environment {
+    /// Looks around.
+    pub fn read() -> Self {
+        let utf8 =
+            |(name, value): (std::ffi::OsString, std::ffi::OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self {
+            variables: std::env::vars_os().filter_map(utf8).collect(),
+            current_directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            user_id: rustix::process::geteuid().as_raw(),
+            terminal: io::stderr().is_terminal(),
+        }
+    }
+
+    /// The value of a variable that is set to something.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// `path`, seen from the current directory.
+    pub fn absolute(&self, path: &Path) -> PathBuf {
+        let joined = self.current_directory.join(path);
+        // `.` and a slash at the end say nothing; `..` stays, because only the kernel knows where a link leads.
+        joined.components().collect()
+    }
+}
+
+/// The width of the terminal on standard error, now.
+pub fn terminal_columns() -> Option<usize> {
+    rustix::termios::tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
+}
+
+/// The first of `paths` that exists, else the last.
+pub fn first_existing(paths: &[PathBuf]) -> PathBuf {
+    let found = paths.iter().find(|path| path.exists()).or(paths.last());
+    found.cloned().unwrap_or_default()
+}
+
+/// Reads a Dockerfile that is piped to us.
+pub fn read_standard_input() -> io::Result<String> {
+    let mut text = String::new();
+    io::stdin().read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Makes the first candidate that can be written and says which, along with those that were refused and why.
+///
+/// # Errors
+/// The refusals, if there were nothing but refusals.
+pub fn prepare_state_directory(candidates: &[StateCandidate]) -> Result<(PathBuf, Vec<StateRefusal>), Vec<StateRefusal>> {
+    let mut refusals = Vec::new();
+    for candidate in candidates {
+        match prepare(candidate) {
+            Ok(()) => return Ok((candidate.path.clone(), refusals)),
+            Err(reason) => refusals.push(StateRefusal { path: candidate.path.clone(), asked_for: candidate.asked_for, reason }),
+        }
+    }
+    Err(refusals)
+}
+
+/// A directory that cannot hold our state.
+#[derive(Debug)]
+pub struct StateRefusal {
+    /// Which.
+    pub path: PathBuf,
+    /// Whether the user named it.
+    pub asked_for: bool,
+    /// Why not.
+    pub reason: io::Error,
+}
+
+fn prepare(candidate: &StateCandidate) -> io::Result<()> {
+    if let Some(parent) = &candidate.inside
+        && !parent.is_dir()
+    {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is not there", parent.display())));
+    }
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&candidate.path)?;
+    let found = std::fs::symlink_metadata(&candidate.path)?;
+    // In a directory that all may write to, another user could have made it before us.
+    if !candidate.asked_for && (!found.is_dir() || found.uid() != rustix::process::geteuid().as_raw()) {
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
+    }
+    let probe = candidate.path.join(format!(".writable-{}", std::process::id()));
+    std::fs::File::create(&probe)?;
+    std::fs::remove_file(&probe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_writable_directory_holds_the_state() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let candidate = |inside: Option<PathBuf>, path: PathBuf| StateCandidate { inside, path, asked_for: false };
+        let candidates = [
+            candidate(None, file.join("below-a-file")),
+            candidate(Some(directory.path().join("absent")), directory.path().join("absent/state")),
+            candidate(Some(directory.path().to_owned()), directory.path().join("a/b")),
+            candidate(None, directory.path().join("never")),
+        ];
+        let (chosen, refusals) = prepare_state_directory(&candidates).unwrap();
+        assert_eq!(chosen, directory.path().join("a/b"));
+        assert_eq!(refusals.len(), 2);
+        assert!(!directory.path().join("never").exists() && !directory.path().join("absent").exists());
+        assert_eq!(std::fs::read_dir(&chosen).unwrap().count(), 0);
+        assert_eq!(prepare_state_directory(&candidates[..2]).unwrap_err().len(), 2);
+    }
+
+    #[test]
+    fn a_link_left_by_another_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let link = directory.path().join("cofferdam-0");
+        std::os::unix::fs::symlink(directory.path(), &link).unwrap();
+        assert!(prepare_state_directory(&[StateCandidate { inside: None, path: link, asked_for: false }]).is_err());
+    }
+}

@@ -1,0 +1,88 @@
+//! The request as `--print-request` shows it. Pure.
+
+use super::{CredentialSource, Invocation, Note};
+use crate::contract::{ContextSource, DockerfileSource, Export, SecretSource, SecretSpec};
+use builder_core::oci::Reference;
+use serde_json::{Value, json};
+
+/// What `--print-request` prints: everything but the secrets.
+pub fn describe(invocation: &Invocation) -> Value {
+    let request = &invocation.request;
+    let ContextSource::Directory(context) = &request.context;
+    let strings = |items: &[Reference]| items.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let secret = |secret: &SecretSpec| match &secret.source {
+        SecretSource::File(path) => json!({ "id": secret.id, "file": path }),
+        SecretSource::Value(_) => json!({ "id": secret.id, "value": "(hidden)" }),
+    };
+    let export = |export: &Export| match export {
+        Export::OciLayout(path) => json!({ "oci_layout": path }),
+        Export::DockerTar(path) => json!({ "docker_tar": path }),
+    };
+    let registry = &invocation.registry;
+    json!({
+        "context": context,
+        "dockerfile": match &request.dockerfile {
+            DockerfileSource::Path(_) => json!(invocation.dockerfile_candidates),
+            DockerfileSource::Inline { name, .. } => json!(name),
+        },
+        "build_args": request.build_args,
+        "target": request.target,
+        "labels": request.labels,
+        "platform": request.platform.as_ref().map(ToString::to_string),
+        "destinations": strings(&request.destinations),
+        "push": request.push,
+        "exports": request.exports.iter().map(export).collect::<Vec<_>>(),
+        "build_contexts": request.build_contexts,
+        "secrets": request.secrets.iter().map(secret).collect::<Vec<_>>(),
+        "source_date_epoch": request.source_date_epoch,
+        "cache": request.cache,
+        "jobs": request.jobs,
+        "compression": request.compression,
+        "compression_level": request.compression_level,
+        "max_unpacked_bytes": request.max_unpacked_bytes,
+        "isolation": format!("{:?}", invocation.isolation).to_lowercase(),
+        "state": invocation.state_candidates.iter().map(|candidate| &candidate.path).collect::<Vec<_>>(),
+        "registry": {
+            "insecure": registry.insecure,
+            "insecure_push": registry.insecure_push,
+            "insecure_pull": registry.insecure_pull,
+            "unverified": registry.unverified,
+            "unverified_push": registry.unverified_push,
+            "unverified_pull": registry.unverified_pull,
+            "authorities": registry.authorities,
+            "client_certificates": registry.client_certificates.iter()
+                .map(|(registry, files)| json!([registry, files.certificate, files.key])).collect::<Vec<_>>(),
+            "mirrors": registry.mirrors,
+            "fallback": registry.fallback,
+            "push_retries": registry.push_retries,
+            "pull_retries": registry.pull_retries,
+            "credentials": registry.credentials.iter().map(|source| match source {
+                CredentialSource::Text(_) => json!("(hidden)"),
+                CredentialSource::File(path) => json!(path),
+            }).collect::<Vec<_>>(),
+            // A proxy's address may hold a password.
+            "proxies": {
+                "http": registry.proxies.http.is_some(),
+                "https": registry.proxies.https.is_some(),
+                "none": registry.proxies.none,
+            },
+            "authority_file": registry.authority_file,
+            "authority_directory": registry.authority_directory,
+        },
+        "result_files": {
+            "digest": invocation.result_files.digest,
+            "name_with_digest": invocation.result_files.name_with_digest,
+            "name_tag_with_digest": invocation.result_files.name_tag_with_digest,
+        },
+        "log": {
+            "verbosity": format!("{:?}", invocation.log.verbosity).to_lowercase(),
+            "quiet": invocation.log.quiet,
+            "format": format!("{:?}", invocation.log.format).to_lowercase(),
+            "timestamps": invocation.log.timestamps,
+            "moving_line": invocation.log.moving_line,
+        },
+        "notes": invocation.notes.iter().map(|note| match note {
+            Note::Information(text) | Note::Warning(text) => text,
+        }).collect::<Vec<_>>(),
+    })
+}

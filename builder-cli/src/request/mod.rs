@@ -1,0 +1,461 @@
+//! What was typed and what the environment says, made into what is asked of the builder. Pure.
+
+mod describe;
+mod registry;
+
+pub use describe::describe;
+pub use registry::{CredentialSource, RegistrySettings};
+
+use crate::args::{BuildArgs, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
+use crate::contract::{BuildRequest, ContextSource, DockerfileSource, Export, Secret, SecretSource, SecretSpec};
+use crate::environment::Environment;
+use builder_core::oci::{Compression, Platform, Reference};
+use std::path::{Component, Path, PathBuf};
+
+/// Everything that `cofferdam build` is going to do.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// The build. Its Dockerfile is the first of `dockerfile_candidates` until someone has looked.
+    pub request: BuildRequest,
+    /// Where the Dockerfile may be; empty if it comes from standard input.
+    pub dockerfile_candidates: Vec<PathBuf>,
+    /// How to reach registries.
+    pub registry: RegistrySettings,
+    /// Where the state may be, best first.
+    pub state_candidates: Vec<StateCandidate>,
+    /// How RUN is kept apart.
+    pub isolation: IsolationChoice,
+    /// Files that tell others what was built.
+    pub result_files: ResultFiles,
+    /// How the build is shown.
+    pub log: LogSettings,
+    /// What the user should know beforehand.
+    pub notes: Vec<Note>,
+    /// Whether to print this and stop.
+    pub print_request: bool,
+}
+
+/// A line said before the build.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// Worth knowing.
+    Information(String),
+    /// Worth changing.
+    Warning(String),
+}
+
+/// A place for layers and results.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateCandidate {
+    /// A directory that must exist, or this is no candidate.
+    pub inside: Option<PathBuf>,
+    /// The directory.
+    pub path: PathBuf,
+    /// Whether the user named it.
+    pub asked_for: bool,
+}
+
+/// Files that tell others what was built.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResultFiles {
+    /// The digest.
+    pub digest: Option<PathBuf>,
+    /// Lines of `repository@digest`.
+    pub name_with_digest: Option<PathBuf>,
+    /// Lines of `repository:tag@digest`.
+    pub name_tag_with_digest: Option<PathBuf>,
+}
+
+/// How the build is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LogSettings {
+    /// How much.
+    pub verbosity: Verbosity,
+    /// Whether the digest goes to standard output, and nothing else anywhere.
+    pub quiet: bool,
+    /// In what form.
+    pub format: LogFormat,
+    /// Whether lines begin with the time.
+    pub timestamps: bool,
+    /// Whether the last line of the terminal moves.
+    pub moving_line: bool,
+}
+
+const DEFAULT_MAX_UNPACKED_BYTES: u64 = 64 << 30;
+
+/// How errors and notes are to be shown, also when nothing else of the command line makes sense.
+pub fn log_settings(args: &BuildArgs, environment: &Environment) -> LogSettings {
+    let colours = environment.terminal && environment.get("NO_COLOR").is_none() && environment.get("TERM") != Some("dumb");
+    let quiet = args.quiet.unwrap_or(false);
+    let format = args.log_format.unwrap_or(if colours { LogFormat::Color } else { LogFormat::Text });
+    let moving_line = match args.progress.unwrap_or_default() {
+        ProgressStyle::Auto => environment.terminal && format != LogFormat::Json && environment.get("TERM") != Some("dumb"),
+        ProgressStyle::Plain => false,
+        ProgressStyle::Tty => true,
+    };
+    LogSettings {
+        verbosity: if quiet { Verbosity::Error } else { args.verbosity.unwrap_or_default() },
+        quiet,
+        format,
+        timestamps: args.log_timestamp.unwrap_or(false),
+        moving_line: moving_line && !quiet,
+    }
+}
+
+/// Says what a build with these flags in this environment is.
+///
+/// # Errors
+/// Everything that contradicts itself, is missing or cannot be read.
+pub fn request(args: &BuildArgs, environment: &Environment) -> Result<Invocation, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let invocation = assemble(args, environment, &mut problems);
+    if problems.is_empty() { Ok(invocation) } else { Err(problems) }
+}
+
+/// Collects problems on the way: what is wrong is replaced by a default, and the result is thrown away.
+fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Invocation {
+    let log = log_settings(args, environment);
+    if log.format == LogFormat::Json && args.progress == Some(ProgressStyle::Tty) {
+        problems.push(Problem::new("--log-format json and --progress tty exclude each other"));
+    }
+    let mut notes: Vec<Note> = args.notes.iter().cloned().map(Note::Information).collect();
+
+    let context = context(args, environment, problems);
+    let (dockerfile, dockerfile_candidates) = dockerfile(args, environment, &context, problems);
+    let state_candidates = state_candidates(args, environment, &context);
+    if let Some(state) = state_candidates.first().filter(|state| state.asked_for && state.path.starts_with(&context)) {
+        notes.push(Note::Warning(format!(
+            "the state directory {} lies in the context: name it in .dockerignore",
+            state.path.display()
+        )));
+    }
+
+    let destinations = gather(problems, &args.destination, "--destination", |text| text.parse::<Reference>().map_err(chain));
+    let no_push = args.no_push.unwrap_or_else(|| switched_on(environment, "KANIKO_NO_PUSH", problems));
+    let absolute = |path: &PathBuf| environment.absolute(path);
+    let oci_layout = args.oci_layout_path.iter().map(absolute).map(Export::OciLayout);
+    let exports: Vec<Export> = oci_layout.chain(args.tar_path.iter().map(absolute).map(Export::DockerTar)).collect();
+    if args.destination.is_empty() && exports.is_empty() && !no_push {
+        problems.push(Problem::with_hint(
+            "the image has nowhere to go",
+            "name it with --destination REGISTRY/REPOSITORY:TAG, write it with --oci-layout-path or --tar-path, or build only with --no-push",
+        ));
+    }
+    if args.cache == Some(true) && args.no_cache == Some(true) {
+        problems.push(Problem::new("--cache and --no-cache exclude each other"));
+    }
+
+    let request = BuildRequest {
+        context: ContextSource::Directory(context),
+        dockerfile,
+        build_args: build_args(args, environment, problems),
+        target: target(args, problems),
+        labels: gather(problems, &args.label, "--label", pair),
+        platform: platform(args, problems),
+        push: !no_push && !destinations.is_empty(),
+        destinations,
+        exports,
+        build_contexts: gather(problems, &args.build_context, "--build-context", named_pair),
+        secrets: secrets(args, environment, problems),
+        source_date_epoch: source_date_epoch(args, environment, problems),
+        cache: args.cache.unwrap_or(true) && !args.no_cache.unwrap_or(false),
+        jobs: args.jobs.filter(|jobs| *jobs > 0).unwrap_or(environment.processors.max(1)),
+        compression: compression(args, problems),
+        // As with Kaniko only levels above 0 are meant, so that its default of -1 can be written out.
+        compression_level: args.compression_level.filter(|level| *level > 0),
+        max_unpacked_bytes: max_unpacked_bytes(args, problems),
+    };
+    Invocation {
+        request,
+        dockerfile_candidates,
+        registry: registry::registry(args, environment, problems),
+        state_candidates,
+        isolation: args.isolation.unwrap_or_default(),
+        result_files: result_files(args, environment, problems),
+        log,
+        notes,
+        print_request: args.print_request.unwrap_or(false),
+    }
+}
+
+fn context(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> PathBuf {
+    let typed = match (&args.context_argument, &args.context) {
+        (Some(argument), Some(flag)) if argument != flag => {
+            problems.push(Problem::new("the context is given twice, with --context and as an argument"));
+            argument.clone()
+        }
+        (Some(typed), _) | (None, Some(typed)) => typed.clone(),
+        (None, None) if args.kaniko_spelling => "/workspace".into(),
+        (None, None) => ".".into(),
+    };
+    let text = typed.to_string_lossy();
+    let path = match text.split_once("://") {
+        Some(("dir", path)) => PathBuf::from(path),
+        Some((scheme @ ("tar" | "gs" | "s3" | "git" | "https" | "http" | "ssh"), _)) => {
+            problems.push(Problem::with_hint(
+                format!("contexts of the kind {scheme}:// are not supported yet"),
+                "unpack or check out the sources first and give the directory",
+            ));
+            PathBuf::new()
+        }
+        Some((scheme, _)) => {
+            problems.push(Problem::with_hint(
+                format!("{scheme}:// is no kind of context"),
+                "give a directory, as --context PATH or --context dir://PATH",
+            ));
+            PathBuf::new()
+        }
+        None if text == "-" => {
+            problems.push(Problem::with_hint(
+                "a context from standard input is not supported yet",
+                "unpack it first and give the directory",
+            ));
+            PathBuf::new()
+        }
+        None => PathBuf::from(&typed),
+    };
+    let mut context = environment.absolute(&path);
+    if let Some(below) = &args.context_sub_path {
+        // As people write it: `/app` is meant to be below the context too.
+        let below = below.strip_prefix("/").unwrap_or(below);
+        if below.components().any(|component| component == Component::ParentDir) {
+            problems.push(Problem::new(format!("--context-sub-path {} leads out of the context", below.display())));
+        }
+        context = environment.absolute(&context.join(below));
+    }
+    context
+}
+
+fn dockerfile(
+    args: &BuildArgs,
+    environment: &Environment,
+    context: &Path,
+    problems: &mut Vec<Problem>,
+) -> (DockerfileSource, Vec<PathBuf>) {
+    let candidates = match &args.dockerfile {
+        None => vec![context.join("Dockerfile")],
+        Some(path) if path.as_os_str() == "-" => {
+            // The text is read by whoever acts on this.
+            return (DockerfileSource::Inline { name: "-".to_owned(), text: String::new() }, Vec::new());
+        }
+        Some(path) => {
+            let text = path.to_string_lossy();
+            if text.starts_with("http://") || text.starts_with("https://") {
+                problems.push(Problem::with_hint(
+                    "a Dockerfile is not downloaded yet",
+                    "download it and pipe it to `--dockerfile -`",
+                ));
+            }
+            if path.is_absolute() { vec![path.clone()] } else { vec![environment.absolute(path), context.join(path)] }
+        }
+    };
+    (DockerfileSource::Path(candidates[0].clone()), candidates)
+}
+
+/// The directories in which state may live, best first. Defaults inside the context are left out: they would be copied.
+fn state_candidates(args: &BuildArgs, environment: &Environment, context: &Path) -> Vec<StateCandidate> {
+    if let Some(path) = &args.state_dir {
+        return vec![StateCandidate { inside: None, path: environment.absolute(path), asked_for: true }];
+    }
+    let mut candidates = Vec::new();
+    if let Some(path) = environment.get("COFFERDAM_STATE") {
+        candidates.push(StateCandidate { inside: None, path: environment.absolute(Path::new(path)), asked_for: true });
+    }
+    let mut add = |inside: Option<PathBuf>, path: PathBuf| candidates.push(StateCandidate { inside, path, asked_for: false });
+    let variable = |name: &str| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    if let Some(path) = variable("KANIKO_DIR") {
+        add(None, path.join("cofferdam"));
+    }
+    if let Some(path) = variable("XDG_CACHE_HOME") {
+        add(None, path.join("cofferdam"));
+    }
+    for root in ["/cache", "/workspace"].map(PathBuf::from) {
+        add(Some(root.clone()), root.join("cofferdam"));
+    }
+    // After the volumes: in a pod the home directory lies on the container's own overlay, where no other can be mounted.
+    if let Some(home) = variable("HOME").filter(|home| home != Path::new("/")) {
+        add(Some(home.clone()), home.join(".cache/cofferdam"));
+    }
+    for root in variable("TMPDIR").into_iter().chain([PathBuf::from("/tmp")]) {
+        add(Some(root.clone()), root.join(format!("cofferdam-{}", environment.user_id)));
+    }
+    candidates.retain(|candidate| candidate.asked_for || !candidate.path.starts_with(context));
+    candidates
+}
+
+fn build_args(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Vec<(String, String)> {
+    let given = args.build_arg.iter().filter_map(|text| match text.split_once('=') {
+        Some((name, value)) => Some((name.to_owned(), value.to_owned())),
+        // A variable that is set to nothing is passed; one that is not set is not.
+        None => environment.variables.get(text).map(|value| (text.clone(), value.clone())),
+    });
+    let given: Vec<(String, String)> = given.collect();
+    if given.iter().any(|(name, _)| name.is_empty()) || args.build_arg.iter().any(String::is_empty) {
+        problems.push(Problem::with_hint("--build-arg without a name", "write --build-arg NAME=VALUE"));
+    }
+    given
+}
+
+fn target(args: &BuildArgs, problems: &mut Vec<Problem>) -> Option<String> {
+    if args.target.len() > 1 {
+        problems
+            .push(Problem::with_hint("one build makes one target", "build each --target on its own: what they share is cached"));
+    }
+    args.target.first().filter(|target| !target.is_empty()).cloned()
+}
+
+fn platform(args: &BuildArgs, problems: &mut Vec<Problem>) -> Option<Platform> {
+    let text = args.platform.as_deref()?;
+    if text.contains(',') {
+        problems.push(Problem::with_hint("one build makes an image for one platform", "build each --platform on its own"));
+        return None;
+    }
+    note_problem(text.parse().map_err(chain), "--platform", problems)
+}
+
+fn secrets(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Vec<SecretSpec> {
+    let secrets = gather(problems, &args.secret, "--secret", |text| secret(text, environment));
+    for (at, secret) in secrets.iter().enumerate() {
+        if secrets[..at].iter().any(|earlier| earlier.id == secret.id) {
+            problems.push(Problem::new(format!("--secret: the id {:?} is given twice", secret.id)));
+        }
+    }
+    secrets
+}
+
+/// Reads `id=ID[,src|source=FILE][,env=VARIABLE][,type=file|env]`, as buildx does.
+fn secret(text: &str, environment: &Environment) -> Result<SecretSpec, String> {
+    let (mut id, mut file, mut variable, mut kind) = (None, None, None, None);
+    for field in text.split(',') {
+        match field.split_once('=').ok_or_else(|| format!("{field:?} is not of the form KEY=VALUE"))? {
+            ("id", value) => id = Some(value),
+            ("src" | "source", value) => file = Some(value),
+            ("env", value) => variable = Some(value),
+            ("type", value @ ("file" | "env")) => kind = Some(value),
+            (key, value) => return Err(format!("unexpected {key}={value}")),
+        }
+    }
+    let id = id.filter(|id| !id.is_empty()).ok_or("the id is missing")?;
+    // With type=env, `src` names the variable.
+    let (file, variable) = if kind == Some("env") { (None, variable.or(file).or(Some(id))) } else { (file, variable) };
+    let source = match (file, variable) {
+        (Some(_), Some(_)) => return Err("src and env exclude each other".to_owned()),
+        (Some(file), None) => SecretSource::File(environment.absolute(Path::new(file))),
+        (None, Some(variable)) => {
+            let value = environment.variables.get(variable).ok_or_else(|| format!("the variable {variable} is not set"))?;
+            SecretSource::Value(Secret(value.clone().into_bytes()))
+        }
+        (None, None) => match environment.variables.get(id).filter(|_| kind.is_none()) {
+            Some(value) => SecretSource::Value(Secret(value.clone().into_bytes())),
+            None => SecretSource::File(environment.absolute(Path::new(id))),
+        },
+    };
+    Ok(SecretSpec { id: id.to_owned(), source })
+}
+
+fn source_date_epoch(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Option<i64> {
+    let reproducible = args.reproducible.unwrap_or(false).then_some(0);
+    let Some(text) = environment.get("SOURCE_DATE_EPOCH") else { return reproducible };
+    let epoch = text.trim().parse().map_err(|_| format!("{text:?} is no number of seconds"));
+    note_problem(epoch, "SOURCE_DATE_EPOCH", problems)
+}
+
+fn compression(args: &BuildArgs, problems: &mut Vec<Problem>) -> Compression {
+    match args.compression.as_deref() {
+        None | Some("gzip") => Compression::Gzip,
+        Some("zstd") => Compression::Zstd,
+        Some("uncompressed" | "none") => Compression::Uncompressed,
+        Some(other) => {
+            problems.push(Problem::new(format!("--compression: {other:?} is none of gzip, zstd, uncompressed")));
+            Compression::Gzip
+        }
+    }
+}
+
+fn max_unpacked_bytes(args: &BuildArgs, problems: &mut Vec<Problem>) -> u64 {
+    let Some(text) = args.max_unpacked_size.as_deref() else { return DEFAULT_MAX_UNPACKED_BYTES };
+    match note_problem(size_bytes(text), "--max-unpacked-size", problems) {
+        Some(0) => u64::MAX,
+        size => size.unwrap_or(DEFAULT_MAX_UNPACKED_BYTES),
+    }
+}
+
+/// Reads `500`, `500k`, `500MB`, `2GiB`: letters alone and with `iB` are powers of 1024, with `B` powers of 1000.
+fn size_bytes(text: &str) -> Result<u64, String> {
+    let digits = text.find(|character: char| !character.is_ascii_digit()).unwrap_or(text.len());
+    let unit = text[digits..].trim().to_ascii_lowercase();
+    let (letter, base) = match unit.as_str() {
+        "" | "b" => ("", 1),
+        unit => match unit.strip_suffix("ib").or_else(|| unit.strip_suffix('b').is_none().then_some(unit)) {
+            Some(letter) => (letter, 1024),
+            None => (unit.strip_suffix('b').unwrap_or(unit), 1000),
+        },
+    };
+    let power = ["", "k", "m", "g", "t"].iter().position(|known| *known == letter);
+    let number: Option<u64> = text[..digits].parse().ok();
+    let bytes = number.zip(power).and_then(|(number, power)| number.checked_mul(u64::pow(base, u32::try_from(power).ok()?)));
+    bytes.ok_or_else(|| format!("{text:?} is no size, as 500MiB or 20G are"))
+}
+
+fn result_files(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> ResultFiles {
+    let mut file = |path: &Option<PathBuf>, flag: &str| {
+        let path = path.as_ref()?;
+        if path.to_string_lossy().starts_with("https://") {
+            problems.push(Problem::with_hint(
+                format!("{flag} takes a file; nothing is sent to an address"),
+                "write a file and send it with curl",
+            ));
+        }
+        Some(environment.absolute(path))
+    };
+    ResultFiles {
+        digest: file(&args.digest_file, "--digest-file"),
+        name_with_digest: file(&args.image_name_with_digest_file, "--image-name-with-digest-file"),
+        name_tag_with_digest: file(&args.image_name_tag_with_digest_file, "--image-name-tag-with-digest-file"),
+    }
+}
+
+fn switched_on(environment: &Environment, variable: &str, problems: &mut Vec<Problem>) -> bool {
+    match environment.get(variable).unwrap_or("false").to_ascii_lowercase().as_str() {
+        "1" | "t" | "true" => true,
+        "0" | "f" | "false" => false,
+        _ => {
+            problems.push(Problem::new(format!("{variable} is neither true nor false")));
+            false
+        }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not of the form NAME=VALUE")),
+    }
+}
+
+fn named_pair(text: &str) -> Result<(String, String), String> {
+    pair(text).and_then(|(name, value)| if value.is_empty() { Err(format!("{text:?} has no value")) } else { Ok((name, value)) })
+}
+
+/// Reads each value of a repeated flag, putting what cannot be read among the problems.
+fn gather<T>(problems: &mut Vec<Problem>, texts: &[String], flag: &str, read: impl Fn(&str) -> Result<T, String>) -> Vec<T> {
+    texts.iter().filter_map(|text| note_problem(read(text), flag, problems)).collect()
+}
+
+fn note_problem<T>(read: Result<T, String>, flag: &str, problems: &mut Vec<Problem>) -> Option<T> {
+    read.map_err(|message| problems.push(Problem::new(format!("{flag}: {message}")))).ok()
+}
+
+/// An error with its causes on one line.
+fn chain(error: impl std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,274 @@
+//! Each flag and variable reaches the request; contradictions are named.
+
+use super::*;
+use crate::args::{self, Command};
+use serde_json::{Value, json};
+use std::ffi::OsString;
+
+fn environment(variables: &[(&str, &str)]) -> Environment {
+    Environment {
+        variables: variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        current_directory: "/here".into(),
+        processors: 3,
+        user_id: 1000,
+        terminal: false,
+    }
+}
+
+fn typed(line: &str) -> BuildArgs {
+    let words: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+    match args::parse(&words) {
+        Ok(Command::Build(args)) => *args,
+        other => panic!("{line}: {other:?}"),
+    }
+}
+
+fn described(line: &str, variables: &[(&str, &str)]) -> Value {
+    let invocation = request(&typed(line), &environment(variables)).unwrap_or_else(|problems| panic!("{line}: {problems:?}"));
+    describe(&invocation)
+}
+
+fn problem(line: &str, variables: &[(&str, &str)]) -> String {
+    let problems = request(&typed(line), &environment(variables)).expect_err(line);
+    problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn each_flag_reaches_the_request() {
+    for (flags, place, expected) in [
+        ("", "/context", json!("/workspace")),
+        ("--context src", "/context", json!("/here/src")),
+        ("-c dir:///src/", "/context", json!("/src")),
+        ("-c src --context-sub-path=/app/./x", "/context", json!("/here/src/app/x")),
+        ("", "/dockerfile", json!(["/workspace/Dockerfile"])),
+        ("-f a/b -c /src", "/dockerfile", json!(["/here/a/b", "/src/a/b"])),
+        ("--dockerfile=/x/D", "/dockerfile", json!(["/x/D"])),
+        ("--file D -c /src", "/dockerfile", json!(["/here/D", "/src/D"])),
+        ("-f -", "/dockerfile", json!("-")),
+        ("--build-arg A=1,2 --build-arg B= --build-arg A=x=y", "/build_args", json!([["A", "1,2"], ["B", ""], ["A", "x=y"]])),
+        ("--build-arg SET --build-arg UNSET --build-arg EMPTY", "/build_args", json!([["SET", "1"], ["EMPTY", ""]])),
+        (
+            "--build-context a=dir --build-context b=docker-image://x",
+            "/build_contexts",
+            json!([["a", "dir"], ["b", "docker-image://x"]]),
+        ),
+        ("--secret id=a,src=f", "/secrets", json!([{ "id": "a", "file": "/here/f" }])),
+        ("--secret id=a,source=/f,type=file", "/secrets", json!([{ "id": "a", "file": "/f" }])),
+        ("--secret id=a,env=SET", "/secrets", json!([{ "id": "a", "value": "(hidden)" }])),
+        ("--secret type=env,id=a,src=SET", "/secrets", json!([{ "id": "a", "value": "(hidden)" }])),
+        ("--secret id=SET", "/secrets", json!([{ "id": "SET", "value": "(hidden)" }])),
+        ("--secret id=SET,type=file", "/secrets", json!([{ "id": "SET", "file": "/here/SET" }])),
+        ("--secret id=none", "/secrets", json!([{ "id": "none", "file": "/here/none" }])),
+        ("", "/target", json!(null)),
+        ("--target=t", "/target", json!("t")),
+        ("--platform linux/x86_64", "/platform", json!("linux/amd64")),
+        ("--custom-platform=linux/arm64", "/platform", json!("linux/arm64")),
+        ("--customPlatform=linux/arm64", "/platform", json!("linux/arm64")),
+        ("-d b --tag c:2", "/destinations", json!(["r.example/a:1", "docker.io/library/b:latest", "docker.io/library/c:2"])),
+        ("-t b", "/push", json!(true)),
+        ("--no-push", "/push", json!(false)),
+        ("--oci-layout-path out --tar-path /t", "/exports", json!([{ "oci_layout": "/here/out" }, { "docker_tar": "/t" }])),
+        ("--tarPath=t", "/exports", json!([{ "docker_tar": "/here/t" }])),
+        ("--digest-file d", "/result_files/digest", json!("/here/d")),
+        ("--image-name-with-digest-file d", "/result_files/name_with_digest", json!("/here/d")),
+        ("--image-name-tag-with-digest-file d", "/result_files/name_tag_with_digest", json!("/here/d")),
+        ("--label a=b,c=d --label e=", "/labels", json!([["a", "b,c=d"], ["e", ""]])),
+        ("", "/compression", json!("gzip")),
+        ("--compression=zstd", "/compression", json!("zstd")),
+        ("--compression-level=3", "/compression_level", json!(3)),
+        ("--compression-level -1", "/compression_level", json!(null)),
+        ("--reproducible", "/source_date_epoch", json!(0)),
+        ("--insecure", "/registry/insecure_push", json!(true)),
+        ("--insecure-pull=true", "/registry/insecure_pull", json!(true)),
+        ("--insecure-registry a --insecure-registry b:5000", "/registry/insecure", json!(["a", "b:5000"])),
+        ("--skip-tls-verify", "/registry/unverified_push", json!(true)),
+        ("--skip-tls-verify", "/registry/unverified_pull", json!(true)),
+        ("--skip-tls-verify-pull", "/registry/unverified_pull", json!(true)),
+        ("--skip-tls-verify-pull", "/registry/unverified_push", json!(false)),
+        ("--skip-tls-verify-registry a", "/registry/unverified", json!(["a"])),
+        ("--registry-certificate a=/ca.pem", "/registry/authorities", json!([["a", "/ca.pem"]])),
+        ("--registry-client-cert a=c.pem,/k.pem", "/registry/client_certificates", json!([["a", "/here/c.pem", "/k.pem"]])),
+        ("--registry-mirror m/p --registry-mirror n", "/registry/mirrors", json!([["docker.io", ["m/p", "n"]]])),
+        (
+            "--registry-map=index.docker.io=a;quay.io=b;index.docker.io=c --registry-map quay.io=d",
+            "/registry/mirrors",
+            json!([["docker.io", ["a", "c"]], ["quay.io", ["b", "d"]]]),
+        ),
+        ("", "/registry/fallback", json!(true)),
+        ("--skip-default-registry-fallback", "/registry/fallback", json!(false)),
+        ("--push-retry 2", "/registry/push_retries", json!(2)),
+        ("--image-download-retry=5", "/registry/pull_retries", json!(5)),
+        ("", "/cache", json!(true)),
+        ("--cache=false", "/cache", json!(false)),
+        ("--no-cache", "/cache", json!(false)),
+        ("--state-dir s", "/state", json!(["/here/s"])),
+        ("--kaniko-dir /k", "/state", json!(["/k"])),
+        ("", "/isolation", json!("auto")),
+        ("--isolation namespaces", "/isolation", json!("namespaces")),
+        ("", "/jobs", json!(3)),
+        ("--jobs=8", "/jobs", json!(8)),
+        ("", "/max_unpacked_bytes", json!(64_u64 << 30)),
+        ("--max-unpacked-size 20G", "/max_unpacked_bytes", json!(20_u64 << 30)),
+        ("--max-unpacked-size=0", "/max_unpacked_bytes", json!(u64::MAX)),
+        ("-v debug", "/log/verbosity", json!("debug")),
+        ("--verbosity=WARNING", "/log/verbosity", json!("warn")),
+        ("-q", "/log/quiet", json!(true)),
+        ("--log-format=json", "/log/format", json!("json")),
+        ("--log-timestamp", "/log/timestamps", json!(true)),
+        ("--progress tty", "/log/moving_line", json!(true)),
+        ("--progress plain", "/log/moving_line", json!(false)),
+        (
+            "--force",
+            "/notes/0",
+            json!("--force has no effect: steps never run in the root file system of the builder, so nothing in it changes"),
+        ),
+    ] {
+        let described = described(&format!("-d r.example/a:1 {flags}"), &[("SET", "1"), ("EMPTY", "")]);
+        assert_eq!(described.pointer(place), Some(&expected), "{flags} at {place}");
+    }
+}
+
+#[test]
+fn the_context_of_docker_build_is_an_argument() {
+    for (line, expected) in [("build --no-push", "/here"), ("build --no-push src", "/here/src"), ("build -c /a --no-push", "/a")]
+    {
+        assert_eq!(described(line, &[])["context"], json!(expected), "{line}");
+    }
+}
+
+#[test]
+fn each_variable_reaches_the_request() {
+    for (name, value, place, expected) in [
+        ("KANIKO_NO_PUSH", "true", "/push", json!(false)),
+        ("KANIKO_REGISTRY_MIRROR", "a,b", "/registry/mirrors", json!([["docker.io", ["a", "b"]]])),
+        ("KANIKO_REGISTRY_MAP", "q=a;q=b;", "/registry/mirrors", json!([["q", ["a", "b"]]])),
+        ("SOURCE_DATE_EPOCH", "1700000000", "/source_date_epoch", json!(1_700_000_000)),
+        ("DOCKER_CONFIG", "/d", "/registry/credentials", json!(["/d/config.json"])),
+        ("HOME", "/h", "/registry/credentials", json!(["/h/.docker/config.json"])),
+        ("DOCKER_AUTH_CONFIG", "{}", "/registry/credentials", json!(["(hidden)"])),
+        ("REGISTRY_AUTH_FILE", "/a.json", "/registry/credentials", json!(["/a.json"])),
+        ("XDG_RUNTIME_DIR", "/run/u", "/registry/credentials", json!(["/run/u/containers/auth.json"])),
+        ("HTTPS_PROXY", "http://u:p@proxy", "/registry/proxies/https", json!(true)),
+        ("http_proxy", "http://proxy", "/registry/proxies/http", json!(true)),
+        ("NO_PROXY", "a,b", "/registry/proxies/none", json!("a,b")),
+        ("SSL_CERT_FILE", "/ca", "/registry/authority_file", json!("/ca")),
+        ("SSL_CERT_DIR", "/cas", "/registry/authority_directory", json!("/cas")),
+        ("COFFERDAM_STATE", "/s", "/state/0", json!("/s")),
+        ("KANIKO_DIR", "/k", "/state/0", json!("/k/cofferdam")),
+        ("XDG_CACHE_HOME", "/x", "/state/0", json!("/x/cofferdam")),
+    ] {
+        assert_eq!(described("-d r.example/a:1", &[(name, value)]).pointer(place), Some(&expected), "{name}");
+    }
+    let flags_win = described("-d a --registry-mirror m", &[("KANIKO_REGISTRY_MIRROR", "n"), ("KANIKO_NO_PUSH", "0")]);
+    assert_eq!(flags_win["registry"]["mirrors"], json!([["docker.io", ["m"]]]));
+    assert_eq!(described("-d a --no-push=false", &[("KANIKO_NO_PUSH", "true")])["push"], json!(true));
+}
+
+#[test]
+fn state_goes_to_the_first_volume_and_never_into_the_context_by_itself() {
+    let variables = [("HOME", "/home/u"), ("TMPDIR", "/t")];
+    assert_eq!(
+        described("-d a -c /src", &variables)["state"],
+        json!([
+            "/cache/cofferdam",
+            "/workspace/cofferdam",
+            "/home/u/.cache/cofferdam",
+            "/t/cofferdam-1000",
+            "/tmp/cofferdam-1000"
+        ])
+    );
+    assert_eq!(
+        described("-d a -c /workspace", &variables[..1])["state"],
+        json!(["/cache/cofferdam", "/home/u/.cache/cofferdam", "/tmp/cofferdam-1000"])
+    );
+    let asked = described("-d a -c /here --state-dir=.cofferdam", &[]);
+    assert_eq!(asked["state"], json!(["/here/.cofferdam"]));
+    assert!(asked["notes"][0].as_str().unwrap().contains(".dockerignore"));
+}
+
+#[test]
+fn contradictions_and_mistakes_are_named() {
+    for (line, expected) in [
+        ("-c /a", "the image has nowhere to go"),
+        ("build --no-push -c a b", "the context is given twice, with --context and as an argument"),
+        ("-d a --cache --no-cache", "--cache and --no-cache exclude each other"),
+        ("-d a --progress tty --log-format json", "--log-format json and --progress tty exclude each other"),
+        ("-d a -c s3://b/c", "contexts of the kind s3:// are not supported yet"),
+        ("-d a -c ftp://b/c", "ftp:// is no kind of context"),
+        ("-d a -c -", "a context from standard input is not supported yet"),
+        ("-d a -c /a --context-sub-path ../b", "--context-sub-path ../b leads out of the context"),
+        ("-d a -f https://x/D", "a Dockerfile is not downloaded yet"),
+        (
+            "-d A/b",
+            "--destination: invalid image name \"A/b\": the repository \"A/b\" may hold only a-z, 0-9 and single separators . _ - / (it must be lower case)",
+        ),
+        ("-d a --build-arg =x", "--build-arg without a name"),
+        ("-d a --label x", "--label: \"x\" is not of the form NAME=VALUE"),
+        ("-d a --build-context x=", "--build-context: \"x=\" has no value"),
+        ("-d a --target a,b", "one build makes one target"),
+        ("-d a --platform linux/amd64,linux/arm64", "one build makes an image for one platform"),
+        (
+            "-d a --platform linux",
+            "--platform: \"linux\" is no platform: expected os/architecture or os/architecture/variant, as in linux/arm64",
+        ),
+        ("-d a --secret src=x", "--secret: the id is missing"),
+        ("-d a --secret id=x,env=UNSET", "--secret: the variable UNSET is not set"),
+        ("-d a --secret id=x,src=a,env=B", "--secret: src and env exclude each other"),
+        ("-d a --secret id=x,mode=1", "--secret: unexpected mode=1"),
+        ("-d a --secret id=x --secret id=x,src=y", "--secret: the id \"x\" is given twice"),
+        ("-d a --compression lzma", "--compression: \"lzma\" is none of gzip, zstd, uncompressed"),
+        ("-d a --max-unpacked-size much", "--max-unpacked-size: \"much\" is no size, as 500MiB or 20G are"),
+        ("-d a --registry-client-cert r=c", "--registry-client-cert: expected REGISTRY=CERTIFICATE,KEY"),
+        ("-d a --digest-file https://x/y", "--digest-file takes a file; nothing is sent to an address"),
+        (
+            "--label x --target a,b",
+            "the image has nowhere to go; --label: \"x\" is not of the form NAME=VALUE; one build makes one target",
+        ),
+    ] {
+        let message = problem(line, &[]);
+        assert!(message == expected || line.starts_with("--label") && message.split("; ").count() == 3, "{line}: {message}");
+    }
+    assert_eq!(problem("-d a", &[("SOURCE_DATE_EPOCH", "now")]), "SOURCE_DATE_EPOCH: \"now\" is no number of seconds");
+    assert_eq!(problem("-d a", &[("KANIKO_NO_PUSH", "maybe")]), "KANIKO_NO_PUSH is neither true nor false");
+}
+
+#[test]
+fn a_secret_is_printed_nowhere() {
+    let variables = [("TOKEN", "hunter2"), ("DOCKER_AUTH_CONFIG", "hunter2"), ("HTTPS_PROXY", "http://u:hunter2@p")];
+    let invocation = request(&typed("-d a --secret id=TOKEN"), &environment(&variables)).unwrap();
+    assert!(!describe(&invocation).to_string().contains("hunter2"));
+    assert!(!format!("{:?} {:?}", invocation.request, invocation.registry.credentials).contains("hunter2"));
+}
+
+#[test]
+fn sizes_are_read_in_the_usual_spellings() {
+    for (text, expected) in [
+        ("0", Some(0)),
+        ("12", Some(12)),
+        ("12B", Some(12)),
+        ("1k", Some(1024)),
+        ("1kB", Some(1000)),
+        ("1KiB", Some(1024)),
+        ("2 GiB", Some(2 << 30)),
+        ("1T", Some(1 << 40)),
+        ("", None),
+        ("G", None),
+        ("1.5G", None),
+        ("1X", None),
+        ("-1", None),
+        ("99999999999T", None),
+    ] {
+        assert_eq!(size_bytes(text).ok(), expected, "{text}");
+    }
+}
+
+#[test]
+fn colours_are_for_terminals_unless_asked_for() {
+    let format = |line: &str, terminal, variables: &[(&str, &str)]| {
+        log_settings(&typed(line), &Environment { terminal, ..environment(variables) }).format
+    };
+    assert_eq!(format("-d a", true, &[]), LogFormat::Color);
+    assert_eq!(format("-d a", false, &[]), LogFormat::Text);
+    assert_eq!(format("-d a", true, &[("NO_COLOR", "1")]), LogFormat::Text);
+    assert_eq!(format("-d a --log-format=color", false, &[]), LogFormat::Color);
+}
