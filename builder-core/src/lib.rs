@@ -11,7 +11,7 @@ pub mod image;
 pub mod dockerfile;
 pub mod plan;
 pub mod evaluate;
-// pub mod copy;
+pub mod copy;
 
 // doors: each knows one medium, none knows the build
 pub mod http;

@@ -108,7 +108,7 @@ mod tests {
         let path = workspace.path().to_owned();
         fs::create_dir_all(path.join("a/b/c")).unwrap();
         fs::write(path.join("a/b/f"), "").unwrap();
-        fs::set_permissions(path.join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(path.join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
         drop(workspace);
         assert!(!path.exists() && !path.with_extension("lock").exists());
     }
