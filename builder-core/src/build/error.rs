@@ -1,6 +1,7 @@
 //! Why a build failed: what was being done, to what, and who can mend it.
 
 use crate::dockerfile::{ParseError, Position};
+use crate::store::StoreError;
 use std::{error::Error, sync::Arc};
 
 /// A failed build.
@@ -61,6 +62,11 @@ impl BuildError {
     /// A failure without place, hint and cause.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), hint: None, place: None, others: Vec::new(), source: None }
+    }
+
+    /// The store of this machine refused.
+    pub(super) fn store(error: StoreError) -> Self {
+        Self::new(ErrorKind::Host, "cannot use the state directory").because(error)
     }
 
     /// With a cause.

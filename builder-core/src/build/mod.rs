@@ -1,7 +1,312 @@
-//! x
+//! A build, from a request to an image.
+//!
+//! The story: read the Dockerfile and plan ([`plan`](crate::plan)) → start the needed stages, side by side (`stage.rs`) → each
+//! begins with its base (`base.rs`) and goes through its instructions: COPY, ADD and WORKDIR on values (`copy.rs`), RUN in an
+//! isolation (`run.rs`), results of earlier builds where the key of a step is known → the last stage becomes the image, which
+//! goes to its destinations (`publish.rs`). Finished layers are uploaded while later steps run.
+//!
+//! This is the only module that knows all others.
+
+mod base;
+mod contents;
+mod copy;
 mod error;
 mod events;
+mod publish;
 mod request;
+mod run;
+mod stage;
+mod work;
+
 pub use error::{BuildError, ErrorKind, Place};
 pub use events::{Event, LayerSummary, StepId, StepOutcome, Stream};
+pub use publish::Pushed;
 pub use request::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Export, SecretSource};
+
+use crate::cache::{CacheError, DirectoryCache, LayerCache};
+use crate::confined::ConfinedDir;
+use crate::context::Context;
+use crate::dockerfile::{self, Dockerfile};
+use crate::image::{Image, Layer};
+use crate::isolation::{Isolation, Refused};
+use crate::layer::read::Limits;
+use crate::oci::{Digest, DiffId, ImageConfig, Platform};
+use crate::plan::{self, Plan};
+use crate::registry;
+use crate::store::{Store, Workspace};
+use base::Bases;
+use contents::Contents;
+use futures_util::future::try_join_all;
+use publish::Publisher;
+use stage::StageState;
+use std::{
+    collections::{BTreeMap, HashMap},
+    error::Error as _,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+use tokio::sync::{OnceCell, Semaphore, mpsc};
+use work::Work;
+
+/// Layers of bases that are downloaded at a time.
+const MAX_DOWNLOADS: usize = 4;
+
+/// The largest Dockerfile that is read.
+const MAX_DOCKERFILE_BYTES: u64 = 16 << 20;
+
+/// Gives the isolation for RUN; asked once, when the first RUN is executed.
+pub type OpenIsolation = dyn Fn() -> Result<Arc<dyn Isolation>, Refused> + Send + Sync;
+
+/// The media that a build works with.
+#[derive(Clone)]
+pub struct Backends {
+    /// What this machine keeps between builds.
+    pub store: Store,
+    /// The registries, with credentials and mirrors.
+    pub registry: registry::Client,
+    /// How RUN is executed.
+    pub isolation: Arc<OpenIsolation>,
+    /// Where results of steps are remembered.
+    pub cache: Arc<dyn LayerCache>,
+    /// Content of `/etc/resolv.conf` during RUN.
+    pub resolv_conf: Vec<u8>,
+}
+
+impl Backends {
+    /// The defaults: results are remembered in `store`, RUN gets the strongest isolation that this host grants.
+    pub fn new(store: Store, registry: registry::Client) -> Self {
+        let cache = Arc::new(DirectoryCache::new(store.clone()));
+        Self { store, registry, isolation: Arc::new(run::strongest_isolation), cache, resolv_conf: run::host_resolv_conf() }
+    }
+}
+
+/// A finished build.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The digest of the image: of its manifest.
+    pub digest: Digest,
+    /// Its config.
+    pub config: ImageConfig,
+    /// Its layers, lowest first.
+    pub layers: Vec<Layer>,
+    /// Of manifest, config and layers.
+    pub size_bytes: u64,
+    /// What the destinations got.
+    pub pushed: Vec<Pushed>,
+}
+
+/// One build in progress.
+struct Build {
+    request: BuildRequest,
+    dockerfile: Dockerfile,
+    /// What messages call the Dockerfile.
+    file_name: String,
+    plan: Plan,
+    store: Store,
+    cache: Arc<dyn LayerCache>,
+    registry: registry::Client,
+    isolation: OnceCell<Arc<dyn Isolation>>,
+    open_isolation: Arc<OpenIsolation>,
+    resolv_conf: Vec<u8>,
+    events: mpsc::Sender<Event>,
+    contents: Arc<Contents>,
+    contexts: BTreeMap<Option<String>, OnceCell<Arc<Context>>>,
+    bases: Bases,
+    stages: BTreeMap<usize, OnceCell<Arc<StageState>>>,
+    /// Where each layer can be had.
+    layers: Mutex<HashMap<DiffId, Layer>>,
+    downloads: Semaphore,
+    cache_warned: OnceCell<()>,
+    publisher: Publisher,
+    /// Declared before the workspace: threads that write to it end before it is removed.
+    work: Work,
+    workspace: Arc<Workspace>,
+}
+
+/// Builds an image and puts it where the request says.
+///
+/// Events go to `events` as they happen; the receiver has to be read while the build runs, or dropped. Dropping the
+/// future cancels the build: its processes are killed, its threads end and its files are removed before the drop returns.
+///
+/// Needs a tokio runtime with time and I/O enabled.
+///
+/// # Errors
+/// [`BuildError`], which says who can mend it. Nothing is pushed that names a failed build.
+pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Sender<Event>) -> Result<Outcome, BuildError> {
+    let build = Build::prepare(request, backends, events).await?;
+    let steps = build.plan.stages.keys().map(|index| build.dockerfile.stages[*index].instructions.len() + 1).sum();
+    build.tell(Event::Planned { stages: build.plan.stages.len(), steps }).await;
+    try_join_all(build.plan.stages.keys().map(|index| build.stage(*index))).await?;
+    let result = build.stage(build.plan.target).await?;
+    build.finish(&result).await
+}
+
+impl Build {
+    async fn prepare(mut request: BuildRequest, backends: Backends, events: mpsc::Sender<Event>) -> Result<Self, BuildError> {
+        let work = Work::new()?;
+        let source = (request.dockerfile.clone(), request.context.clone());
+        let (file_name, dockerfile) = work.run(move || read_dockerfile(&source.0, &source.1)).await?;
+        let options = plan::Options {
+            build_args: request.build_args.clone(),
+            target: request.target.clone(),
+            target_platform: request.platform.clone(),
+            build_platform: Platform::linux_amd64(),
+            contexts: request.build_contexts.keys().cloned().collect(),
+        };
+        let plan = plan::plan(&dockerfile, &options).map_err(|mistakes| BuildError::mistakes(&file_name, &dockerfile.source, mistakes))?;
+        if request.source_date_epoch.is_none()
+            && let Some(text) = request.build_args.get(EPOCH).or_else(|| plan.global_args.get(EPOCH)).filter(|text| !text.is_empty())
+        {
+            let seconds = text.parse().map_err(|_| {
+                BuildError::new(ErrorKind::Request, format!("{EPOCH} is {text:?}")).hint("it is a number: seconds since 1970-01-01 UTC")
+            })?;
+            request.source_date_epoch = Some(seconds);
+        }
+        let store = backends.store;
+        let opening = store.clone();
+        let workspace = Arc::new(work.run(move || opening.workspace().map_err(BuildError::store)).await?);
+        let limits = Limits { uncompressed_bytes: request.max_unpacked_bytes, ..Limits::default() };
+        let contents = Arc::new(Contents::new(store.clone(), workspace.path().to_owned(), limits));
+        let contexts = std::iter::once(None).chain(request.build_contexts.keys().cloned().map(Some)).map(|name| (name, OnceCell::new())).collect();
+        let stages = plan.stages.keys().map(|index| (*index, OnceCell::new())).collect();
+        let publisher = Publisher::new(backends.registry.clone(), store.clone(), &request.destinations, events.clone());
+        Ok(Self {
+            request,
+            dockerfile,
+            file_name,
+            plan,
+            store,
+            cache: backends.cache,
+            registry: backends.registry,
+            isolation: OnceCell::new(),
+            open_isolation: backends.isolation,
+            resolv_conf: backends.resolv_conf,
+            events,
+            contents,
+            contexts,
+            bases: Bases::default(),
+            stages,
+            layers: Mutex::default(),
+            downloads: Semaphore::new(MAX_DOWNLOADS),
+            cache_warned: OnceCell::new(),
+            publisher,
+            work,
+            workspace,
+        })
+    }
+
+    /// The last stage becomes the image.
+    async fn finish(&self, result: &StageState) -> Result<Outcome, BuildError> {
+        let mut config = result.state.config.clone();
+        config.config.labels.extend(self.request.labels.clone());
+        if config.created.is_none() {
+            config.created = Some(self.now_text());
+        }
+        let image = Image { config, layers: result.layers.clone() };
+        let assembled = image.assemble();
+        let blobs = assembled.manifest.layers.iter().map(|layer| layer.size_bytes).sum::<u64>();
+        let (config, layers, digest) = (image.config.clone(), image.layers.clone(), assembled.descriptor.digest);
+        let size_bytes = blobs + assembled.manifest.config.size_bytes + assembled.descriptor.size_bytes;
+        let pushed = self.publish(image, assembled).await?;
+        Ok(Outcome { digest, config, layers, size_bytes, pushed })
+    }
+
+    /// A context, opened when it is first asked for. Without a name it is the build's own.
+    async fn context(&self, name: Option<String>) -> Result<Arc<Context>, BuildError> {
+        let cell = self.contexts.get(&name).ok_or_else(|| BuildError::new(ErrorKind::Internal, "a context that was not planned"))?;
+        let source = match &name {
+            None => self.request.context.clone(),
+            Some(name) => self.request.build_contexts[name].clone(),
+        };
+        let dockerfile = match &self.request.dockerfile {
+            DockerfileSource::Path(path) if name.is_none() => Some(path.clone()),
+            _ => None,
+        };
+        let contents = self.contents.clone();
+        let open = move || {
+            let ContextSource::Directory(directory) = source else {
+                return Err(BuildError::new(ErrorKind::Context, "this build has no context to copy from").hint("name one with --context"));
+            };
+            let failed = || BuildError::new(ErrorKind::Context, format!("cannot use the context {}", directory.display()));
+            let root = Arc::new(ConfinedDir::open(&directory).map_err(|error| failed().because(error))?);
+            let id = contents.add_directory(root.clone());
+            Context::open(root, dockerfile.as_deref(), id).map(Arc::new).map_err(|error| failed().because(error))
+        };
+        cell.get_or_try_init(|| self.work.run(open)).await.cloned()
+    }
+
+    /// Says once that results are not remembered.
+    async fn warn_about_cache(&self, error: &CacheError) {
+        if self.cache_warned.set(()).is_ok() {
+            let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
+            self.tell(Event::Warning { message: format!("{error}{cause}; the build goes on without it") }).await;
+        }
+    }
+
+    /// Tells an event. Nobody has to listen.
+    async fn tell(&self, event: Event) {
+        let _ = self.events.send(event).await;
+    }
+
+    /// `SOURCE_DATE_EPOCH`, as a config writes it.
+    fn epoch_text(&self) -> Option<String> {
+        self.request.source_date_epoch.map(|seconds| rfc3339(seconds, 0))
+    }
+
+    /// The time of what is made now: never later than `SOURCE_DATE_EPOCH`.
+    fn now_text(&self) -> String {
+        self.epoch_text().unwrap_or_else(|| {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+            rfc3339(i64::try_from(now.as_secs()).unwrap_or(i64::MAX), now.subsec_nanos())
+        })
+    }
+}
+
+/// The variable of reproducible builds.
+const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+fn rfc3339(seconds: i64, nanoseconds: u32) -> String {
+    let nanoseconds = i32::try_from(nanoseconds).unwrap_or_default();
+    jiff::Timestamp::new(seconds, nanoseconds).unwrap_or(jiff::Timestamp::MAX).to_string()
+}
+
+fn read_dockerfile(source: &DockerfileSource, context: &ContextSource) -> Result<(String, Dockerfile), BuildError> {
+    let (name, bytes) = match source {
+        DockerfileSource::Inline { name, text } => (name.clone(), text.clone().into_bytes()),
+        DockerfileSource::Path(path) => {
+            let mut places = vec![path.clone()];
+            if let (ContextSource::Directory(directory), true) = (context, path.is_relative()) {
+                places.push(directory.join(path));
+            }
+            // BuildKit's fallback.
+            if path.file_name().is_some_and(|name| name == "Dockerfile") {
+                places.extend(places.clone().iter().map(|place| place.with_file_name("dockerfile")));
+            }
+            let found = places.iter().find(|place| place.exists()).unwrap_or(path);
+            (found.display().to_string(), read_limited(found)?)
+        }
+    };
+    let dockerfile = dockerfile::parse_bytes(&bytes).map_err(|mistakes| {
+        let text: Arc<str> = String::from_utf8_lossy(bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes)).into();
+        BuildError::mistakes(&name, &text, mistakes)
+    })?;
+    Ok((name, dockerfile))
+}
+
+fn read_limited(path: &Path) -> Result<Vec<u8>, BuildError> {
+    use std::io::Read as _;
+    let failed = |error: std::io::Error| {
+        let error_kind = error.kind();
+        let failure = BuildError::new(ErrorKind::Context, format!("cannot read the Dockerfile {}", path.display())).because(error);
+        match error_kind {
+            std::io::ErrorKind::NotFound => failure.hint("name it with --dockerfile, or the context with --context"),
+            _ => failure,
+        }
+    };
+    let mut bytes = Vec::new();
+    std::fs::File::open(path).and_then(|file| file.take(MAX_DOCKERFILE_BYTES + 1).read_to_end(&mut bytes)).map_err(failed)?;
+    if bytes.len() as u64 > MAX_DOCKERFILE_BYTES {
+        return Err(BuildError::new(ErrorKind::Dockerfile, format!("the Dockerfile {} is larger than 16 MiB", path.display())));
+    }
+    Ok(bytes)
+}

@@ -56,6 +56,8 @@ pub struct State {
     declared: Vec<String>,
     /// Whether this stage has a CMD of its own, which a later ENTRYPOINT leaves alone.
     has_command: bool,
+    /// Entries of the history that came with the base: their times are not ours.
+    foreign_history: usize,
 }
 
 /// What is left to do for an instruction.
@@ -186,7 +188,7 @@ impl State {
         }
         let pairs = config.config.env.iter().filter_map(|pair| pair.split_once('='));
         let variables = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Self { config, variables, declared: Vec::new(), has_command: false }
+        Self { foreign_history: config.history.len(), config, variables, declared: Vec::new(), has_command: false }
     }
 
     /// FROM an earlier stage: its ARGs stay in scope.
@@ -203,6 +205,14 @@ impl State {
     /// The directory that relative paths start from.
     pub fn working_dir(&self) -> &str {
         if self.config.config.working_dir.is_empty() { "/" } else { &self.config.config.working_dir }
+    }
+
+    /// Says when the last instruction was done: its entry in the history gets the time, and so does the image.
+    pub fn set_created(&mut self, created: Option<String>) {
+        for entry in self.config.history.iter_mut().skip(self.foreign_history).rev().take_while(|entry| entry.created.is_none()) {
+            entry.created.clone_from(&created);
+        }
+        self.config.created = created.or(self.config.created.take());
     }
 
     fn history(&mut self, created_by: String, makes_layer: bool) {

@@ -1,0 +1,184 @@
+//! Base images: from a name to a config, layers and a tree. A layer is downloaded only if its index is not known yet, or
+//! if somebody will need its bytes.
+
+use super::{Build, BuildError, ErrorKind, Event};
+use crate::image::{Layer, Origin};
+use crate::layer::read::{self, Visitor};
+use crate::oci::{DiffId, ImageConfig, Platform, Reference};
+use crate::tree::{Change, Content, Entry, LayerIndex, Node, Tree, TreePath};
+use futures_util::future::try_join_all;
+use std::{
+    collections::BTreeMap,
+    io::{self, Read, Write},
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::OnceCell;
+
+/// An image that something starts from or is copied from.
+#[derive(Clone)]
+pub(super) struct Base {
+    pub(super) config: ImageConfig,
+    pub(super) layers: Vec<Layer>,
+    pub(super) tree: Arc<Tree>,
+}
+
+/// The images of one build, each resolved once.
+#[derive(Default)]
+pub(super) struct Bases {
+    known: Mutex<BTreeMap<(Reference, Platform), Arc<OnceCell<Base>>>>,
+}
+
+/// Whether the blobs of an image are needed, or only what they hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// They go into the store while they are read.
+    Blobs,
+    /// They are read for their index and nothing is written.
+    Indexes,
+}
+
+impl Build {
+    /// The image `name`. `keep` counts when it is first asked for; a blob that is needed later is downloaded then.
+    pub(super) async fn base(&self, name: &str, platform: &Platform, keep: Keep) -> Result<Base, BuildError> {
+        let reference: Reference =
+            name.parse().map_err(|error| BuildError::new(ErrorKind::Dockerfile, format!("{name:?} is no image name")).because(error))?;
+        let cell = {
+            let mut known = self.bases.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.entry((reference.clone(), platform.clone())).or_default().clone()
+        };
+        cell.get_or_try_init(|| self.resolve(&reference, platform, keep)).await.cloned()
+    }
+
+    async fn resolve(&self, reference: &Reference, platform: &Platform, keep: Keep) -> Result<Base, BuildError> {
+        let failed = || BuildError::new(ErrorKind::Base, format!("cannot use the image {reference}"));
+        let resolved = self.registry.resolve(reference, platform).await.map_err(|error| failed().because(error))?;
+        let diff_ids = resolved.config.rootfs.diff_ids.iter().copied();
+        let layers: Vec<Layer> = diff_ids
+            .zip(&resolved.manifest.layers)
+            .map(|(diff_id, blob)| Layer { diff_id, blob: blob.clone(), origin: Origin::Registry(resolved.origin.clone()) })
+            .collect();
+        self.remember(&layers);
+        let indexes = try_join_all(layers.iter().map(|layer| self.index(layer, keep))).await?;
+        let tree = self
+            .work
+            .run(move || {
+                let mut tree = Tree::new();
+                indexes.iter().for_each(|index| tree.apply(&index.changes));
+                Ok(tree)
+            })
+            .await?;
+        Ok(Base { config: resolved.config, layers, tree: Arc::new(tree) })
+    }
+
+    /// What a layer does.
+    async fn index(&self, layer: &Layer, keep: Keep) -> Result<LayerIndex, BuildError> {
+        let store = self.store.clone();
+        let diff_id = layer.diff_id;
+        let known = self.work.run(move || store.layer_index(diff_id).map_err(BuildError::store)).await?;
+        match known {
+            Some(index) if keep == Keep::Indexes || self.store.has_blob(&layer.blob) => Ok(index),
+            _ => self.download(layer, keep).await,
+        }
+    }
+
+    /// Sees to it that the blob of a layer is in the store.
+    pub(super) async fn need_blob(&self, diff_id: DiffId) -> Result<(), BuildError> {
+        let layer = self.layers.lock().unwrap_or_else(PoisonError::into_inner).get(&diff_id).cloned();
+        let layer = layer.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("nobody knows where the layer {diff_id} is")))?;
+        if !self.store.has_blob(&layer.blob) {
+            self.download(&layer, Keep::Blobs).await?;
+        }
+        Ok(())
+    }
+
+    /// Streams a layer once: hashed, decompressed, indexed, and written to the store if it is to be kept.
+    async fn download(&self, layer: &Layer, keep: Keep) -> Result<LayerIndex, BuildError> {
+        let Origin::Registry(reference) = &layer.origin else {
+            return Err(BuildError::new(ErrorKind::Internal, format!("the layer {} is not in the store any more", layer.diff_id)));
+        };
+        let failed = {
+            let (reference, digest) = (reference.clone(), layer.blob.digest);
+            move || BuildError::new(ErrorKind::Base, format!("cannot read the layer {digest} of {reference}"))
+        };
+        let _permit = self.downloads.acquire().await.map_err(|error| failed().because(error))?;
+        let size_bytes = layer.blob.size_bytes;
+        self.tell(Event::PullStarted { reference: (**reference).clone(), digest: layer.blob.digest, size_bytes }).await;
+        let blob = self.registry.blob(reference, &layer.blob).await.map_err(|error| failed().because(error))?;
+        let (store, layer_, limits) = (self.store.clone(), layer.clone(), *self.contents.limits());
+        let runtime = tokio::runtime::Handle::current();
+        let index = self
+            .work
+            .run(move || {
+                let (mut blob, mut writer) = (blob.into_read(&runtime), None);
+                let mut accounts = Accounts::default();
+                let reading = match keep {
+                    Keep::Indexes => read::read(&mut blob, layer_.diff_id, &limits, &mut accounts),
+                    Keep::Blobs => {
+                        let writer = writer.insert(store.blob_writer().map_err(BuildError::store)?);
+                        read::read(Tee { from: &mut blob, to: writer }, layer_.diff_id, &limits, &mut accounts)
+                    }
+                };
+                let mut index = reading.map_err(|error| failed().because(error))?.index;
+                accounts.inline(&mut index);
+                if let Some(writer) = writer {
+                    writer.finish(Some(&layer_.blob)).map_err(BuildError::store)?;
+                    store.add_layer_blob(layer_.diff_id, &layer_.blob).map_err(BuildError::store)?;
+                }
+                store.put_layer_index(layer_.diff_id, &index).map_err(BuildError::store)?;
+                Ok(index)
+            })
+            .await?;
+        self.tell(Event::PullFinished { digest: layer.blob.digest }).await;
+        Ok(index)
+    }
+
+    /// Notes where layers can be had.
+    pub(super) fn remember(&self, layers: &[Layer]) {
+        let mut known = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
+        known.extend(layers.iter().map(|layer| (layer.diff_id, layer.clone())));
+    }
+}
+
+/// Keeps the bytes of the user database, so that `--chown=name` and USER need no blob of a base.
+#[derive(Default)]
+struct Accounts(BTreeMap<TreePath, Vec<u8>>);
+
+impl Visitor for Accounts {
+    fn visit(&mut self, change: &Change, data: &mut dyn Read) -> io::Result<()> {
+        const MOST: u64 = 1 << 20;
+        if let Change::Put { path, entry: Entry { node: Node::File(file), .. } } = change
+            && matches!(path.as_bytes(), b"etc/passwd" | b"etc/group")
+            && file.size_bytes <= MOST
+        {
+            let mut bytes = Vec::new();
+            data.take(MOST).read_to_end(&mut bytes)?;
+            self.0.insert(path.clone(), bytes);
+        }
+        Ok(())
+    }
+}
+
+impl Accounts {
+    fn inline(mut self, index: &mut LayerIndex) {
+        for change in &mut index.changes {
+            if let Change::Put { path, entry: Entry { node: Node::File(file), .. } } = change
+                && let Some(bytes) = self.0.remove(path)
+            {
+                file.content = Content::Inline(bytes.into());
+            }
+        }
+    }
+}
+
+struct Tee<'a, R, W> {
+    from: &'a mut R,
+    to: &'a mut W,
+}
+
+impl<R: Read, W: Write> Read for Tee<'_, R, W> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.to.write_all(&buffer[..count])?;
+        Ok(count)
+    }
+}

@@ -1,0 +1,196 @@
+//! Puts the image where it belongs. A layer is on its way to the registries as soon as it is finished, while later steps
+//! run; the manifest goes last, so nobody ever sees half an image.
+
+use super::{Build, BuildError, ErrorKind, Event, Export};
+use crate::export::{self, Blobs, ExportError};
+use crate::image::{Assembled, Image, Layer, Origin};
+use crate::oci::{Digest, MediaType, Reference};
+use crate::registry::{Client, file_opener};
+use crate::store::Store;
+use futures_util::future::try_join_all;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io::Read,
+    sync::{Mutex, PoisonError},
+};
+use tokio::{sync::mpsc, task::JoinHandle};
+
+/// What a destination got.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pushed {
+    /// The name.
+    pub reference: Reference,
+    /// The digest of the manifest.
+    pub digest: Digest,
+    /// Of manifest, config and layers.
+    pub size_bytes: u64,
+    /// Layers that were there already or could be mounted.
+    pub layers_reused: usize,
+    /// Layers that were uploaded.
+    pub layers_new: usize,
+}
+
+/// Uploads under way. Dropped, it ends them.
+pub(super) struct Publisher {
+    registry: Client,
+    store: Store,
+    repositories: Vec<Reference>,
+    events: mpsc::Sender<Event>,
+    uploads: Mutex<BTreeMap<(usize, Digest), Upload>>,
+}
+
+/// Ends with whether the blob was there already.
+struct Upload(JoinHandle<Result<bool, BuildError>>);
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Publisher {
+    pub(super) fn new(registry: Client, store: Store, destinations: &[Reference], events: mpsc::Sender<Event>) -> Self {
+        let mut seen = BTreeSet::new();
+        let repositories = destinations.iter().filter(|name| seen.insert((name.registry().to_owned(), name.repository().to_owned())));
+        Self { registry, store, repositories: repositories.cloned().collect(), events, uploads: Mutex::default() }
+    }
+
+    /// Begins to upload a layer whose blob is in the store.
+    pub(super) fn offer(&self, layer: &Layer) {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        for at in 0..self.repositories.len() {
+            uploads.entry((at, layer.blob.digest)).or_insert_with(|| self.upload(at, layer.clone()));
+        }
+    }
+
+    fn upload(&self, repository: usize, layer: Layer) -> Upload {
+        let (registry, store, events) = (self.registry.clone(), self.store.clone(), self.events.clone());
+        let to = self.repositories[repository].clone();
+        Upload(tokio::spawn(async move {
+            let failed = || BuildError::new(ErrorKind::Push, format!("cannot push the layer {} to {to}", layer.blob.digest));
+            let reused = match registry.has_blob(&to, layer.blob.digest).await.map_err(|error| failed().because(error))? {
+                true => true,
+                false => {
+                    let path = store.blob_path(&layer.blob.digest);
+                    registry.push_blob(&to, &layer.blob, file_opener(path)).await.map_err(|error| failed().because(error))?;
+                    false
+                }
+            };
+            let event = Event::BlobPushed { reference: to, digest: layer.blob.digest, size_bytes: layer.blob.size_bytes, reused };
+            // Nobody listens any more: then nobody wants to know.
+            let _ = events.send(event).await;
+            Ok(reused)
+        }))
+    }
+
+    /// Whether the blob of the layer was there already, once its upload has ended.
+    async fn uploaded(&self, repository: usize, layer: &Layer) -> Result<Option<bool>, BuildError> {
+        let upload = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(&(repository, layer.blob.digest));
+        let Some(mut upload) = upload else { return Ok(None) };
+        match (&mut upload.0).await {
+            Ok(result) => result.map(Some),
+            Err(error) => Err(BuildError::new(ErrorKind::Internal, "an upload was lost").because(error)),
+        }
+    }
+}
+
+impl Build {
+    /// Writes the image to every place that was asked for.
+    pub(super) async fn publish(&self, image: Image, assembled: Assembled) -> Result<Vec<Pushed>, BuildError> {
+        self.write_exports(&image, &assembled).await?;
+        let repositories = try_join_all((0..self.publisher.repositories.len()).map(|at| self.push_layers(at, &image))).await?;
+        let mut pushed = Vec::new();
+        for destination in &self.request.destinations {
+            let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {destination}"));
+            let registry = &self.registry;
+            registry.push_bytes(destination, &assembled.manifest.config, assembled.config_bytes.clone()).await.map_err(|error| failed().because(error))?;
+            let media_type = MediaType::new(MediaType::OCI_MANIFEST);
+            let digest = registry
+                .push_manifest(destination, &media_type, &assembled.manifest_bytes)
+                .await
+                .map_err(|error| failed().because(error))?;
+            let at = self.publisher.repositories.iter().position(|known| {
+                known.registry() == destination.registry() && known.repository() == destination.repository()
+            });
+            let layers_reused = at.and_then(|at| repositories.get(at)).copied().unwrap_or_default();
+            let blobs = assembled.manifest.layers.iter().map(|layer| layer.size_bytes).sum::<u64>();
+            pushed.push(Pushed {
+                reference: destination.clone(),
+                digest,
+                size_bytes: blobs + assembled.manifest.config.size_bytes + assembled.descriptor.size_bytes,
+                layers_reused,
+                layers_new: image.layers.len() - layers_reused,
+            });
+        }
+        Ok(pushed)
+    }
+
+    /// Sees to it that a repository has all layers; gives the number of those that it had already.
+    async fn push_layers(&self, repository: usize, image: &Image) -> Result<usize, BuildError> {
+        let mut seen = BTreeSet::new();
+        let distinct = image.layers.iter().filter(|layer| seen.insert(layer.blob.digest));
+        let reused: BTreeMap<Digest, bool> =
+            try_join_all(distinct.map(|layer| async move { Ok::<_, BuildError>((layer.blob.digest, self.push_layer(repository, layer).await?)) }))
+                .await?
+                .into_iter()
+                .collect();
+        Ok(image.layers.iter().filter(|layer| reused.get(&layer.blob.digest).copied().unwrap_or_default()).count())
+    }
+
+    async fn push_layer(&self, repository: usize, layer: &Layer) -> Result<bool, BuildError> {
+        if let Some(reused) = self.publisher.uploaded(repository, layer).await? {
+            return Ok(reused);
+        }
+        let to = &self.publisher.repositories[repository];
+        let failed = || BuildError::new(ErrorKind::Push, format!("cannot push the layer {} to {to}", layer.blob.digest));
+        if let Origin::Registry(from) = &layer.origin
+            && from.registry() == to.registry()
+            && (self.registry.has_blob(to, layer.blob.digest).await.map_err(|error| failed().because(error))?
+                || self.registry.mount_blob(to, from, layer.blob.digest).await.map_err(|error| failed().because(error))?)
+        {
+            let event = Event::BlobPushed { reference: to.clone(), digest: layer.blob.digest, size_bytes: layer.blob.size_bytes, reused: true };
+            self.tell(event).await;
+            return Ok(true);
+        }
+        self.need_blob(layer.diff_id).await?;
+        self.publisher.offer(layer);
+        Ok(self.publisher.uploaded(repository, layer).await?.unwrap_or_default())
+    }
+
+    async fn write_exports(&self, image: &Image, assembled: &Assembled) -> Result<(), BuildError> {
+        if self.request.exports.is_empty() {
+            return Ok(());
+        }
+        try_join_all(image.layers.iter().map(|layer| self.need_blob(layer.diff_id))).await?;
+        for place in &self.request.exports {
+            let (image, assembled, place) = (image.clone(), assembled.clone(), place.clone());
+            let (names, blobs) = (self.request.destinations.clone(), Stored(self.store.clone()));
+            let write = move || {
+                let path = match &place {
+                    Export::OciLayout(path) | Export::DockerTar(path) => path.clone(),
+                };
+                match &place {
+                    Export::OciLayout(path) => export::layout::write(&image, &assembled, names.first(), path, &blobs),
+                    Export::DockerTar(path) => export::docker::write(&image, &assembled, &names, path, &blobs),
+                }
+                .map_err(|error| BuildError::new(ErrorKind::Host, format!("cannot write the image to {}", path.display())).because(error))
+            };
+            self.work.run(write).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Blobs of the store.
+struct Stored(Store);
+
+impl Blobs for Stored {
+    fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, ExportError> {
+        let failed = |source| ExportError::Blob { digest: layer.blob.digest, source };
+        match self.0.open_blob(&layer.blob.digest) {
+            Ok(Some(file)) => Ok(Box::new(file)),
+            Ok(None) => Err(failed("it is not in the store any more".into())),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! One stage, from its FROM to its last instruction: evaluate, look up, act, note down.
+
+use super::{Build, BuildError, ErrorKind, Event, LayerSummary, Place, StepId, StepOutcome, base::Keep};
+use crate::cache::{Key, KeyBuilder};
+use crate::dockerfile::{self, Instruction, InstructionKind, Position};
+use crate::evaluate::{self, Action, Scope, State};
+use crate::image::Layer;
+use crate::plan::{PlannedStage, Source};
+use crate::tree::{LayerIndex, Tree};
+use futures_util::future::{BoxFuture, FutureExt as _};
+use std::{sync::Arc, time::Instant};
+
+/// What a stage is at some point of it, or at its end.
+#[derive(Clone)]
+pub(super) struct StageState {
+    pub(super) state: State,
+    pub(super) tree: Arc<Tree>,
+    pub(super) layers: Vec<Layer>,
+    /// Stands for everything that has happened to the tree.
+    pub(super) key: Key,
+}
+
+/// A layer that a step made, or that an earlier build made for it.
+pub(super) struct StepLayer {
+    pub(super) layer: Layer,
+    pub(super) index: LayerIndex,
+    /// RFC 3339.
+    pub(super) created: String,
+    pub(super) key: Key,
+    pub(super) outcome: StepOutcome,
+}
+
+/// A step with what the functions that act need to know about it.
+pub(super) struct CurrentStep<'a> {
+    pub(super) id: &'a StepId,
+    pub(super) position: Position,
+    /// Of the stage before the step.
+    pub(super) before: &'a StageState,
+    pub(super) stage: &'a PlannedStage,
+}
+
+impl Build {
+    /// The result of a stage; built when it is first asked for.
+    pub(super) fn stage(&self, index: usize) -> BoxFuture<'_, Result<Arc<StageState>, BuildError>> {
+        async move {
+            let cell = self.stages.get(&index).ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("stage {index} is not in the plan")))?;
+            cell.get_or_try_init(|| async { self.build_stage(index).await.map(Arc::new) }).await.cloned()
+        }
+        .boxed()
+    }
+
+    async fn build_stage(&self, index: usize) -> Result<StageState, BuildError> {
+        let stage = &self.dockerfile.stages[index];
+        let planned = self.plan.stages.get(&index).ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("stage {index} is not in the plan")))?;
+        let name = stage.name.as_ref().map_or_else(|| index.to_string(), |name| name.name.clone());
+        let mut id = StepId { stage: index, stage_name: name, number: 1, total: stage.instructions.len() + 1 };
+        let started = Instant::now();
+        self.tell(Event::StepStarted { step: id.clone(), position: stage.position, text: stage.original.clone() }).await;
+        let mut current = self.start(index, planned).await.map_err(|error| error.at(self.place(stage.position)))?;
+        let triggers = self.triggers(&mut current.state, stage.position)?;
+        id.total += triggers.len();
+        self.tell(Event::StepFinished { step: id.clone(), outcome: StepOutcome::Metadata, layer: None, duration: started.elapsed() }).await;
+        for (instruction, position) in
+            triggers.iter().map(|trigger| (trigger, stage.position)).chain(stage.instructions.iter().map(|instruction| (instruction, instruction.position)))
+        {
+            id.number += 1;
+            self.step(&mut current, instruction, position, &id, planned).await?;
+        }
+        Ok(current)
+    }
+
+    /// What FROM gives.
+    async fn start(&self, index: usize, planned: &PlannedStage) -> Result<StageState, BuildError> {
+        match &planned.base {
+            Source::Scratch => Ok(StageState {
+                state: State::scratch(&planned.platform),
+                tree: Arc::new(Tree::new()),
+                layers: Vec::new(),
+                key: KeyBuilder::new("FROM scratch", None).finish(),
+            }),
+            Source::Stage(parent) => {
+                let parent = self.stage(*parent).await?;
+                Ok(StageState { state: parent.state.inherited(), ..(*parent).clone() })
+            }
+            Source::Image(name) => {
+                let keep = if self.needs_blobs(index) { Keep::Blobs } else { Keep::Indexes };
+                let base = self.base(name, &planned.platform, keep).await?;
+                let mut key = KeyBuilder::new("FROM", None);
+                for layer in &base.layers {
+                    key.part("layer", layer.diff_id.0.as_bytes());
+                }
+                Ok(StageState { state: State::from_image(base.config), tree: base.tree, layers: base.layers, key: key.finish() })
+            }
+            Source::Context(name) => Err(BuildError::new(
+                ErrorKind::Request,
+                format!("the named context {name:?} is a directory: a stage cannot start from it"),
+            )
+            .hint("copy from it with COPY --from, or name an image in FROM")),
+        }
+    }
+
+    /// The ONBUILD triggers of the base, parsed.
+    fn triggers(&self, state: &mut State, position: Position) -> Result<Vec<Instruction>, BuildError> {
+        let parse = |text: String| {
+            dockerfile::parse_trigger(&text).map_err(|errors| {
+                let reasons: Vec<String> = errors.into_iter().map(|error| error.message).collect();
+                BuildError::new(ErrorKind::Base, format!("the base has an ONBUILD trigger that is no instruction: {text:?}: {}", reasons.join("; ")))
+                    .at(self.place(position))
+            })
+        };
+        state.take_triggers().into_iter().map(parse).collect()
+    }
+
+    async fn step(
+        &self,
+        current: &mut StageState,
+        instruction: &Instruction,
+        position: Position,
+        id: &StepId,
+        stage: &PlannedStage,
+    ) -> Result<(), BuildError> {
+        let started = Instant::now();
+        self.tell(Event::StepStarted { step: id.clone(), position, text: instruction.original.clone() }).await;
+        let scope = Scope {
+            escape: self.dockerfile.escape,
+            build_args: &self.request.build_args,
+            global_args: &self.plan.global_args,
+            platform_args: &self.plan.platform_args,
+        };
+        let (state, action) = evaluate::evaluate(&current.state, instruction, scope)
+            .map_err(|mut mistake| {
+                // A trigger of the base does not stand in this file: its FROM does.
+                if position != instruction.position {
+                    (mistake.position, mistake.focus) = (position, None);
+                }
+                BuildError::mistakes(&self.file_name, &self.dockerfile.source, vec![mistake])
+            })?;
+        let step = CurrentStep { id, position, before: current, stage };
+        let made = match action {
+            Action::Metadata => Ok(None),
+            Action::Copy(action) => self.copy(&step, &action).await.map(Some),
+            Action::Workdir(action) => self.workdir(&step, &action).await.map(Some),
+            Action::Run(action) => self.run(&step, action).await.map(Some),
+        }
+        .map_err(|error| error.at(self.place(position)))?;
+        current.state = state;
+        let (mut outcome, mut summary) = (StepOutcome::Metadata, None);
+        let created = match made {
+            None => self.epoch_text().or_else(|| current.state.config.created.clone()),
+            Some(made) => {
+                outcome = made.outcome;
+                summary = Some(LayerSummary { digest: made.layer.blob.digest, size_bytes: made.layer.blob.size_bytes });
+                Arc::make_mut(&mut current.tree).apply(&made.index.changes);
+                self.remember(std::slice::from_ref(&made.layer));
+                if self.is_part_of_result(id.stage) {
+                    self.publisher.offer(&made.layer);
+                }
+                current.layers.push(made.layer);
+                current.key = made.key;
+                Some(made.created)
+            }
+        };
+        current.state.set_created(created);
+        self.tell(Event::StepFinished { step: id.clone(), outcome, layer: summary, duration: started.elapsed() }).await;
+        Ok(())
+    }
+
+    /// Whether the bytes of the base of a stage are needed: for a RUN on it, or because the image is written to a place
+    /// that cannot have them yet.
+    fn needs_blobs(&self, index: usize) -> bool {
+        let runs = |index: usize| {
+            self.dockerfile.stages[index].instructions.iter().any(|instruction| matches!(instruction.kind, InstructionKind::Run(_)))
+        };
+        let above = self.plan.stages.keys().filter(|other| self.starts_from(**other, index));
+        let (mut runs_above, mut in_result) = (false, false);
+        for other in above {
+            runs_above |= runs(*other);
+            in_result |= *other == self.plan.target;
+        }
+        runs_above || in_result && !self.request.exports.is_empty()
+    }
+
+    /// Whether stage `index` is the target, or the target starts from it.
+    fn is_part_of_result(&self, index: usize) -> bool {
+        self.starts_from(self.plan.target, index)
+    }
+
+    /// Whether `stage` is `origin` or starts from it, directly or through other stages.
+    fn starts_from(&self, stage: usize, origin: usize) -> bool {
+        let mut at = stage;
+        loop {
+            if at == origin {
+                return true;
+            }
+            match self.plan.stages.get(&at).map(|stage| &stage.base) {
+                Some(Source::Stage(parent)) => at = *parent,
+                _ => return false,
+            }
+        }
+    }
+
+    pub(super) fn place(&self, position: Position) -> Place {
+        Place { file_name: self.file_name.clone(), text: self.dockerfile.source.clone(), position, focus: None }
+    }
+}
