@@ -21,7 +21,7 @@ pub mod registry;
 // pub mod context;
 pub mod layer;
 pub mod rootfs;
-// pub mod isolation;
+pub mod isolation;
 pub mod cache;
 pub mod export;
 
