@@ -322,8 +322,7 @@ impl ConfinedDir {
             Node::Fifo => (FileType::Fifo, 0),
             _ => return Err(self.error("create as a device", path, Errno::INVAL)),
         };
-        let create =
-            |parent: BorrowedFd<'_>, name: &Path| fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device);
+        let create = |parent: BorrowedFd<'_>, name: &Path| fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device);
         self.at_parent(path, create).map_err(|errno| self.error("create", path, errno))
     }
 
@@ -441,11 +440,7 @@ impl ConfinedDir {
     }
 
     /// Acts on the last part of `path` in the directory that holds it.
-    fn at_parent<T>(
-        &self,
-        path: &TreePath,
-        act: impl FnOnce(BorrowedFd<'_>, &Path) -> Result<T, Errno>,
-    ) -> Result<T, Errno> {
+    fn at_parent<T>(&self, path: &TreePath, act: impl FnOnce(BorrowedFd<'_>, &Path) -> Result<T, Errno>) -> Result<T, Errno> {
         let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
             return act(self.directory.as_fd(), Path::new("."));
         };

@@ -192,12 +192,16 @@ mod tests {
             (
                 "a user namespace with a range of ids and a masked /proc",
                 [YES, YES, NO, YES, NO, YES, YES],
-                Some("namespaces, overlay with user attributes; an overlay with trusted attributes refused (Operation not permitted (os error 1)); a new /proc refused (Operation not permitted (os error 1))"),
+                Some(
+                    "namespaces, overlay with user attributes; an overlay with trusted attributes refused (Operation not permitted (os error 1)); a new /proc refused (Operation not permitted (os error 1))",
+                ),
             ),
             (
                 "a kernel without overlay in user namespaces and a single id",
                 [YES, YES, YES, YES, NO, NO, NO],
-                Some("namespaces, plain directory; an overlay with trusted attributes refused (Operation not permitted (os error 1)); an overlay with user attributes refused (Operation not permitted (os error 1)); changing the owner of a file refused (Operation not permitted (os error 1))"),
+                Some(
+                    "namespaces, plain directory; an overlay with trusted attributes refused (Operation not permitted (os error 1)); an overlay with user attributes refused (Operation not permitted (os error 1)); changing the owner of a file refused (Operation not permitted (os error 1))",
+                ),
             ),
             ("no mounts", [NO, YES, NOT, NOT, NOT, NOT, YES], None),
             ("no process namespace", [YES, NO, NOT, NOT, NOT, NOT, YES], None),

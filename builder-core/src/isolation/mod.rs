@@ -39,12 +39,7 @@ pub trait Isolation: Send + Sync {
     ///
     /// # Errors
     /// [`RunError`] if the command could not be started or did not end by itself. A command that failed is no error.
-    fn run(
-        &self,
-        step: &Step,
-        output: &mut dyn FnMut(Stream, &[u8]),
-        cancel: &CancelToken,
-    ) -> Result<ExitStatus, RunError>;
+    fn run(&self, step: &Step, output: &mut dyn FnMut(Stream, &[u8]), cancel: &CancelToken) -> Result<ExitStatus, RunError>;
 
     /// How it was chosen: for the log, and for what the root file system must be made of.
     fn choice(&self) -> &Choice;

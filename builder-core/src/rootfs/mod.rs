@@ -36,3 +36,13 @@ pub enum OverlayAttributes {
     /// `user.overlay.*`: inside a user namespace.
     User,
 }
+
+impl OverlayAttributes {
+    /// The attribute of a directory that hides what is below it.
+    pub fn opaque(self) -> &'static str {
+        match self {
+            Self::Trusted => "trusted.overlay.opaque",
+            Self::User => "user.overlay.opaque",
+        }
+    }
+}

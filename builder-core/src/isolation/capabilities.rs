@@ -1,0 +1,23 @@
+//! Which capabilities root of a step has: Docker's default set, and no more. Pure.
+//!
+//! Programs in Dockerfiles are written against this set. Whatever the builder holds beyond it (mounting, tracing, loading
+//! modules) is out of reach of the step, also through programs with the setuid bit or file capabilities.
+
+/// The set, as bits.
+pub(super) const DEFAULT: u64 = 1 << 0 // CHOWN: give files away
+    | 1 << 1 // DAC_OVERRIDE: read and write any file
+    | 1 << 3 // FOWNER: act as the owner of any file
+    | 1 << 4 // FSETID: keep setuid and setgid bits
+    | 1 << 5 // KILL: signal any process
+    | 1 << 6 // SETGID
+    | 1 << 7 // SETUID
+    | 1 << 8 // SETPCAP: drop capabilities of one's own
+    | 1 << 10 // NET_BIND_SERVICE: ports below 1024
+    | 1 << 13 // NET_RAW: ping
+    | 1 << 18 // SYS_CHROOT
+    | 1 << 27 // MKNOD: device nodes
+    | 1 << 29 // AUDIT_WRITE: su and login
+    | 1 << 31; // SETFCAP: file capabilities
+
+/// The number above which the kernel knows no capability; it is asked one by one until it says so.
+pub(super) const MAX: u32 = 63;

@@ -1,0 +1,353 @@
+#![expect(unsafe_code, reason = "leaving the namespaces that a thread shares with others")]
+//! The strongest back end: mount, process, IPC, host name and, if asked for, network namespaces of the step's own.
+//!
+//! One fresh thread per step leaves the builder's namespaces, mounts everything in ordinary Rust, starts the step's init,
+//! waits for its end and cleans up. The calling thread meanwhile hands the output over.
+
+use super::{
+    CancelToken, Choice, ExitStatus, Identity, Isolation, Network, Proc, RunError, Step, Stream,
+    child::{self, Program, Report, Stage, TextList},
+    host_path, mounts,
+};
+use crate::tree::TreePath;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    fs::{Mode, OFlags},
+    io::Errno,
+    pipe::{PipeFlags, pipe_with},
+    thread::UnshareFlags,
+};
+use std::{
+    ffi::{CString, OsString},
+    io,
+    os::{
+        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::Path,
+    time::{Duration, Instant},
+};
+
+/// `PATH` for a step whose environment has none: the one BuildKit adds.
+const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// What of /proc is hidden from a step, as Docker hides it.
+const HIDDEN_FILES: [&str; 6] = ["kcore", "keys", "latency_stats", "timer_list", "timer_stats", "sched_debug"];
+const HIDDEN_DIRECTORIES: [&str; 3] = ["acpi", "asound", "scsi"];
+/// What of /proc cannot be written by a step.
+const READ_ONLY: [&str; 5] = ["bus", "fs", "irq", "sys", "sysrq-trigger"];
+
+/// Runs steps in namespaces. The process must hold the privileges that the probe found, itself or by
+/// [`enter_user_namespace`](super::enter_user_namespace).
+///
+/// A program that embeds this should make itself non-dumpable (`PR_SET_DUMPABLE`), after entering a user namespace: other
+/// processes of its user could otherwise read its memory.
+#[derive(Clone, Debug)]
+pub struct Namespaces {
+    choice: Choice,
+}
+
+impl Namespaces {
+    /// Runs steps as `choice` says.
+    pub fn new(choice: Choice) -> Self {
+        Self { choice }
+    }
+}
+
+impl Isolation for Namespaces {
+    fn run(&self, step: &Step, output: &mut dyn FnMut(Stream, &[u8]), cancel: &CancelToken) -> Result<ExitStatus, RunError> {
+        if cancel.is_cancelled() {
+            return Err(RunError::Cancelled);
+        }
+        let (output_reader, output_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
+        let (error_reader, error_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
+        // Closed when the step's thread ends: what is in the other pipes then is all there will be.
+        let (end_reader, end_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
+        let writers = Writers { output: output_writer, error: error_writer };
+        let fresh_proc = self.choice.proc == Proc::Fresh;
+        std::thread::scope(|scope| {
+            let start = move || {
+                let _end = end_writer;
+                run_apart(step, writers, fresh_proc, cancel)
+            };
+            let thread = std::thread::Builder::new().name("step".to_owned()).spawn_scoped(scope, start);
+            let thread = thread.map_err(|source| RunError::System { what: "start a thread", source })?;
+            let copied = copy_output(&output_reader, &error_reader, &end_reader, output);
+            let result = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            system("read the output of the step", copied)?;
+            result
+        })
+    }
+
+    fn choice(&self) -> &Choice {
+        &self.choice
+    }
+}
+
+/// The ends that the step writes to.
+struct Writers {
+    output: OwnedFd,
+    error: OwnedFd,
+}
+
+/// Runs on a thread of its own, which must end afterwards: it has left the builder's namespaces for good.
+fn run_apart(step: &Step, writers: Writers, fresh_proc: bool, cancel: &CancelToken) -> Result<ExitStatus, RunError> {
+    leave_namespaces(step.network).map_err(|errno| RunError::System { what: "make namespaces", source: errno.into() })?;
+    system("make mounts private", mounts::make_private())?;
+    // A name that is too long for the kernel is no reason to fail.
+    let _ = rustix::system::sethostname(&step.host_name.as_bytes()[..step.host_name.len().min(64)]);
+    mounts::with_mounts(step, |root| {
+        let (start_reader, start_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
+        let (report_reader, report_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
+        let null = system("open /dev/null", rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))?;
+        // The standard descriptors of the child must not be overwritten while they are moved into place.
+        let above = |descriptor: &OwnedFd| system("copy a descriptor", rustix::io::fcntl_dupfd_cloexec(descriptor, 3));
+        let kept = [&null, &writers.output, &writers.error, &report_writer].map(above);
+        let [null, output, error, report] = kept;
+        let (null, output, error, report) = (null?, output?, error?, report?);
+        drop((writers, report_writer));
+        let descriptors = [&null, &output, &error, &report, &start_reader, &start_writer].map(|end| end.as_raw_fd());
+        let program = program(step, root, fresh_proc, descriptors)?;
+        let pid = child::start(&program)
+            .map_err(|source| RunError::System { what: "start a process in a process namespace", source })?;
+        drop((null, output, error, report, start_reader));
+        let running = Running { pid, reaped: false };
+        // It has died if this fails, and its report says why.
+        let _ = rustix::io::write(&start_writer, &[1]);
+        supervise(running, step, &report_reader, cancel)
+    })
+}
+
+/// A step's init; killed and waited for when dropped.
+struct Running {
+    pid: i32,
+    reaped: bool,
+}
+
+impl Running {
+    /// Returns when every process of the namespace is dead.
+    fn wait(&mut self) -> io::Result<i32> {
+        let status = child::wait(self.pid)?;
+        self.reaped = true;
+        Ok(status)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.reaped {
+            child::kill(self.pid);
+            // Nothing to do about a child that is not ours any more.
+            let _ = self.wait();
+        }
+    }
+}
+
+/// Waits for the end of the step, or ends it.
+fn supervise(mut running: Running, step: &Step, reports: &OwnedFd, cancel: &CancelToken) -> Result<ExitStatus, RunError> {
+    let deadline = step.time_limit.map(|limit| (limit, Instant::now() + limit));
+    loop {
+        let left = deadline.map(|(_, end)| end.saturating_duration_since(Instant::now()));
+        let mut ends = [PollFd::new(reports, PollFlags::IN), PollFd::new(cancel, PollFlags::IN)];
+        match poll(&mut ends, left.map(timespec).as_ref()) {
+            Err(Errno::INTR) => continue,
+            result => system("wait for the step", result)?,
+        };
+        let [report, cancelled] = ends.map(|end| !end.revents().is_empty());
+        if cancelled {
+            return Err(RunError::Cancelled);
+        }
+        if report {
+            break;
+        }
+        if let Some((time_limit, end)) = deadline
+            && Instant::now() >= end
+        {
+            return Err(RunError::TimedOut { time_limit });
+        }
+    }
+    // A report, or the end of init.
+    let mut bytes = [0; Report::LENGTH];
+    let length = retry(|| rustix::io::read(reports, &mut bytes));
+    let length = system("read the report of the step", length)?;
+    let status = running.wait().map_err(|source| RunError::System { what: "wait for the step", source })?;
+    match Report::parse(bytes).filter(|_| length == Report::LENGTH) {
+        Some(report) => outcome(report, step),
+        // Somebody killed init: the kernel for lack of memory, most likely.
+        None => Ok(exit_status(status)),
+    }
+}
+
+fn outcome(report: Report, step: &Step) -> Result<ExitStatus, RunError> {
+    let source = io::Error::from_raw_os_error(report.value);
+    let program = || step.arguments.first().cloned().unwrap_or_default();
+    let system = |what| RunError::System { what, source: io::Error::from_raw_os_error(report.value) };
+    Err(match report.stage {
+        Stage::Ended => return Ok(exit_status(report.value)),
+        Stage::NotFound => RunError::NotFound { program: program() },
+        Stage::Execute => RunError::NotExecutable { program: program(), source },
+        Stage::Directory => RunError::Directory { directory: step.directory.clone(), source },
+        Stage::Identity => {
+            let Identity { uid, gid, .. } = step.identity;
+            RunError::Identity { uid, gid, source }
+        }
+        Stage::Proc => RunError::Mount { what: "/proc".to_owned(), target: TreePath::clamp("proc"), source },
+        Stage::Hide => RunError::Mount { what: "nothing over parts of it".to_owned(), target: TreePath::clamp("proc"), source },
+        Stage::Start => system("prepare its first process"),
+        Stage::Descriptors => system("close descriptors"),
+        Stage::Root => system("change the root"),
+        Stage::Fork => system("make its process"),
+        Stage::Capabilities => system("drop capabilities"),
+    })
+}
+
+fn exit_status(status: i32) -> ExitStatus {
+    if libc::WIFSIGNALED(status) {
+        ExitStatus::Signal(libc::WTERMSIG(status))
+    } else {
+        ExitStatus::Code(libc::WEXITSTATUS(status))
+    }
+}
+
+/// Hands over what the step writes until it has ended and the pipes are empty.
+fn copy_output(output: &OwnedFd, error: &OwnedFd, end: &OwnedFd, sink: &mut dyn FnMut(Stream, &[u8])) -> Result<(), Errno> {
+    let mut buffer = vec![0; 64 * 1024];
+    let mut open = [Some((output, Stream::Output)), Some((error, Stream::Error))];
+    let mut ended = false;
+    while open.iter().any(Option::is_some) {
+        let mut ends: Vec<PollFd<'_>> = open.iter().flatten().map(|(pipe, _)| PollFd::new(*pipe, PollFlags::IN)).collect();
+        if !ended {
+            ends.push(PollFd::new(end, PollFlags::IN));
+        }
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let ready = match poll(&mut ends, ended.then_some(&at_once)) {
+            Err(Errno::INTR) => continue,
+            ready => ready?,
+        };
+        // Every process of the step is dead. If a pipe is still open, somebody outside was handed it.
+        if ended && ready == 0 {
+            break;
+        }
+        ended |= ends.len() > open.iter().flatten().count() && !ends[ends.len() - 1].revents().is_empty();
+        let readable: Vec<bool> = ends.iter().map(|end| !end.revents().is_empty()).collect();
+        let pipes = open.iter_mut().filter(|pipe| pipe.is_some());
+        for (pipe, _) in pipes.zip(readable).filter(|(_, readable)| *readable) {
+            let Some((descriptor, stream)) = *pipe else { continue };
+            match retry(|| rustix::io::read(descriptor, &mut buffer[..]))? {
+                0 => *pipe = None,
+                length => sink(stream, &buffer[..length]),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Everything that the processes need, ready for use.
+fn program(step: &Step, root: &Path, fresh_proc: bool, descriptors: [i32; 6]) -> Result<Program, RunError> {
+    let text = |bytes: &[u8], what: &str| CString::new(bytes).map_err(|_| RunError::ZeroByte { what: what.to_owned() });
+    let path = |path: &Path| text(path.as_os_str().as_bytes(), "a path");
+    let proc = host_path(root, &TreePath::clamp("proc"));
+    let below_proc = |names: &[&str]| names.iter().map(|name| path(&proc.join(name))).collect::<Result<Vec<_>, _>>();
+    let variable = |(name, value): &(OsString, OsString)| {
+        let bytes = [name.as_bytes(), b"=", value.as_bytes()].concat();
+        text(&bytes, &format!("variable {}", name.display()))
+    };
+    let arguments: Result<Vec<_>, _> = step.arguments.iter().map(|argument| text(argument.as_bytes(), "an argument")).collect();
+    let candidates = candidates(step).into_iter().map(|candidate| text(candidate.as_bytes(), "the program"));
+    let [input, output, error, report, start, start_writer] = descriptors;
+    Ok(Program {
+        root: path(root)?,
+        proc: path(&proc)?,
+        fresh_proc,
+        hidden_files: below_proc(&HIDDEN_FILES)?,
+        hidden_directories: below_proc(&HIDDEN_DIRECTORIES)?,
+        read_only: below_proc(&READ_ONLY)?,
+        directory: path(&Path::new("/").join(step.directory.as_path()))?,
+        candidates: candidates.collect::<Result<_, _>>()?,
+        arguments: TextList::new(arguments?),
+        environment: TextList::new(step.environment.iter().map(variable).collect::<Result<_, _>>()?),
+        uid: step.identity.uid,
+        gid: step.identity.gid,
+        groups: step.identity.groups.clone(),
+        input,
+        output,
+        error,
+        report,
+        start,
+        start_writer,
+    })
+}
+
+/// Where the program may be: itself, or its name in each directory of `PATH`.
+fn candidates(step: &Step) -> Vec<OsString> {
+    let Some(program) = step.arguments.first().filter(|program| !program.is_empty()) else { return Vec::new() };
+    if program.as_bytes().contains(&b'/') {
+        return vec![program.clone()];
+    }
+    // As in a shell, the last word about a variable counts.
+    let path = step.environment.iter().rev().find(|(name, _)| name == "PATH").map(|(_, value)| value.as_bytes());
+    let directories = path.unwrap_or(DEFAULT_PATH).split(|byte| *byte == b':');
+    let below = |directory: &[u8]| {
+        let directory = if directory.is_empty() { b"." } else { directory };
+        OsString::from_vec([directory, b"/", program.as_bytes()].concat())
+    };
+    directories.map(below).collect()
+}
+
+fn leave_namespaces(network: Network) -> Result<(), Errno> {
+    let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    if network == Network::None {
+        flags |= UnshareFlags::NEWNET;
+    }
+    leave(flags)?;
+    // Hides where in the host's control groups we are. Kernels may lack it.
+    let _ = leave(UnshareFlags::NEWCGROUP);
+    if network == Network::None {
+        raise_loopback()?;
+    }
+    Ok(())
+}
+
+/// Gives the calling thread namespaces of its own. It should end soon.
+pub(super) fn leave(flags: UnshareFlags) -> Result<(), Errno> {
+    assert!(!flags.contains(UnshareFlags::FILES), "the descriptors stay shared");
+    // SAFETY: only leaving the descriptor table would be unsafe, and that is excluded above.
+    unsafe { rustix::thread::unshare_unsafe(flags) }
+}
+
+/// `ip link set lo up`, so that programs that talk to themselves work.
+fn raise_loopback() -> Result<(), Errno> {
+    let failed = || Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO);
+    // SAFETY: plain numbers.
+    let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) };
+    if socket < 0 {
+        return Err(failed());
+    }
+    // SAFETY: a descriptor that was just made and that nobody else knows.
+    let socket = unsafe { OwnedFd::from_raw_fd(socket) };
+    // SAFETY: an all-zero request is a valid one; the name and the flags are filled in below.
+    let mut request = unsafe { std::mem::zeroed::<libc::ifreq>() };
+    for (place, byte) in request.ifr_name.iter_mut().zip(b"lo") {
+        *place = libc::c_char::try_from(*byte).expect("ASCII");
+    }
+    request.ifr_ifru.ifru_flags = libc::c_short::try_from(libc::IFF_UP | libc::IFF_RUNNING).expect("two low bits");
+    // SAFETY: the request has the layout that this call reads, and lives across it.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    if result < 0 { Err(failed()) } else { Ok(()) }
+}
+
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
+}
+
+fn system<T>(what: &'static str, result: Result<T, Errno>) -> Result<T, RunError> {
+    result.map_err(|errno| RunError::System { what, source: errno.into() })
+}

@@ -1,0 +1,95 @@
+//! Asks the kernel what it allows, by doing it. Nothing else in this module decides by trying.
+
+use super::{Attempt, HostFacts, child, mounts};
+use crate::{confined::ConfinedDir, rootfs::OverlayAttributes, tree::TreePath};
+use rustix::{io::Errno, mount::UnmountFlags, thread::UnshareFlags};
+use std::{ffi::CString, fs, io, os::unix::ffi::OsStrExt as _, path::Path};
+
+/// Tries everything once, weaker things only if the stronger one was refused.
+///
+/// Works in a directory below `state_directory`, where the root file systems will be: whether an overlay works there
+/// depends on its file system. Takes a few milliseconds, up to a hundred if an overlay works.
+///
+/// # Errors
+/// If nothing can be made in `state_directory`.
+pub fn probe(state_directory: &Path) -> io::Result<HostFacts> {
+    let place = tempfile::Builder::new().prefix("probe-").tempdir_in(state_directory)?;
+    // In a thread that ends: it leaves the namespaces of the others.
+    let facts = std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().name("probe".to_owned()).spawn_scoped(scope, || attempts(place.path()))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    });
+    // The kernel's working directory of an overlay has no permissions.
+    let _ = ConfinedDir::open(place.path()).and_then(|directory| directory.remove_all(&TreePath::root()));
+    facts
+}
+
+fn attempts(place: &Path) -> io::Result<HostFacts> {
+    let mut facts = HostFacts { change_owner: attempt(change_owner(place)), ..HostFacts::default() };
+    let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    facts.mount_namespace = attempt(super::namespaces::leave(flags).and_then(|()| mounts::make_private()));
+    if facts.mount_namespace != Attempt::Works {
+        return Ok(facts);
+    }
+    let proc = place.join("proc");
+    fs::create_dir(&proc)?;
+    let proc = CString::new(proc.as_os_str().as_bytes())?;
+    let (namespace, fresh) = child::try_proc(&proc);
+    facts.process_namespace = attempt_io(&namespace);
+    if facts.process_namespace == Attempt::Works {
+        facts.fresh_proc = attempt_io(&fresh);
+    }
+    for (attributes, fact) in
+        [(OverlayAttributes::Trusted, &mut facts.overlay), (OverlayAttributes::User, &mut facts.overlay_user_attributes)]
+    {
+        *fact = attempt_io(&overlay(&place.join(format!("{attributes:?}")), attributes));
+        if *fact == Attempt::Works {
+            break;
+        }
+    }
+    facts.network_namespace = attempt(super::namespaces::leave(UnshareFlags::NEWNET));
+    Ok(facts)
+}
+
+fn change_owner(place: &Path) -> Result<(), Errno> {
+    let file = place.join("owned");
+    let made = fs::write(&file, "").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
+    made.and_then(|()| rustix::fs::chown(&file, Some(rustix::fs::Uid::from_raw(1)), Some(rustix::fs::Gid::from_raw(1))))
+}
+
+/// Mounts an overlay and does what a RUN does: a file is deleted, a directory replaced.
+fn overlay(place: &Path, attributes: OverlayAttributes) -> io::Result<()> {
+    let [lower, upper, work, merged] = ["lower", "upper", "work", "merged"].map(|name| place.join(name));
+    for directory in [place, &lower, &lower.join("directory"), &upper, &work, &merged] {
+        fs::create_dir(directory)?;
+    }
+    fs::write(lower.join("file"), "")?;
+    fs::write(lower.join("directory/file"), "")?;
+    mounts::mount_overlay(&[lower], &upper, &work, attributes, &merged)?;
+    let used = use_overlay(&merged, &upper, attributes);
+    rustix::mount::unmount(&merged, UnmountFlags::DETACH)?;
+    used
+}
+
+fn use_overlay(merged: &Path, upper: &Path, attributes: OverlayAttributes) -> io::Result<()> {
+    fs::remove_file(merged.join("file"))?;
+    fs::remove_dir_all(merged.join("directory"))?;
+    fs::create_dir(merged.join("directory"))?;
+    if fs::read_dir(merged.join("directory"))?.next().is_some() {
+        return Err(Errno::NOTSUP.into());
+    }
+    // It must also be noted where we will look for it.
+    let mut value = [0; 1];
+    rustix::fs::getxattr(upper.join("directory"), attributes.opaque(), &mut value[..])?;
+    Ok(())
+}
+
+fn attempt(result: Result<(), Errno>) -> Attempt {
+    result.map_or_else(|errno| Attempt::Refused { errno: errno.raw_os_error() }, |()| Attempt::Works)
+}
+
+fn attempt_io(result: &io::Result<()>) -> Attempt {
+    result
+        .as_ref()
+        .map_or_else(|error| Attempt::Refused { errno: error.raw_os_error().unwrap_or(libc::EIO) }, |()| Attempt::Works)
+}
