@@ -18,7 +18,7 @@ pub mod http;
 pub mod confined;
 pub mod store;
 pub mod registry;
-// pub mod context;
+pub mod context;
 pub mod layer;
 pub mod rootfs;
 pub mod isolation;

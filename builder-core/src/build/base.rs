@@ -40,8 +40,9 @@ pub(super) enum Keep {
 impl Build {
     /// The image `name`. `keep` counts when it is first asked for; a blob that is needed later is downloaded then.
     pub(super) async fn base(&self, name: &str, platform: &Platform, keep: Keep) -> Result<Base, BuildError> {
-        let reference: Reference =
-            name.parse().map_err(|error| BuildError::new(ErrorKind::Dockerfile, format!("{name:?} is no image name")).because(error))?;
+        let reference: Reference = name
+            .parse()
+            .map_err(|error| BuildError::new(ErrorKind::Dockerfile, format!("{name:?} is no image name")).because(error))?;
         let cell = {
             let mut known = self.bases.known.lock().unwrap_or_else(PoisonError::into_inner);
             known.entry((reference.clone(), platform.clone())).or_default().clone()
@@ -58,7 +59,11 @@ impl Build {
             .map(|(diff_id, blob)| Layer { diff_id, blob: blob.clone(), origin: Origin::Registry(resolved.origin.clone()) })
             .collect();
         self.remember(&layers);
-        let indexes = try_join_all(layers.iter().map(|layer| self.index(layer, keep))).await?;
+        let mut reading = Vec::new();
+        for layer in &layers {
+            reading.push(self.index(layer, keep));
+        }
+        let indexes = try_join_all(reading).await?;
         let tree = self
             .work
             .run(move || {
@@ -84,7 +89,8 @@ impl Build {
     /// Sees to it that the blob of a layer is in the store.
     pub(super) async fn need_blob(&self, diff_id: DiffId) -> Result<(), BuildError> {
         let layer = self.layers.lock().unwrap_or_else(PoisonError::into_inner).get(&diff_id).cloned();
-        let layer = layer.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("nobody knows where the layer {diff_id} is")))?;
+        let layer =
+            layer.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("nobody knows where the layer {diff_id} is")))?;
         if !self.store.has_blob(&layer.blob) {
             self.download(&layer, Keep::Blobs).await?;
         }
@@ -94,7 +100,10 @@ impl Build {
     /// Streams a layer once: hashed, decompressed, indexed, and written to the store if it is to be kept.
     async fn download(&self, layer: &Layer, keep: Keep) -> Result<LayerIndex, BuildError> {
         let Origin::Registry(reference) = &layer.origin else {
-            return Err(BuildError::new(ErrorKind::Internal, format!("the layer {} is not in the store any more", layer.diff_id)));
+            return Err(BuildError::new(
+                ErrorKind::Internal,
+                format!("the layer {} is not in the store any more", layer.diff_id),
+            ));
         };
         let failed = {
             let (reference, digest) = (reference.clone(), layer.blob.digest);

@@ -53,7 +53,8 @@ impl Contents {
 
     /// Fills a file without a name, and makes it readable as [`Content::Range`].
     pub(super) fn spool<T>(&self, fill: impl FnOnce(SourceId, &mut dyn Write) -> Result<T, BuildError>) -> Result<T, BuildError> {
-        let failed = |error| BuildError::new(ErrorKind::Host, "cannot make a temporary file in the state directory").because(error);
+        let failed =
+            |error| BuildError::new(ErrorKind::Host, "cannot make a temporary file in the state directory").because(error);
         let file = tempfile::tempfile_in(&self.spools).map_err(failed)?;
         let source = self.add(Medium::File(Arc::new(file.try_clone().map_err(failed)?)));
         let mut writer = io::BufWriter::with_capacity(1 << 18, file);
@@ -64,7 +65,9 @@ impl Contents {
 
     /// The layers whose bytes `changes` needs.
     pub(super) fn layers_of(changes: &[Change]) -> BTreeSet<DiffId> {
-        files(changes).filter_map(|file| if let Content::Layer { diff_id, .. } = file.content { Some(diff_id) } else { None }).collect()
+        files(changes)
+            .filter_map(|file| if let Content::Layer { diff_id, .. } = file.content { Some(diff_id) } else { None })
+            .collect()
     }
 
     /// Takes the files that lie in layers out of them, one pass a layer, so that they can be read in any order. The blobs
@@ -141,7 +144,9 @@ impl OpenContent for Contents {
         };
         match content {
             Content::Inline(bytes) => Ok(Box::new(io::Cursor::new(bytes.clone()))),
-            Content::Layer { diff_id, .. } => Err(io::Error::other(format!("a file of the layer {diff_id} was not taken out of it"))),
+            Content::Layer { diff_id, .. } => {
+                Err(io::Error::other(format!("a file of the layer {diff_id} was not taken out of it")))
+            }
             Content::Host { source, path } => match medium(source)? {
                 Medium::Directory(directory) => Ok(Box::new(directory.open_file(path).map_err(io::Error::other)?)),
                 Medium::File(_) => Err(io::Error::other("a path in a source that is a file")),

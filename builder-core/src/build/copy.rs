@@ -34,7 +34,12 @@ impl Build {
         let from = self.copy_source(step, action).await?;
         let owner = match &action.chown {
             None => None,
-            Some(text) => Some(self.accounts(step.before).await?.owner(text).map_err(|error| mistake(format!("--chown={text}")).because(error))?),
+            Some(text) => Some(
+                self.accounts(step.before)
+                    .await?
+                    .owner(text)
+                    .map_err(|error| mistake(format!("--chown={text}")).because(error))?,
+            ),
         };
         let chmod = action.chmod.as_deref().map(Chmod::parse).transpose();
         let placement = Placement {
@@ -45,7 +50,8 @@ impl Build {
             ground: if action.link { Ground::Empty } else { Ground::Tree },
             now: self.made_time(),
         };
-        copy::check_destination(action.sources.len(), &placement.destination).map_err(|error| mistake("the destination").because(error))?;
+        copy::check_destination(action.sources.len(), &placement.destination)
+            .map_err(|error| mistake("the destination").because(error))?;
         let selecting = (action.clone(), from.clone(), placement.now);
         let selections = self.work.run(move || select(&selecting.0, &selecting.1, selecting.2)).await?;
         let key = self.copy_key(step, action, owner, &selections)?;
@@ -68,7 +74,11 @@ impl Build {
         let owner = match action.user.as_str() {
             "" => (0, 0),
             user => {
-                let user = self.accounts(step.before).await?.user(user).map_err(|error| mistake(format!("USER {user}")).because(error))?;
+                let user = self
+                    .accounts(step.before)
+                    .await?
+                    .user(user)
+                    .map_err(|error| mistake(format!("USER {user}")).because(error))?;
                 (user.uid, user.gid)
             }
         };
@@ -117,9 +127,17 @@ impl Build {
     }
 
     /// Everything that the layer depends on. A layer of `--link` does not depend on what is below it.
-    fn copy_key(&self, step: &CurrentStep<'_>, action: &CopyAction, owner: Option<(u32, u32)>, selections: &[Selection]) -> Result<Key, BuildError> {
-        let content = copy::content_digest(selections).ok_or_else(|| BuildError::new(ErrorKind::Internal, "a file to copy was not hashed"))?;
-        let mut key = KeyBuilder::new(if action.add.is_some() { "ADD" } else { "COPY" }, Some(step.before.key).filter(|_| !action.link));
+    fn copy_key(
+        &self,
+        step: &CurrentStep<'_>,
+        action: &CopyAction,
+        owner: Option<(u32, u32)>,
+        selections: &[Selection],
+    ) -> Result<Key, BuildError> {
+        let content = copy::content_digest(selections)
+            .ok_or_else(|| BuildError::new(ErrorKind::Internal, "a file to copy was not hashed"))?;
+        let mut key =
+            KeyBuilder::new(if action.add.is_some() { "ADD" } else { "COPY" }, Some(step.before.key).filter(|_| !action.link));
         key.part("content", content.as_bytes())
             .part("destination", &action.destination)
             .part("working directory", &action.working_dir)
@@ -216,7 +234,9 @@ fn select(action: &CopyAction, from: &From, now: Timestamp) -> Result<Vec<Select
         }
     }
     if let From::Context(context) = from {
-        context.hash(&mut selections).map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error))?;
+        context
+            .hash(&mut selections)
+            .map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error))?;
     }
     Ok(selections)
 }
@@ -232,7 +252,9 @@ fn found<L: Listing>(from: &L, path: &str, kind: Kind, excludes: &Rules) -> Resu
 /// An archive as what is in it, anything else as it is.
 fn unpacked(contents: &Contents, selection: Selection) -> Result<Item, BuildError> {
     let failed = || BuildError::new(ErrorKind::Context, format!("cannot unpack {}", selection.origin));
-    let Some(content) = selection.as_file().map(|file| file.content.clone()).filter(|content| !matches!(content, Content::Inline(_))) else {
+    let Some(content) =
+        selection.as_file().map(|file| file.content.clone()).filter(|content| !matches!(content, Content::Inline(_)))
+    else {
         return Ok(Item::Files(selection));
     };
     let open = || contents.open(&content).map_err(|error| failed().because(error));
@@ -251,12 +273,14 @@ fn refuse_remote_sources(action: &CopyAction) -> Result<(), BuildError> {
         let git = path.starts_with("git@") || path.starts_with("git://") || path.starts_with("ssh://");
         git || path.starts_with("http://") || path.starts_with("https://")
     };
-    let mut paths = action.sources.iter().filter_map(|source| if let CopySource::Path(path) = source { Some(path) } else { None });
+    let mut paths =
+        action.sources.iter().filter_map(|source| if let CopySource::Path(path) = source { Some(path) } else { None });
     match paths.find(remote) {
         None => Ok(()),
         Some(path) if action.add.is_none() => {
             Err(mistake(format!("COPY cannot take {path:?} from the network")).hint("did you mean ADD?"))
         }
-        Some(path) => Err(mistake(format!("ADD cannot take {path:?} from the network yet")).hint("fetch it in a RUN, or before the build into the context")),
+        Some(path) => Err(mistake(format!("ADD cannot take {path:?} from the network yet"))
+            .hint("fetch it in a RUN, or before the build into the context")),
     }
 }

@@ -30,7 +30,7 @@ use crate::dockerfile::{self, Dockerfile};
 use crate::image::{Image, Layer};
 use crate::isolation::{Isolation, Refused};
 use crate::layer::read::Limits;
-use crate::oci::{Digest, DiffId, ImageConfig, Platform};
+use crate::oci::{DiffId, Digest, ImageConfig, Platform};
 use crate::plan::{self, Plan};
 use crate::registry;
 use crate::store::{Store, Workspace};
@@ -153,12 +153,15 @@ impl Build {
             build_platform: Platform::linux_amd64(),
             contexts: request.build_contexts.keys().cloned().collect(),
         };
-        let plan = plan::plan(&dockerfile, &options).map_err(|mistakes| BuildError::mistakes(&file_name, &dockerfile.source, mistakes))?;
+        let plan = plan::plan(&dockerfile, &options)
+            .map_err(|mistakes| BuildError::mistakes(&file_name, &dockerfile.source, mistakes))?;
         if request.source_date_epoch.is_none()
-            && let Some(text) = request.build_args.get(EPOCH).or_else(|| plan.global_args.get(EPOCH)).filter(|text| !text.is_empty())
+            && let Some(text) =
+                request.build_args.get(EPOCH).or_else(|| plan.global_args.get(EPOCH)).filter(|text| !text.is_empty())
         {
             let seconds = text.parse().map_err(|_| {
-                BuildError::new(ErrorKind::Request, format!("{EPOCH} is {text:?}")).hint("it is a number: seconds since 1970-01-01 UTC")
+                BuildError::new(ErrorKind::Request, format!("{EPOCH} is {text:?}"))
+                    .hint("it is a number: seconds since 1970-01-01 UTC")
             })?;
             request.source_date_epoch = Some(seconds);
         }
@@ -167,7 +170,10 @@ impl Build {
         let workspace = Arc::new(work.run(move || opening.workspace().map_err(BuildError::store)).await?);
         let limits = Limits { uncompressed_bytes: request.max_unpacked_bytes, ..Limits::default() };
         let contents = Arc::new(Contents::new(store.clone(), workspace.path().to_owned(), limits));
-        let contexts = std::iter::once(None).chain(request.build_contexts.keys().cloned().map(Some)).map(|name| (name, OnceCell::new())).collect();
+        let contexts = std::iter::once(None)
+            .chain(request.build_contexts.keys().cloned().map(Some))
+            .map(|name| (name, OnceCell::new()))
+            .collect();
         let stages = plan.stages.keys().map(|index| (*index, OnceCell::new())).collect();
         let publisher = Publisher::new(backends.registry.clone(), store.clone(), &request.destinations, events.clone());
         Ok(Self {
@@ -213,7 +219,8 @@ impl Build {
 
     /// A context, opened when it is first asked for. Without a name it is the build's own.
     async fn context(&self, name: Option<String>) -> Result<Arc<Context>, BuildError> {
-        let cell = self.contexts.get(&name).ok_or_else(|| BuildError::new(ErrorKind::Internal, "a context that was not planned"))?;
+        let cell =
+            self.contexts.get(&name).ok_or_else(|| BuildError::new(ErrorKind::Internal, "a context that was not planned"))?;
         let source = match &name {
             None => self.request.context.clone(),
             Some(name) => self.request.build_contexts[name].clone(),
@@ -225,7 +232,9 @@ impl Build {
         let contents = self.contents.clone();
         let open = move || {
             let ContextSource::Directory(directory) = source else {
-                return Err(BuildError::new(ErrorKind::Context, "this build has no context to copy from").hint("name one with --context"));
+                return Err(
+                    BuildError::new(ErrorKind::Context, "this build has no context to copy from").hint("name one with --context")
+                );
             };
             let failed = || BuildError::new(ErrorKind::Context, format!("cannot use the context {}", directory.display()));
             let root = Arc::new(ConfinedDir::open(&directory).map_err(|error| failed().because(error))?);
@@ -297,7 +306,8 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, BuildError> {
     use std::io::Read as _;
     let failed = |error: std::io::Error| {
         let error_kind = error.kind();
-        let failure = BuildError::new(ErrorKind::Context, format!("cannot read the Dockerfile {}", path.display())).because(error);
+        let failure =
+            BuildError::new(ErrorKind::Context, format!("cannot read the Dockerfile {}", path.display())).because(error);
         match error_kind {
             std::io::ErrorKind::NotFound => failure.hint("name it with --dockerfile, or the context with --context"),
             _ => failure,

@@ -51,7 +51,8 @@ impl Drop for Upload {
 impl Publisher {
     pub(super) fn new(registry: Client, store: Store, destinations: &[Reference], events: mpsc::Sender<Event>) -> Self {
         let mut seen = BTreeSet::new();
-        let repositories = destinations.iter().filter(|name| seen.insert((name.registry().to_owned(), name.repository().to_owned())));
+        let repositories =
+            destinations.iter().filter(|name| seen.insert((name.registry().to_owned(), name.repository().to_owned())));
         Self { registry, store, repositories: repositories.cloned().collect(), events, uploads: Mutex::default() }
     }
 
@@ -103,15 +104,19 @@ impl Build {
         for destination in &self.request.destinations {
             let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {destination}"));
             let registry = &self.registry;
-            registry.push_bytes(destination, &assembled.manifest.config, assembled.config_bytes.clone()).await.map_err(|error| failed().because(error))?;
-            let media_type = MediaType::new(MediaType::OCI_MANIFEST);
-            let digest = registry
-                .push_manifest(destination, &media_type, &assembled.manifest_bytes)
+            registry
+                .push_bytes(destination, &assembled.manifest.config, assembled.config_bytes.clone())
                 .await
                 .map_err(|error| failed().because(error))?;
-            let at = self.publisher.repositories.iter().position(|known| {
-                known.registry() == destination.registry() && known.repository() == destination.repository()
-            });
+            let media_type = MediaType::new(MediaType::OCI_MANIFEST);
+            let digest = registry
+                .push_manifest(destination, &media_type, assembled.manifest_bytes.clone())
+                .await
+                .map_err(|error| failed().because(error))?;
+            let at =
+                self.publisher.repositories.iter().position(|known| {
+                    known.registry() == destination.registry() && known.repository() == destination.repository()
+                });
             let layers_reused = at.and_then(|at| repositories.get(at)).copied().unwrap_or_default();
             let blobs = assembled.manifest.layers.iter().map(|layer| layer.size_bytes).sum::<u64>();
             pushed.push(Pushed {
@@ -129,11 +134,13 @@ impl Build {
     async fn push_layers(&self, repository: usize, image: &Image) -> Result<usize, BuildError> {
         let mut seen = BTreeSet::new();
         let distinct = image.layers.iter().filter(|layer| seen.insert(layer.blob.digest));
-        let reused: BTreeMap<Digest, bool> =
-            try_join_all(distinct.map(|layer| async move { Ok::<_, BuildError>((layer.blob.digest, self.push_layer(repository, layer).await?)) }))
-                .await?
-                .into_iter()
-                .collect();
+        let reused: BTreeMap<Digest, bool> = try_join_all(
+            distinct
+                .map(|layer| async move { Ok::<_, BuildError>((layer.blob.digest, self.push_layer(repository, layer).await?)) }),
+        )
+        .await?
+        .into_iter()
+        .collect();
         Ok(image.layers.iter().filter(|layer| reused.get(&layer.blob.digest).copied().unwrap_or_default()).count())
     }
 
@@ -148,7 +155,12 @@ impl Build {
             && (self.registry.has_blob(to, layer.blob.digest).await.map_err(|error| failed().because(error))?
                 || self.registry.mount_blob(to, from, layer.blob.digest).await.map_err(|error| failed().because(error))?)
         {
-            let event = Event::BlobPushed { reference: to.clone(), digest: layer.blob.digest, size_bytes: layer.blob.size_bytes, reused: true };
+            let event = Event::BlobPushed {
+                reference: to.clone(),
+                digest: layer.blob.digest,
+                size_bytes: layer.blob.size_bytes,
+                reused: true,
+            };
             self.tell(event).await;
             return Ok(true);
         }
@@ -173,7 +185,9 @@ impl Build {
                     Export::OciLayout(path) => export::layout::write(&image, &assembled, names.first(), path, &blobs),
                     Export::DockerTar(path) => export::docker::write(&image, &assembled, &names, path, &blobs),
                 }
-                .map_err(|error| BuildError::new(ErrorKind::Host, format!("cannot write the image to {}", path.display())).because(error))
+                .map_err(|error| {
+                    BuildError::new(ErrorKind::Host, format!("cannot write the image to {}", path.display())).because(error)
+                })
             };
             self.work.run(write).await?;
         }

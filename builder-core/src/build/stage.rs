@@ -43,7 +43,10 @@ impl Build {
     /// The result of a stage; built when it is first asked for.
     pub(super) fn stage(&self, index: usize) -> BoxFuture<'_, Result<Arc<StageState>, BuildError>> {
         async move {
-            let cell = self.stages.get(&index).ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("stage {index} is not in the plan")))?;
+            let cell = self
+                .stages
+                .get(&index)
+                .ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("stage {index} is not in the plan")))?;
             cell.get_or_try_init(|| async { self.build_stage(index).await.map(Arc::new) }).await.cloned()
         }
         .boxed()
@@ -51,7 +54,11 @@ impl Build {
 
     async fn build_stage(&self, index: usize) -> Result<StageState, BuildError> {
         let stage = &self.dockerfile.stages[index];
-        let planned = self.plan.stages.get(&index).ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("stage {index} is not in the plan")))?;
+        let planned = self
+            .plan
+            .stages
+            .get(&index)
+            .ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("stage {index} is not in the plan")))?;
         let name = stage.name.as_ref().map_or_else(|| index.to_string(), |name| name.name.clone());
         let mut id = StepId { stage: index, stage_name: name, number: 1, total: stage.instructions.len() + 1 };
         let started = Instant::now();
@@ -59,10 +66,16 @@ impl Build {
         let mut current = self.start(index, planned).await.map_err(|error| error.at(self.place(stage.position)))?;
         let triggers = self.triggers(&mut current.state, stage.position)?;
         id.total += triggers.len();
-        self.tell(Event::StepFinished { step: id.clone(), outcome: StepOutcome::Metadata, layer: None, duration: started.elapsed() }).await;
-        for (instruction, position) in
-            triggers.iter().map(|trigger| (trigger, stage.position)).chain(stage.instructions.iter().map(|instruction| (instruction, instruction.position)))
-        {
+        self.tell(Event::StepFinished {
+            step: id.clone(),
+            outcome: StepOutcome::Metadata,
+            layer: None,
+            duration: started.elapsed(),
+        })
+        .await;
+        let mut instructions: Vec<(&Instruction, Position)> = triggers.iter().map(|trigger| (trigger, stage.position)).collect();
+        instructions.extend(stage.instructions.iter().map(|instruction| (instruction, instruction.position)));
+        for (instruction, position) in instructions {
             id.number += 1;
             self.step(&mut current, instruction, position, &id, planned).await?;
         }
@@ -104,8 +117,11 @@ impl Build {
         let parse = |text: String| {
             dockerfile::parse_trigger(&text).map_err(|errors| {
                 let reasons: Vec<String> = errors.into_iter().map(|error| error.message).collect();
-                BuildError::new(ErrorKind::Base, format!("the base has an ONBUILD trigger that is no instruction: {text:?}: {}", reasons.join("; ")))
-                    .at(self.place(position))
+                BuildError::new(
+                    ErrorKind::Base,
+                    format!("the base has an ONBUILD trigger that is no instruction: {text:?}: {}", reasons.join("; ")),
+                )
+                .at(self.place(position))
             })
         };
         state.take_triggers().into_iter().map(parse).collect()
@@ -127,14 +143,13 @@ impl Build {
             global_args: &self.plan.global_args,
             platform_args: &self.plan.platform_args,
         };
-        let (state, action) = evaluate::evaluate(&current.state, instruction, scope)
-            .map_err(|mut mistake| {
-                // A trigger of the base does not stand in this file: its FROM does.
-                if position != instruction.position {
-                    (mistake.position, mistake.focus) = (position, None);
-                }
-                BuildError::mistakes(&self.file_name, &self.dockerfile.source, vec![mistake])
-            })?;
+        let (state, action) = evaluate::evaluate(&current.state, instruction, scope).map_err(|mut mistake| {
+            // A trigger of the base does not stand in this file: its FROM does.
+            if position != instruction.position {
+                (mistake.position, mistake.focus) = (position, None);
+            }
+            BuildError::mistakes(&self.file_name, &self.dockerfile.source, vec![mistake])
+        })?;
         let step = CurrentStep { id, position, before: current, stage };
         let made = match action {
             Action::Metadata => Ok(None),
@@ -169,7 +184,10 @@ impl Build {
     /// that cannot have them yet.
     fn needs_blobs(&self, index: usize) -> bool {
         let runs = |index: usize| {
-            self.dockerfile.stages[index].instructions.iter().any(|instruction| matches!(instruction.kind, InstructionKind::Run(_)))
+            self.dockerfile.stages[index]
+                .instructions
+                .iter()
+                .any(|instruction| matches!(instruction.kind, InstructionKind::Run(_)))
         };
         let above = self.plan.stages.keys().filter(|other| self.starts_from(**other, index));
         let (mut runs_above, mut in_result) = (false, false);

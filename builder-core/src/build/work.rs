@@ -28,7 +28,8 @@ struct Counted(Arc<Running>);
 
 impl Work {
     pub(super) fn new() -> Result<Self, BuildError> {
-        let cancel = CancelToken::new().map_err(|error| BuildError::new(ErrorKind::Host, "cannot prepare the build").because(error))?;
+        let cancel =
+            CancelToken::new().map_err(|error| BuildError::new(ErrorKind::Host, "cannot prepare the build").because(error))?;
         Ok(Self { cancel, running: Arc::default() })
     }
 
@@ -38,7 +39,10 @@ impl Work {
     }
 
     /// Runs `work` on a thread that may block.
-    pub(super) async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, BuildError> + Send + 'static) -> Result<T, BuildError> {
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, BuildError> + Send + 'static,
+    ) -> Result<T, BuildError> {
         let counted = Counted::new(&self.running);
         let cancel = self.cancel.clone();
         let task = tokio::task::spawn_blocking(move || {

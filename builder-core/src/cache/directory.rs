@@ -50,7 +50,11 @@ mod tests {
         let store = Store::open(directory.path()).unwrap();
         let cache = DirectoryCache::new(store.clone());
         let key = KeyBuilder::new("RUN", None).finish();
-        let record = Record { diff_id: DiffId(Digest::of(b"tar")), blob: Descriptor::of("x", b"blob"), created: "2020-01-01T00:00:00Z".to_owned() };
+        let record = Record {
+            diff_id: DiffId(Digest::of(b"tar")),
+            blob: Descriptor::of("x", b"blob"),
+            created: "2020-01-01T00:00:00Z".to_owned(),
+        };
         assert_eq!(cache.probe(&[key]).await.unwrap(), [None]);
 
         cache.record(key, &record).await.unwrap();

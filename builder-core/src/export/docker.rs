@@ -18,7 +18,13 @@ use std::{
 ///
 /// # Errors
 /// [`ExportError`] if it cannot be written or a blob cannot be had.
-pub fn write(image: &Image, assembled: &Assembled, names: &[Reference], path: &Path, blobs: &dyn Blobs) -> Result<(), ExportError> {
+pub fn write(
+    image: &Image,
+    assembled: &Assembled,
+    names: &[Reference],
+    path: &Path,
+    blobs: &dyn Blobs,
+) -> Result<(), ExportError> {
     let failed = |error: io::Error| ExportError::write(path, error);
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = tempfile::Builder::new()
@@ -44,7 +50,8 @@ pub fn write(image: &Image, assembled: &Assembled, names: &[Reference], path: &P
         }
         layer_names.push(name);
     }
-    let tags: Vec<String> = names.iter().filter_map(|name| Some(format!("{}/{}:{}", name.registry(), name.repository(), name.tag()?))).collect();
+    let tags: Vec<String> =
+        names.iter().filter_map(|name| Some(format!("{}/{}:{}", name.registry(), name.repository(), name.tag()?))).collect();
     let manifest = json!([{ "Config": config_name, "RepoTags": tags, "Layers": layer_names }]).to_string();
     entry(&mut out, "manifest.json", manifest.len() as u64, &mut manifest.as_bytes()).map_err(failed)?;
     out.write_all(&tar::END).map_err(failed)?;
@@ -100,7 +107,10 @@ mod tests {
             let mut entry = entry.unwrap();
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes).unwrap();
-            assert!(found.insert(entry.path().unwrap().display().to_string(), bytes).is_none(), "a layer that is there twice is written once");
+            assert!(
+                found.insert(entry.path().unwrap().display().to_string(), bytes).is_none(),
+                "a layer that is there twice is written once"
+            );
         }
         let manifest: serde_json::Value = serde_json::from_slice(&found["manifest.json"]).unwrap();
         assert_eq!(manifest[0]["RepoTags"], json!(["example.org/app:1"]));
@@ -112,7 +122,8 @@ mod tests {
     #[test]
     fn a_short_blob_leaves_no_file() {
         let blob = Descriptor::of("x", b"layers");
-        let image = Image { layers: vec![Layer { diff_id: DiffId(blob.digest), blob, origin: Origin::Store }], ..Image::scratch() };
+        let image =
+            Image { layers: vec![Layer { diff_id: DiffId(blob.digest), blob, origin: Origin::Store }], ..Image::scratch() };
         let directory = tempfile::tempdir().unwrap();
         assert!(write(&image, &image.assemble(), &[], &directory.path().join("image.tar"), &One(b"layer")).is_err());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);

@@ -9,7 +9,10 @@ use crate::{
     oci::{Descriptor, Digest, Document, Hasher, ImageConfig, Manifest, MediaType, Platform, Reference},
 };
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{
+    Stream,
+    future::{BoxFuture, FutureExt as _},
+};
 use std::{io, sync::Arc};
 use tokio::{runtime::Handle, sync::mpsc};
 
@@ -107,7 +110,7 @@ impl Client {
     /// # Errors
     /// [`RegistryError::NotFound`] if none has it; otherwise why the last place did not give it.
     pub async fn fetch(&self, reference: &Reference) -> Result<Fetched, RegistryError> {
-        self.first(reference, reference.to_string(), async |place| self.fetch_at(place, None).await).await
+        self.first(reference, reference.to_string(), |place| async move { self.fetch_at(&place, None).await }.boxed()).await
     }
 
     /// The digest that `reference` has at present; `None` if there is nothing. Costs no download, and at Docker Hub no part
@@ -116,23 +119,7 @@ impl Client {
     /// # Errors
     /// If the registry cannot be asked.
     pub async fn current_digest(&self, reference: &Reference) -> Result<Option<Digest>, RegistryError> {
-        let ask = async |place: &Reference| {
-            let action = Action { doing: "look up", what: place.to_string() };
-            let mut call = Call::new(action, place, Method::HEAD, format!("manifests/{}", place.tag_or_digest()));
-            call.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
-            let response = self.send(&call).await?;
-            match response.status() {
-                StatusCode::OK => {}
-                StatusCode::NOT_FOUND => return Err(not_found(place)),
-                _ => return Err(call.refused(answer_of(response).await)),
-            }
-            match response.header("docker-content-digest").and_then(|digest| digest.parse().ok()) {
-                Some(digest) => Ok(digest),
-                // The header is optional in the specification.
-                None => self.fetch_at(place, None).await.map(|fetched| fetched.descriptor.digest),
-            }
-        };
-        match self.first(reference, reference.to_string(), ask).await {
+        match self.first(reference, reference.to_string(), |place| self.digest_at(place).boxed()).await {
             Err(RegistryError::NotFound { .. }) => Ok(None),
             other => other.map(Some),
         }
@@ -143,10 +130,9 @@ impl Client {
     /// # Errors
     /// [`RegistryError::NotFound`], or why it cannot be read.
     pub async fn blob(&self, reference: &Reference, blob: &Descriptor) -> Result<BlobReader, RegistryError> {
-        self.first(reference, blob_of(reference, blob.digest), async |place| {
-            let mut reader = BlobReader::new(self.clone(), place.clone(), blob.clone());
-            reader.open().await?;
-            Ok(reader)
+        self.first(reference, blob_of(reference, blob.digest), |place| {
+            let mut reader = BlobReader::new(self.clone(), place, blob.clone());
+            async move { reader.open().await.map(|()| reader) }.boxed()
         })
         .await
     }
@@ -169,16 +155,17 @@ impl Client {
     }
 
     /// What the first of the places gives that gives anything; `what` names it if none does.
-    async fn first<T>(
+    async fn first<'f, T>(
         &self,
         reference: &Reference,
         what: String,
-        ask: impl AsyncFn(&Reference) -> Result<T, RegistryError>,
+        // A boxed future rather than an `AsyncFn`: of that the compiler cannot see that it may go to another thread.
+        ask: impl Fn(Reference) -> BoxFuture<'f, Result<T, RegistryError>>,
     ) -> Result<T, RegistryError> {
         let mut tried = Vec::new();
         let mut failed: Option<RegistryError> = None;
         for place in places(reference, &self.0.options.mirrors, self.0.options.skip_default_fallback) {
-            match ask(&place).await {
+            match ask(place.clone()).await {
                 Ok(found) => return Ok(found),
                 // If the registry itself says that there is nothing, a mirror's trouble does not matter.
                 Err(RegistryError::NotFound { .. }) if place == *reference => failed = None,
@@ -191,6 +178,24 @@ impl Client {
             }
         }
         Err(failed.unwrap_or(RegistryError::NotFound { reference: what, tried }))
+    }
+
+    /// The digest that one place says.
+    async fn digest_at(&self, place: Reference) -> Result<Digest, RegistryError> {
+        let action = Action { doing: "look up", what: place.to_string() };
+        let mut call = Call::new(action, &place, Method::HEAD, format!("manifests/{}", place.tag_or_digest()));
+        call.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
+        let response = self.send(&call).await?;
+        match response.status() {
+            StatusCode::OK => {}
+            StatusCode::NOT_FOUND => return Err(not_found(&place)),
+            _ => return Err(call.refused(answer_of(response).await)),
+        }
+        match response.header("docker-content-digest").and_then(|digest| digest.parse().ok()) {
+            Some(digest) => Ok(digest),
+            // The header is optional in the specification.
+            None => self.fetch_at(&place, None).await.map(|fetched| fetched.descriptor.digest),
+        }
     }
 
     /// Fetches a manifest or index from one place, and compares it with what `named` it.
