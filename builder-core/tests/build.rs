@@ -1,0 +1,237 @@
+//! Whole builds through the library, against a real registry; the results are read by tools that are not ours.
+
+use builder_core::build::{Backends, BuildError, BuildRequest, ErrorKind, Event, Export, Outcome, StepOutcome, build};
+use builder_core::{http, registry, store::Store};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use testkit::{Image, Registry, require, require_root};
+
+/// A context and a state directory, and builds with them.
+struct Bench {
+    directory: tempfile::TempDir,
+    registry: Registry,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir(directory.path().join("context")).unwrap();
+        Self { directory, registry: Registry::start() }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.path("context").join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// A request for `dockerfile`, in which `REGISTRY` stands for the address of the registry, pushed as `app:1`.
+    fn request(&self, dockerfile: &str) -> BuildRequest {
+        self.write("Dockerfile", &dockerfile.replace("REGISTRY", self.registry.address()));
+        let destination = format!("{}/app:1", self.registry.address()).parse().unwrap();
+        BuildRequest { destinations: vec![destination], ..BuildRequest::new(self.path("context")) }
+    }
+
+    fn backends(&self) -> Backends {
+        let store = Store::open(self.path("state")).unwrap();
+        let client = http::Client::new(http::Options::default()).unwrap();
+        let registry = registry::Client::new(client, registry::Options::default(), Arc::new(registry::Anonymous)).unwrap();
+        Backends::new(store, registry)
+    }
+
+    async fn build(&self, request: BuildRequest) -> (Result<Outcome, BuildError>, Vec<Event>) {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
+        let listening = tokio::spawn(async move {
+            let mut events = Vec::new();
+            while let Some(event) = receiver.recv().await {
+                events.push(event);
+            }
+            events
+        });
+        let result = build(request, self.backends(), sender).await;
+        (result, listening.await.unwrap())
+    }
+}
+
+fn outcomes(events: &[Event]) -> Vec<StepOutcome> {
+    events.iter().filter_map(|event| if let Event::StepFinished { outcome, .. } = event { Some(*outcome) } else { None }).collect()
+}
+
+fn output(events: &[Event]) -> String {
+    let bytes = events.iter().filter_map(|event| if let Event::StepOutput { bytes, .. } = event { Some(&bytes[..]) } else { None });
+    String::from_utf8_lossy(&bytes.flatten().copied().collect::<Vec<u8>>()).into_owned()
+}
+
+/// The error with its causes, as a user reads it.
+fn chain(error: &BuildError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn files_below(directory: &Path) -> Vec<PathBuf> {
+    walkdir::WalkDir::new(directory).into_iter().map(Result::unwrap).filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_without_run_neither_unpacks_nor_keeps_its_base() {
+    if !require(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let bench = Bench::new();
+    Image::new().layer("etc/ 0755 0:0\netc/passwd 0644 0:0 \"app:x:7:8::/:/bin/sh\\n\"\nbig 0644 0:0 random=3000000").push(&bench.registry, "base:1");
+    bench.write("src/a", "A");
+    let request = bench.request("FROM REGISTRY/base:1\nWORKDIR /srv\nCOPY --chown=app src ./\nCMD [\"/srv/a\"]\n");
+
+    let (result, events) = bench.build(request.clone()).await;
+    let outcome = result.unwrap();
+    assert_eq!(outcomes(&events), [StepOutcome::Metadata, StepOutcome::Executed, StepOutcome::Executed, StepOutcome::Metadata]);
+    let pulled = bench.registry.pull("app:1");
+    assert_eq!(pulled.digest(), outcome.digest.to_string());
+    assert!(pulled.tree().contains("srv/ 0755 0:0\nsrv/a 0644 7:8"), "{}", pulled.tree());
+    assert_eq!(pulled.config()["config"]["Cmd"], serde_json::json!(["/srv/a"]));
+    assert_eq!((outcome.pushed[0].layers_reused, outcome.pushed[0].layers_new), (1, 2));
+
+    let kept: u64 = files_below(&bench.path("state")).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
+    assert!(kept < 100_000, "the base of 3 MB was written to disk: {kept} bytes are kept");
+    assert!(bench.registry.requests().iter().any(|request| request.contains("mount=")), "the base was mounted, not uploaded");
+
+    let (again, events) = bench.build(request).await;
+    assert_eq!(again.unwrap().digest, outcome.digest);
+    assert_eq!(outcomes(&events), [StepOutcome::Metadata, StepOutcome::Cached, StepOutcome::Cached, StepOutcome::Metadata]);
+    assert!(!events.iter().any(|event| matches!(event, Event::PullStarted { .. })), "a known base was downloaded again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privileged_a_built_image_runs_and_the_second_build_executes_nothing() {
+    if !require(&["docker-registry", "skopeo", "umoci", "runc", "busybox"]) || !require_root() {
+        return;
+    }
+    let bench = Bench::new();
+    Image::new().busybox_layer().push(&bench.registry, "base:1");
+    bench.write("greeting", "hello\n");
+    let request = bench.request(
+        "FROM REGISTRY/base:1 AS build\nCOPY greeting /src/\nRUN tr a-z A-Z < /src/greeting > /out && echo made\n\
+         FROM REGISTRY/base:1\nCOPY --from=build /out /message\nRUN chown 5:6 /message\nCMD [\"cat\", \"/message\"]\n",
+    );
+
+    let (result, events) = bench.build(request.clone()).await;
+    let outcome = result.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    assert!(output(&events).contains("made\n"));
+    let bundle = bench.registry.pull("app:1").unpack();
+    assert_eq!(bundle.run(&["cat", "/message"]).stdout, "HELLO\n");
+    assert!(bench.registry.pull("app:1").tree().contains("message 0644 5:6"), "{}", bench.registry.pull("app:1").tree());
+
+    let (again, events) = bench.build(request).await;
+    assert_eq!(again.unwrap().digest, outcome.digest);
+    assert!(!outcomes(&events).contains(&StepOutcome::Executed), "{:?}", outcomes(&events));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privileged_a_failed_command_gives_its_exit_code_and_pushes_nothing() {
+    if !require(&["docker-registry", "skopeo", "busybox"]) || !require_root() {
+        return;
+    }
+    let bench = Bench::new();
+    Image::new().busybox_layer().push(&bench.registry, "base:1");
+    let request = bench.request("FROM REGISTRY/base:1\nRUN echo fine\nRUN echo doing && exit 3\n");
+    let (result, events) = bench.build(request).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Step { exit_code: 3 });
+    assert_eq!(error.place.as_ref().map(|place| place.position.first_line), Some(3));
+    assert!(output(&events).contains("doing"));
+    assert!(!bench.registry.requests().iter().any(|request| request.starts_with("PUT /v2/app/manifests")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_base_and_a_missing_file_are_told_with_their_line() {
+    if !require(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let bench = Bench::new();
+    for (dockerfile, kind, line, word) in [
+        ("FROM REGISTRY/nothere:1\n", ErrorKind::Base, 1, "nothere:1: not found"),
+        ("FROM scratch\nCOPY missing.txt /\n", ErrorKind::Context, 2, "missing.txt"),
+        ("FROM scratch\nCOPPY a /\n", ErrorKind::Dockerfile, 2, "COPPY"),
+    ] {
+        let error = bench.build(bench.request(dockerfile)).await.0.unwrap_err();
+        assert_eq!(error.kind, kind, "{dockerfile}: {}", chain(&error));
+        assert_eq!(error.place.as_ref().map(|place| place.position.first_line), Some(line), "{dockerfile}");
+        assert!(chain(&error).contains(word), "{dockerfile}: {}", chain(&error));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn layouts_and_archives_are_read_by_skopeo() {
+    if !require(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let bench = Bench::new();
+    Image::new().layer("base 0644 0:0 \"b\"").push(&bench.registry, "base:1");
+    bench.write("a", "A");
+    let exports = vec![Export::OciLayout(bench.path("layout")), Export::DockerTar(bench.path("image.tar"))];
+    let request = BuildRequest { exports, ..bench.request("FROM REGISTRY/base:1\nCOPY a /\n") };
+    let outcome = bench.build(request).await.0.unwrap();
+    for place in [format!("oci:{}:1", bench.path("layout").display()), format!("docker-archive:{}", bench.path("image.tar").display())] {
+        let inspected = testkit::run("skopeo", ["inspect", "--config", &place]);
+        assert_eq!(inspected.code, 0, "{place}: {}", inspected.stderr);
+        let config: serde_json::Value = serde_json::from_str(&inspected.stdout).unwrap();
+        assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), outcome.layers.len(), "{place}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privileged_dropping_the_future_leaves_no_process_no_mount_and_no_directory() {
+    if !require(&["docker-registry", "skopeo", "busybox"]) || !require_root() {
+        return;
+    }
+    let bench = Bench::new();
+    Image::new().busybox_layer().push(&bench.registry, "base:1");
+    let request = bench.request("FROM REGISTRY/base:1\nRUN (sleep 271828 &) ; echo started ; sleep 271828\n");
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
+    let mut building = Box::pin(build(request, bench.backends(), sender));
+    let deadline = Instant::now() + Duration::from_secs(120);
+    loop {
+        tokio::select! {
+            result = &mut building => panic!("the build ended: {:?}", result.map(|outcome| outcome.digest)),
+            event = receiver.recv() => {
+                if matches!(&event, Some(Event::StepOutput { bytes, .. }) if bytes.starts_with(b"started")) {
+                    break;
+                }
+            }
+        }
+        assert!(Instant::now() < deadline, "the step never started");
+    }
+    assert!(!processes_with("271828").is_empty(), "the step is running");
+
+    drop(building);
+
+    assert_eq!(processes_with("271828"), [0; 0], "a process is left");
+    let state = bench.path("state").display().to_string();
+    assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains(&state), "a mount is left");
+    drop(receiver);
+    let left: Vec<_> = fs::read_dir(bench.path("state/builds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.is_empty(), "directories are left: {left:?}");
+}
+
+fn processes_with(word: &str) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
+    processes
+        .filter(|process| {
+            let command = fs::read(format!("/proc/{process}/cmdline")).unwrap_or_default();
+            *process != std::process::id() && String::from_utf8_lossy(&command).contains(word)
+        })
+        .collect()
+}
