@@ -29,8 +29,8 @@ enum Form {
     Prefix(Vec<u8>),
     /// `**text`: the end of a path, at any place; with a leading `/` also the whole path without it.
     Suffix(Vec<u8>),
-    /// Everything else, with the plain text that it begins and ends with.
-    Search { tokens: Vec<Token>, head: Vec<u8>, tail: Vec<u8> },
+    /// Everything else, with the plain text that it begins and ends with, and the longest that it holds: most paths fail on these.
+    Search { tokens: Vec<Token>, head: Vec<u8>, tail: Vec<u8>, needle: Vec<u8> },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +77,14 @@ impl Glob {
                 let head = tokens.iter().take_while(is_text).count();
                 let tail = tokens.iter().rev().take_while(is_text).count();
                 let (head, tail) = (text(&tokens[..head]), text(&tokens[tokens.len() - tail..]));
-                Form::Search { head: head.unwrap_or_default(), tail: tail.unwrap_or_default(), tokens }
+                let texts = tokens.split(|token| token.as_char().is_none());
+                let needle = texts.max_by_key(|tokens| tokens.len()).and_then(text);
+                Form::Search {
+                    head: head.unwrap_or_default(),
+                    tail: tail.unwrap_or_default(),
+                    needle: needle.unwrap_or_default(),
+                    tokens,
+                }
             }
         };
         Ok(Self { form })
@@ -89,8 +96,8 @@ impl Glob {
             Form::Exact(text) => path == text,
             Form::Prefix(text) => path.starts_with(text),
             Form::Suffix(text) => path.ends_with(text) || text.strip_prefix(b"/").is_some_and(|text| path == text),
-            Form::Search { tokens, head, tail } => {
-                path.len() >= head.len().max(tail.len()) && path.starts_with(head) && path.ends_with(tail) && search(tokens, path)
+            Form::Search { tokens, head, tail, needle } => {
+                path.starts_with(head) && path.ends_with(tail) && holds(path, needle) && search(tokens, path)
             }
         }
     }
@@ -180,6 +187,10 @@ fn class_member(left: &mut &[u32]) -> Result<u32, GlobError> {
     }
     *left = rest;
     Ok(*member)
+}
+
+fn holds(path: &[u8], needle: &[u8]) -> bool {
+    needle.is_empty() || path.windows(needle.len()).any(|part| part == needle)
 }
 
 /// Walks all ways through the tokens at once, so that no pattern makes it slow.

@@ -106,7 +106,8 @@ fn decode(bytes: &[u8]) -> Option<LayerIndex> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{oci::Digest, tree::text};
+    use crate::oci::Digest;
+    use crate::tree::text;
 
     #[test]
     fn an_index_is_read_as_it_was_written_and_a_damaged_one_is_a_miss() {
