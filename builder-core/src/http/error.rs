@@ -157,13 +157,12 @@ fn innermost(error: &dyn Error) -> String {
 fn tls_cause(error: &(dyn Error + 'static)) -> Option<rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
-        // An `io::Error` skips the error that it wraps when it is asked for its source.
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let found = error.downcast_ref().or_else(|| wrapped.and_then(|wrapped| wrapped.downcast_ref::<rustls::Error>()));
-        if let Some(found) = found {
+        if let Some(found) = error.downcast_ref::<rustls::Error>() {
             return Some(found.clone());
         }
-        next = error.source();
+        // An `io::Error` skips the error that it wraps when it is asked for its source.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        next = wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source());
     }
     None
 }

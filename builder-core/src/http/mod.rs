@@ -63,8 +63,8 @@ impl Default for Options {
             hosts: BTreeMap::new(),
             retry: RetryPolicy::default(),
             connect_timeout: Duration::from_secs(20),
-            idle_timeout: Duration::from_secs(60),
-            commit_timeout: Duration::from_secs(300),
+            idle_timeout: Duration::from_mins(1),
+            commit_timeout: Duration::from_mins(5),
             requests_per_host: 8,
         }
     }
@@ -190,9 +190,9 @@ impl Client {
     ///
     /// # Errors
     /// If a certificate cannot be used.
-    pub fn trusting(&self, usual: Option<Trust>, hosts: BTreeMap<String, Trust>) -> Result<Self, HttpError> {
+    pub fn trusting(self, usual: Option<Trust>, hosts: BTreeMap<String, Trust>) -> Result<Self, HttpError> {
         if usual.is_none() && hosts.is_empty() {
-            return Ok(self.clone());
+            return Ok(self);
         }
         let mut options = Options::clone(&self.options);
         options.trust = usual.unwrap_or(options.trust);

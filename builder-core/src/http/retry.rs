@@ -16,7 +16,7 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 5, first_wait: Duration::from_millis(300), longest_wait: Duration::from_secs(60) }
+        Self { attempts: 5, first_wait: Duration::from_millis(300), longest_wait: Duration::from_mins(1) }
     }
 }
 
@@ -65,7 +65,7 @@ mod tests {
     fn a_server_may_ask_for_a_longer_wait_up_to_a_bound() {
         let policy = RetryPolicy::default();
         assert_eq!(policy.wait(1, Some(Duration::from_secs(7)), 0.5), Some(Duration::from_secs(7)));
-        assert_eq!(policy.wait(1, Some(Duration::from_secs(3600)), 0.5), None);
+        assert_eq!(policy.wait(1, Some(Duration::from_hours(1)), 0.5), None);
     }
 
     #[test]

@@ -37,7 +37,9 @@ struct Entry {
     pass: Option<Pass>,
     /// What the registry asked for beyond what we thought of.
     more: Scopes,
-    credential: Option<Option<Credential>>,
+    credential: Option<Credential>,
+    /// Whether `credential` was looked for.
+    asked: bool,
 }
 
 /// The value of an `Authorization` header while it is good.
@@ -105,7 +107,7 @@ impl Access {
             // Somebody else was faster.
             return Ok(Renewal::Pass(pass.clone()));
         }
-        let known = |entry: &Entry| matches!(entry.credential, Some(Some(_)));
+        let known = |entry: &Entry| entry.credential.is_some();
         let Some(challenge) = learned.or_else(|| self.challenge()) else {
             return Ok(Renewal::Exhausted { known: known(&entry) });
         };
@@ -119,7 +121,7 @@ impl Access {
         }
         // What was refused once may have been replaced meanwhile: credentials of a CI job live shorter than the job.
         if round > 0 || (challenge == Challenge::Basic && shown.is_some()) {
-            entry.credential = None;
+            entry.asked = false;
             entry.credential(visit).await?;
             if (entry.credential.clone(), entry.more.clone()) == before {
                 return Ok(Renewal::Exhausted { known: known(&entry) });
@@ -157,7 +159,7 @@ impl Entry {
                 match token(visit, realm, service.as_deref(), &scopes, credential.as_ref()).await {
                     // Credentials that were good when they were read may have been replaced since.
                     Err(RegistryError::Unauthorized { .. }) if credential.is_some() => {
-                        self.credential = None;
+                        self.asked = false;
                         let again = self.credential(visit).await?;
                         token(visit, realm, service.as_deref(), &scopes, again.as_ref()).await.map(Some)
                     }
@@ -168,8 +170,8 @@ impl Entry {
     }
 
     async fn credential(&mut self, visit: Visit<'_>) -> Result<Option<Credential>, RegistryError> {
-        if let Some(known) = &self.credential {
-            return Ok(known.clone());
+        if self.asked {
+            return Ok(self.credential.clone());
         }
         let (source, registry, repository) = (visit.credentials.clone(), visit.registry.to_owned(), visit.repository.to_owned());
         // It may start a process and wait for it.
@@ -177,7 +179,7 @@ impl Entry {
             .await
             .expect("the search for credentials does not panic")
             .map_err(|source| RegistryError::Credentials { registry: visit.registry.to_owned(), source })?;
-        self.credential = Some(found.clone());
+        (self.credential, self.asked) = (found.clone(), true);
         Ok(found)
     }
 }
@@ -187,7 +189,7 @@ const TOKEN_DOCUMENT_BYTES: u64 = 1 << 20;
 /// What a token lives if its server does not say.
 const USUAL_LIFE_SECONDS: u64 = 60;
 
-/// Asks a token server (distribution specification: token and OAuth2 authentication).
+/// Asks a token server (distribution specification: token and `OAuth2` authentication).
 async fn token(
     visit: Visit<'_>,
     realm: &str,

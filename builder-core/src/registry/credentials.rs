@@ -38,7 +38,7 @@ pub enum Credential {
         /// The password.
         password: Secret,
     },
-    /// An identity token (OAuth2 refresh token), which a token server exchanges.
+    /// An identity token (`OAuth2` refresh token), which a token server exchanges.
     Token(Secret),
     /// A registry token, shown as it is.
     Bearer(Secret),
@@ -113,8 +113,8 @@ impl Credentials for Chain {
 /// What credential helpers are given: they get nothing else of our environment.
 #[derive(Clone, Debug)]
 pub struct Helpers {
-    /// Where they are looked for, in the form of `PATH`.
-    pub search_path: OsString,
+    /// The directories where they are looked for.
+    pub search_path: Vec<PathBuf>,
     /// Their environment (many need `HOME` and the variables of a cloud).
     pub environment: Vec<(OsString, OsString)>,
     /// How long one may take.
@@ -168,7 +168,7 @@ impl DockerConfig {
         Ok(Self { file: serde_json::from_slice(bytes).map_err(malformed)?, helpers })
     }
 
-    fn from_helper(&self, name: &str, registry: &str) -> Result<Option<Credential>, CredentialsError> {
+    fn ask_helper(&self, name: &str, registry: &str) -> Result<Option<Credential>, CredentialsError> {
         let program = format!("docker-credential-{name}");
         let missing = || CredentialsError::HelperMissing { program: program.clone() };
         let helpers = self.helpers.as_ref().ok_or_else(missing)?;
@@ -187,7 +187,7 @@ impl Credentials for DockerConfig {
         let own_helper = self.file.cred_helpers.as_ref().and_then(|helpers| nearest(helpers, registry, repository));
         let helper = own_helper.map(|(_, name)| name).or(self.file.creds_store.as_ref()).filter(|name| !name.is_empty());
         let Some(helper) = helper else { return entry() };
-        match self.from_helper(helper, registry) {
+        match self.ask_helper(helper, registry) {
             Ok(None) => entry(),
             // A file copied from a laptop often names the laptop's store beside entries that are good here.
             Err(error @ CredentialsError::HelperMissing { .. }) => entry()?.map_or(Err(error), |found| Ok(Some(found))),
@@ -247,7 +247,7 @@ impl Entry {
 fn find(program: &str, helpers: &Helpers) -> Option<PathBuf> {
     // The name comes from a file: it must not lead out of the search path.
     let plain = !program.contains(['/', '\0']);
-    let mut directories = std::env::split_paths(&helpers.search_path).filter(|directory| directory.is_absolute());
+    let mut directories = helpers.search_path.iter().filter(|directory| directory.is_absolute());
     directories.find_map(|directory| Some(directory.join(program)).filter(|path| plain && path.is_file()))
 }
 
@@ -325,6 +325,7 @@ impl Drop for Running {
 mod tests {
     use super::*;
 
+    #[expect(clippy::unnecessary_wraps, reason = "it stands beside what a look-up gives")]
     fn basic(user: &str, password: &str) -> Option<Credential> {
         Some(Credential::Basic { user: user.to_owned(), password: Secret::new(password) })
     }
@@ -417,7 +418,7 @@ mod tests {
 
         fn lookup(&self, text: &str, registry: &str) -> Result<Option<Credential>, CredentialsError> {
             let helpers = Helpers {
-                search_path: self.directory.path().into(),
+                search_path: vec![self.directory.path().to_owned()],
                 environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
                 timeout: Duration::from_millis(1500),
             };

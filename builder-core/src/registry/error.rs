@@ -1,10 +1,8 @@
 //! Why a registry did not do what it was asked to.
 
 use super::credentials::CredentialsError;
-use crate::{
-    http::HttpError,
-    oci::{Digest, DocumentError, Platform},
-};
+use crate::http::HttpError;
+use crate::oci::{Digest, DocumentError, Platform};
 use std::fmt;
 
 /// Why a registry did not do what it was asked to. Texts of registries are shortened and hold no control characters.

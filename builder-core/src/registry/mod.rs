@@ -3,6 +3,23 @@
 //! [`Client`] takes references and gives verified documents and blobs; it takes blobs that can be read again and says that
 //! they are there. It knows mirrors, credentials and tokens; retries, TLS and proxies are the business of [`crate::http`].
 //! Every byte that comes from a registry is checked against the digest and the size that it was asked for by.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use builder_core::{http, oci::Platform, registry};
+//! use std::sync::Arc;
+//!
+//! let credentials = registry::DockerConfig::parse(&std::fs::read("config.json")?, None)?;
+//! let http = http::Client::new(http::Options::default())?;
+//! let client = registry::Client::new(http, registry::Options::default(), Arc::new(credentials))?;
+//! let base = client.resolve(&"busybox:1.36".parse()?, &Platform::linux_amd64()).await?;
+//! let mut layer = client.blob(&base.origin, &base.manifest.layers[0]).await?;
+//! while let Some(bytes) = layer.chunk().await? {
+//!     println!("{} verified or soon to be", bytes.len());
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod access;
 mod challenge;
@@ -18,13 +35,11 @@ pub use place::{Hosts, Mirror, MirrorError};
 pub use pull::{BlobRead, BlobReader, Fetched, Resolved};
 pub use push::file_opener;
 
-use crate::{
-    http::{
-        self, Body, ClientCertificate, Lane, Method, Replay, Request, Response, StatusCode, Trust, Url, Verification,
-        header::{AUTHORIZATION, HeaderMap, WWW_AUTHENTICATE},
-    },
-    oci::Reference,
+use crate::http::{
+    self, Body, ClientCertificate, Lane, Method, Replay, Request, Response, StatusCode, Trust, Url, Verification,
+    header::{AUTHORIZATION, HeaderMap, WWW_AUTHENTICATE},
 };
+use crate::oci::Reference;
 use access::{Access, Pass, Renewal, Visit};
 use challenge::Scopes;
 use place::{api_host, canonical, is_loopback};
@@ -149,7 +164,9 @@ impl Client {
             hosts.entry(trust_key(registry)).or_default().client_certificate = Some(certificate.clone());
         }
         if let Some(usual) = &usual {
-            hosts.values_mut().for_each(|trust| trust.verification = usual.verification);
+            for trust in hosts.values_mut() {
+                trust.verification = usual.verification;
+            }
         }
         let http = http.trusting(usual, hosts)?;
         Ok(Self(Arc::new(Inner { http, options, credentials, registries: Mutex::default() })))

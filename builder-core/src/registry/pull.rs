@@ -1,13 +1,11 @@
 //! Pulling: from a reference to verified documents, and blobs verified while they stream.
 
 use super::{Call, Client, RegistryError, answer_of, error::Action, place::places};
-use crate::{
-    http::{
-        HttpError, Lane, Method, Response, StatusCode,
-        header::{ACCEPT, ACCEPT_ENCODING, HeaderValue, RANGE},
-    },
-    oci::{Descriptor, Digest, Document, Hasher, ImageConfig, Manifest, MediaType, Platform, Reference},
+use crate::http::{
+    HttpError, Lane, Method, Response, StatusCode,
+    header::{ACCEPT, ACCEPT_ENCODING, HeaderValue, RANGE},
 };
+use crate::oci::{Descriptor, Digest, Document, Hasher, ImageConfig, Manifest, MediaType, Platform, Reference};
 use bytes::Bytes;
 use futures_util::{
     Stream,
@@ -191,7 +189,10 @@ impl Client {
             StatusCode::NOT_FOUND => return Err(not_found(&place)),
             _ => return Err(call.refused(answer_of(response).await)),
         }
-        match response.header("docker-content-digest").and_then(|digest| digest.parse().ok()) {
+        let said = response.header("docker-content-digest").and_then(|digest| digest.parse().ok());
+        // It holds one of the places that the next request may wait for.
+        drop(response);
+        match said {
             Some(digest) => Ok(digest),
             // The header is optional in the specification.
             None => self.fetch_at(&place, None).await.map(|fetched| fetched.descriptor.digest),

@@ -1,16 +1,15 @@
 //! Pushing: what is there already is left, what is elsewhere in the registry is mounted, the rest is streamed.
 
 use super::{Answer, Call, Client, RegistryError, Target, answer_of, challenge::Scopes, error::Action, place::canonical};
-use crate::{
-    http::{
-        Body, HttpError, Lane, Method, Opener, Replay, Response, StatusCode, Url,
-        header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue},
-        is_transient,
-    },
-    oci::{Descriptor, Digest, MediaType, Reference},
+use crate::http::{
+    Body, HttpError, Lane, Method, Opener, Replay, Response, StatusCode, Url,
+    header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue},
+    is_transient,
 };
+use crate::oci::{Descriptor, Digest, MediaType, Reference};
 use bytes::Bytes;
 use std::{
+    collections::VecDeque,
     io::{self, Read},
     sync::Arc,
 };
@@ -62,7 +61,7 @@ impl Client {
         match response.status() {
             StatusCode::CREATED => Ok(true),
             StatusCode::ACCEPTED => {
-                self.cancel(&call, &response).await;
+                self.cancel(&call, response).await;
                 Ok(false)
             }
             status if is_transient(status) => Err(call.refused(answer_of(response).await)),
@@ -134,7 +133,7 @@ impl Client {
     pub async fn check_push(&self, to: &Reference) -> Result<(), RegistryError> {
         let action = Action { doing: "push to", what: format!("{}/{}", to.registry(), to.repository()) };
         let (call, response) = self.begin_upload(to, action).await?;
-        self.cancel(&call, &response).await;
+        self.cancel(&call, response).await;
         Ok(())
     }
 
@@ -246,8 +245,11 @@ impl Client {
     }
 
     /// Gives an upload up. A registry that does not know how forgets it by itself.
-    async fn cancel(&self, call: &Call<'_>, response: &Response) {
-        if let Ok(location) = location(call, response) {
+    async fn cancel(&self, call: &Call<'_>, response: Response) {
+        let location = location(call, &response);
+        // It holds one of the places that the next request may wait for.
+        drop(response);
+        if let Ok(location) = location {
             let mut cancel = Call::new(call.action.clone(), call.place, Method::DELETE, String::new());
             cancel.target = Target::Location(location);
             cancel.scopes = call.scopes.clone();
@@ -256,10 +258,11 @@ impl Client {
     }
 }
 
-/// A body, cut into pieces. One piece is in memory at a time.
+/// A body, cut into pieces. No more than one piece of the first size is in memory.
 struct Chunks {
     source: Option<Source>,
-    returned: Bytes,
+    /// Read, but not sent: what comes next.
+    waiting: VecDeque<Bytes>,
 }
 
 enum Source {
@@ -269,18 +272,21 @@ enum Source {
 
 impl Chunks {
     fn new(body: &Body) -> Self {
-        Self { source: Some(Source::Closed(body.clone())), returned: Bytes::new() }
+        Self { source: Some(Source::Closed(body.clone())), waiting: VecDeque::new() }
     }
 
     /// A chunk that is to be cut smaller.
     fn give_back(&mut self, chunk: Bytes) {
-        self.returned = chunk;
+        self.waiting.push_front(chunk);
     }
 
     /// The next `size` bytes, fewer only at the end; `None` after it.
     async fn next(&mut self, size: usize) -> io::Result<Option<Bytes>> {
-        if !self.returned.is_empty() {
-            return Ok(Some(self.returned.split_to(size.min(self.returned.len()))));
+        if let Some(mut chunk) = self.waiting.pop_front() {
+            if chunk.len() > size {
+                self.waiting.push_front(chunk.split_off(size));
+            }
+            return Ok(Some(chunk));
         }
         let Some(source) = self.source.take() else { return Ok(None) };
         let read = tokio::task::spawn_blocking(move || {

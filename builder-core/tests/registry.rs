@@ -1,0 +1,835 @@
+//! The registry client against real registries, and against one that fails on cue.
+
+use builder_core::{
+    http::{self, ClientCertificate, HttpError, Opener, RetryPolicy, Secret},
+    oci::{Descriptor, Digest, Manifest, MediaType, Platform, Reference},
+    registry::{
+        Anonymous, BlobReader, Client, Credential, Credentials, CredentialsError, DockerConfig, Hosts, Mirror, Options,
+        RegistryError, file_opener,
+    },
+};
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read as _, Write as _},
+    net::TcpListener,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use testkit::{Access, Endpoint, Fault, FaultyRegistry, Image, Registry, RegistryOptions, Rule, TokenServer};
+
+const PROGRAMS: [&str; 4] = ["docker-registry", "skopeo", "htpasswd", "openssl"];
+
+fn http_client() -> http::Client {
+    let retry = RetryPolicy { attempts: 4, first_wait: Duration::from_millis(5), longest_wait: Duration::from_secs(2) };
+    let (connect_timeout, idle_timeout) = (Duration::from_secs(5), Duration::from_secs(5));
+    http::Client::new(http::Options { retry, connect_timeout, idle_timeout, ..http::Options::default() }).unwrap()
+}
+
+fn client_with(options: Options, credentials: impl Credentials + 'static) -> Client {
+    Client::new(http_client(), options, Arc::new(credentials)).unwrap()
+}
+
+fn client() -> Client {
+    client_with(Options::default(), Anonymous)
+}
+
+fn at(registry: &impl Endpoint, name: &str) -> Reference {
+    format!("{}/{name}", registry.address()).parse().unwrap()
+}
+
+fn docker_config(registry: &Registry) -> DockerConfig {
+    let bytes = std::fs::read(registry.docker_config().join("config.json")).unwrap();
+    DockerConfig::parse(&bytes, None).unwrap()
+}
+
+fn base() -> Image {
+    Image::new().layer("etc/ 0755 0:0\netc/hosts 0644 0:0 \"127.0.0.1 localhost\\n\"").layer("data 0644 0:0 random=1000000")
+}
+
+fn amd64() -> Platform {
+    Platform::linux_amd64()
+}
+
+async fn read_all(mut reader: BlobReader) -> Result<Vec<u8>, RegistryError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = reader.chunk().await? {
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}
+
+fn bytes_opener(bytes: &[u8]) -> Opener {
+    let bytes = Arc::new(bytes.to_vec());
+    Arc::new(move || Ok(Box::new(std::io::Cursor::new(bytes.as_ref().clone()))))
+}
+
+/// Bytes that no compression and no luck makes equal.
+fn noise(size: usize) -> Vec<u8> {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        u8::try_from(state & 0xff).unwrap()
+    };
+    (0..size).map(step).collect()
+}
+
+fn blob_of(bytes: &[u8]) -> Descriptor {
+    Descriptor::of("application/octet-stream", bytes)
+}
+
+/// Pushes an image of one layer, and gives back what it should be found as.
+async fn push_image(client: &Client, to: &Reference, layer: &[u8]) -> Result<Digest, RegistryError> {
+    let mut layer_blob = blob_of(layer);
+    layer_blob.media_type = MediaType::new("application/vnd.oci.image.layer.v1.tar");
+    client.push_blob(to, &layer_blob, bytes_opener(layer)).await?;
+    let config =
+        format!(r#"{{"architecture":"amd64","os":"linux","rootfs":{{"type":"layers","diff_ids":["{}"]}}}}"#, layer_blob.digest);
+    let config_blob = Descriptor::of(MediaType::OCI_CONFIG, config.as_bytes());
+    client.push_bytes(to, &config_blob, config).await?;
+    let manifest = Manifest::new(config_blob, vec![layer_blob]);
+    client.push_manifest(to, manifest.media_type(), manifest.to_bytes()).await
+}
+
+#[tokio::test]
+async fn what_was_pushed_is_pulled() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = Registry::start();
+    let (client, to) = (client(), at(&registry, "a/b:c"));
+    let layer = noise(3_000_000);
+    assert!(!client.has_blob(&to, Digest::of(&layer)).await.unwrap());
+    let digest = push_image(&client, &to, &layer).await.unwrap();
+    assert!(client.has_blob(&to, Digest::of(&layer)).await.unwrap());
+    assert_eq!(registry.digest("a/b:c"), digest.to_string());
+    assert_eq!(client.current_digest(&to).await.unwrap(), Some(digest));
+
+    let resolved = client.resolve(&to, &amd64()).await.unwrap();
+    assert_eq!(resolved.reference, to.with_digest(digest));
+    assert_eq!(*resolved.origin, to.with_digest(digest));
+    assert_eq!(resolved.descriptor.digest, digest);
+    let reader = client.blob(&resolved.origin, &resolved.manifest.layers[0]).await.unwrap();
+    assert_eq!(read_all(reader).await.unwrap(), layer);
+
+    let tagged = at(&registry, "a/b:d");
+    assert_eq!(client.tag(&to, &tagged).await.unwrap(), digest);
+    assert_eq!(client.current_digest(&tagged).await.unwrap(), Some(digest));
+    client.check_push(&tagged).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_file_is_pushed_and_a_blob_is_read_on_another_thread() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = Registry::start();
+    let (client, to) = (client(), at(&registry, "a:b"));
+    let bytes = noise(5_000_000);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("blob");
+    std::fs::write(&path, &bytes).unwrap();
+    client.push_blob(&to, &blob_of(&bytes), file_opener(path.clone())).await.unwrap();
+    let mut reader = client.blob(&to, &blob_of(&bytes)).await.unwrap().into_read(&tokio::runtime::Handle::current());
+    let read = tokio::task::spawn_blocking(move || {
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).map(|_| read)
+    });
+    assert_eq!(read.await.unwrap().unwrap(), bytes);
+
+    // A file that changes under us is our trouble, not the registry's, and is not tried again.
+    std::fs::write(&path, b"shorter").unwrap();
+    let other = Descriptor { digest: Digest::of(b"other"), ..blob_of(&bytes) };
+    let error = client.push_blob(&to, &other, file_opener(path)).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Http { source: HttpError::Source { .. }, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_blob_is_mounted_from_another_repository() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = Registry::start();
+    let (client, from, to) = (client(), at(&registry, "from:x"), at(&registry, "to:x"));
+    let blob = blob_of(b"blob");
+    client.push_bytes(&from, &blob, &b"blob"[..]).await.unwrap();
+    assert!(client.mount_blob(&to, &from, blob.digest).await.unwrap());
+    assert!(client.has_blob(&to, blob.digest).await.unwrap());
+    // What is not there cannot be mounted; the upload that the registry begins instead is given up.
+    assert!(!client.mount_blob(&to, &from, Digest::of(b"absent")).await.unwrap());
+    assert!(registry.requests().iter().any(|line| line.starts_with("DELETE /v2/to/blobs/uploads/")));
+    let elsewhere: Reference = "registry.invalid/from:x".parse().unwrap();
+    assert!(!client.mount_blob(&to, &elsewhere, blob.digest).await.unwrap());
+}
+
+#[tokio::test]
+async fn one_request_at_a_time_is_enough_for_everything() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = token_registry(false);
+    let options = http::Options { requests_per_host: 1, ..http::Options::default() };
+    let http = http::Client::new(options).unwrap();
+    let client = Client::new(http, Options::default(), Arc::new(docker_config(&registry))).unwrap();
+    let (to, other) = (at(&registry, "a:b"), at(&registry, "c:d"));
+    let layer = noise(100_000);
+    let work = async {
+        let digest = push_image(&client, &to, &layer).await.unwrap();
+        client.check_push(&other).await.unwrap();
+        assert!(!client.mount_blob(&other, &to, Digest::of(b"absent")).await.unwrap());
+        // A blob goes from one repository to another: what comes does not wait for what goes.
+        let runtime = tokio::runtime::Handle::current();
+        let source = client.blob(&to, &blob_of(&layer)).await.unwrap().into_read(&runtime);
+        let source = Mutex::new(Some(source));
+        let open: Opener = Arc::new(move || Ok(Box::new(source.lock().unwrap().take().unwrap())));
+        client.push_blob(&other, &blob_of(&layer), open).await.unwrap();
+        assert_eq!(client.current_digest(&to).await.unwrap(), Some(digest));
+        client.resolve(&to, &amd64()).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(20), work).await.expect("nothing waits for itself");
+}
+
+#[tokio::test]
+async fn images_of_other_builders_are_resolved() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = Registry::start();
+    let pushed = base().push(&registry, "base:latest");
+    let resolved = client().resolve(&at(&registry, "base"), &amd64()).await.unwrap();
+    assert_eq!(resolved.descriptor.digest.to_string(), pushed);
+    assert_eq!(resolved.manifest.layers.len(), 2);
+    assert_eq!(resolved.config.rootfs.diff_ids.len(), 2);
+
+    let images = [base().platform("linux/amd64"), base().platform("linux/arm/v6"), base().platform("linux/arm/v7")];
+    let index = testkit::push_index(&images, &registry, "multi:latest");
+    let multi = at(&registry, "multi");
+    let resolved = client().resolve(&multi, &"linux/arm/v7".parse().unwrap()).await.unwrap();
+    assert_eq!(resolved.reference.digest().unwrap().to_string(), index);
+    assert_ne!(resolved.descriptor.digest.to_string(), index);
+    assert_eq!(resolved.config.variant.as_deref(), Some("v7"));
+    let error = client().resolve(&multi, &"linux/s390x".parse().unwrap()).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("{multi} has no image for linux/s390x; there are linux/amd64, linux/arm/v6, linux/arm/v7")
+    );
+}
+
+#[tokio::test]
+async fn a_password_opens_the_door() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let access = Access::Password { user: "user".to_owned(), password: "pass:word".to_owned() };
+    let registry = Registry::start_with(RegistryOptions { access, ..RegistryOptions::default() });
+    let to = at(&registry, "a:b");
+    let client = client_with(Options::default(), docker_config(&registry));
+    push_image(&client, &to, b"layer").await.unwrap();
+    client.resolve(&to, &amd64()).await.unwrap();
+    // The door is asked for once, not before each request.
+    let refused = registry.requests().iter().filter(|line| line.ends_with(" 401")).count();
+    assert_eq!(refused, 1, "{:#?}", registry.requests());
+
+    let error = self::client().resolve(&to, &amd64()).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Unauthorized { known: false, .. }), "{error}");
+    let wrong = DockerConfig::parse(
+        format!(r#"{{"auths":{{"{}":{{"username":"user","password":"hunter2"}}}}}}"#, registry.address()).as_bytes(),
+        None,
+    );
+    let error = client_with(Options::default(), wrong.unwrap()).resolve(&to, &amd64()).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Unauthorized { known: true, .. }), "{error}");
+    assert!(!format!("{error} {error:?}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn credentials_that_were_replaced_meanwhile_are_read_again() {
+    struct Rotating(Mutex<u32>);
+    impl Credentials for Rotating {
+        fn for_registry(&self, _: &str, _: &str) -> Result<Option<Credential>, CredentialsError> {
+            let mut calls = self.0.lock().unwrap();
+            *calls += 1;
+            let password = Secret::new(if *calls == 1 { "old" } else { "new" });
+            Ok(Some(Credential::Basic { user: "user".to_owned(), password }))
+        }
+    }
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let (user, password) = ("user".to_owned(), "new".to_owned());
+    for access in [
+        Access::Password { user: user.clone(), password: password.clone() },
+        Access::Token { user, password, anonymous_pull: false },
+    ] {
+        let registry = Registry::start_with(RegistryOptions { access, ..RegistryOptions::default() });
+        let client = client_with(Options::default(), Rotating(Mutex::new(0)));
+        push_image(&client, &at(&registry, "a:b"), b"layer").await.unwrap();
+    }
+}
+
+fn token_registry(anonymous_pull: bool) -> Registry {
+    let access = Access::Token { user: "user".to_owned(), password: "password".to_owned(), anonymous_pull };
+    Registry::start_with(RegistryOptions { access, ..RegistryOptions::default() })
+}
+
+#[tokio::test]
+async fn a_token_is_fetched_once_for_many_requests() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = token_registry(true);
+    let to = at(&registry, "a:b");
+    let client = client_with(Options::default(), docker_config(&registry));
+    push_image(&client, &to, b"layer").await.unwrap();
+    assert_eq!(registry.tokens().requests().len(), 1, "{:#?}", registry.tokens().requests());
+    assert_eq!(registry.tokens().requests()[0].scopes, ["repository:a:pull,push"]);
+
+    // Several at once, all of them at a closed door.
+    let client = client_with(Options::default(), docker_config(&registry));
+    let asked = (0..8).map(|_| client.has_blob(&to, Digest::of(b"layer")));
+    assert!(futures_util::future::join_all(asked).await.into_iter().all(Result::unwrap));
+    assert_eq!(registry.tokens().requests().len(), 2);
+}
+
+#[tokio::test]
+async fn a_mount_asks_for_one_token_of_two_scopes() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = token_registry(false);
+    let (from, to) = (at(&registry, "from:x"), at(&registry, "to:x"));
+    let client = client_with(Options::default(), docker_config(&registry));
+    let blob = blob_of(b"blob");
+    client.push_bytes(&from, &blob, &b"blob"[..]).await.unwrap();
+    assert!(client.mount_blob(&to, &from, blob.digest).await.unwrap());
+    let last = registry.tokens().requests().pop().unwrap();
+    assert_eq!(last.scopes, ["repository:from:pull", "repository:to:pull,push"]);
+}
+
+#[tokio::test]
+async fn whoever_is_nobody_may_pull_where_that_is_allowed() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = token_registry(true);
+    base().push(&registry, "base:latest");
+    let reference = at(&registry, "base");
+    client().resolve(&reference, &amd64()).await.unwrap();
+    let error = client().push_bytes(&reference, &blob_of(b"x"), &b"x"[..]).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Unauthorized { known: false, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = token_registry(false);
+    let config = format!(r#"{{"auths":{{"{}":{{"identitytoken":"{}"}}}}}}"#, registry.address(), TokenServer::REFRESH_TOKEN);
+    let client = client_with(Options::default(), DockerConfig::parse(config.as_bytes(), None).unwrap());
+    push_image(&client, &at(&registry, "a:b"), b"layer").await.unwrap();
+    let requests = registry.tokens().requests();
+    assert!(requests.iter().all(|request| request.method == "POST" && request.granted), "{requests:#?}");
+}
+
+#[tokio::test]
+async fn an_own_authority_is_trusted_where_it_was_given() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = Registry::start_with(RegistryOptions { tls: true, ..RegistryOptions::default() });
+    let to = at(&registry, "a:b");
+    let error = client().resolve(&to, &amd64()).await.unwrap_err();
+    assert!(matches!(&error, RegistryError::Http { source: HttpError::Untrusted { .. }, .. }), "{error:?}");
+
+    let authority = std::fs::read(registry.authority_certificate().unwrap()).unwrap();
+    let certificates = BTreeMap::from([(registry.address().to_owned(), authority)]);
+    let trusting = client_with(Options { certificates, ..Options::default() }, Anonymous);
+    push_image(&trusting, &to, b"layer").await.unwrap();
+    let skip_tls_verify = Hosts::from_iter([registry.address().to_owned()]);
+    client_with(Options { skip_tls_verify, ..Options::default() }, Anonymous).resolve(&to, &amd64()).await.unwrap();
+    let skip_tls_verify = Hosts::All;
+    client_with(Options { skip_tls_verify, ..Options::default() }, Anonymous).resolve(&to, &amd64()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_of_our_own_is_shown() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = Registry::start_with(RegistryOptions { tls: true, client_certificates: true, ..RegistryOptions::default() });
+    let authority = std::fs::read(registry.authority_certificate().unwrap()).unwrap();
+    let files = registry.client_certificate();
+    let read = |path: &Path| std::fs::read(path).unwrap();
+    let own = ClientCertificate { chain_pem: read(&files.certificate), key_pem: Secret::new(read(&files.key)) };
+    let certificates = BTreeMap::from([(registry.address().to_owned(), authority)]);
+    let client_certificates = BTreeMap::from([(registry.address().to_owned(), own)]);
+    let to = at(&registry, "a:b");
+    let options = Options { certificates, ..Options::default() };
+    assert!(push_image(&client_with(options.clone(), Anonymous), &to, b"layer").await.is_err());
+    push_image(&client_with(Options { client_certificates, ..options }, Anonymous), &to, b"layer").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mirror_is_asked_first_and_named_as_the_origin() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let (empty, mirror) = (Registry::start(), Registry::start());
+    base().push(&mirror, "library/busybox:latest");
+    base().push(&mirror, "cache/library/busybox:latest");
+    let mirrors = |addresses: &[&str]| Options {
+        mirrors: addresses.iter().map(|address| Mirror::new("docker.io", address).unwrap()).collect(),
+        insecure: Hosts::from_iter([mirror.address().to_owned()]),
+        skip_default_fallback: true,
+        ..Options::default()
+    };
+    let busybox: Reference = "busybox".parse().unwrap();
+    let client = client_with(mirrors(&[empty.address(), mirror.address()]), Anonymous);
+    let resolved = client.resolve(&busybox, &amd64()).await.unwrap();
+    assert_eq!(resolved.reference.registry(), "docker.io");
+    assert_eq!(resolved.origin.registry(), mirror.address());
+    let reader = client.blob(&resolved.origin, &resolved.manifest.layers[0]).await.unwrap();
+    read_all(reader).await.unwrap();
+    read_all(client.blob(&busybox, &resolved.manifest.layers[0]).await.unwrap()).await.unwrap();
+
+    let prefixed = client_with(mirrors(&[&format!("{}/cache", mirror.address())]), Anonymous);
+    let resolved = prefixed.resolve(&busybox, &amd64()).await.unwrap();
+    assert_eq!(resolved.origin.repository(), "cache/library/busybox");
+
+    let error = client.resolve(&"nothere".parse().unwrap(), &amd64()).await.unwrap_err();
+    let asked = format!("{}, {}", empty.address(), mirror.address());
+    assert_eq!(error.to_string(), format!("docker.io/library/nothere:latest: not found (asked {asked})"));
+    let nothere = at(&mirror, "nothere:1");
+    let error = client.resolve(&nothere, &amd64()).await.unwrap_err();
+    assert_eq!(error.to_string(), format!("{nothere}: not found"));
+    assert_eq!(client.current_digest(&nothere).await.unwrap(), None);
+}
+
+#[test]
+fn what_the_client_does_may_move_between_threads() {
+    fn moves<T: Send>(_: T) {}
+    let (client, to) = (client(), "example.com/a:b".parse::<Reference>().unwrap());
+    let (kind, blob) = (MediaType::new(MediaType::OCI_MANIFEST), blob_of(b""));
+    moves(client.resolve(&to, &amd64()));
+    moves(client.fetch(&to));
+    moves(client.current_digest(&to));
+    moves(client.blob(&to, &blob));
+    moves(client.document(&to, &blob, 1));
+    moves(client.has_blob(&to, blob.digest));
+    moves(client.mount_blob(&to, &to, blob.digest));
+    moves(client.push_blob(&to, &blob, bytes_opener(b"")));
+    moves(client.push_bytes(&to, &blob, &b""[..]));
+    moves(client.push_manifest(&to, &kind, &b""[..]));
+    moves(client.tag(&to, &to));
+    moves(client.check_push(&to));
+}
+
+// ---- a registry that fails on cue ----
+
+fn rule(method: &'static str, path_contains: &str, times: usize, fault: Fault) -> Rule {
+    Rule { method, path_contains: path_contains.to_owned(), times, fault }
+}
+
+#[tokio::test]
+async fn passing_trouble_is_survived() {
+    for fault in [Fault::status(503), Fault::status(500), Fault::HangUp] {
+        let registry = FaultyRegistry::start();
+        let to = at(&registry, "a:b");
+        for (method, path) in
+            [("HEAD", "/blobs/"), ("POST", "/uploads/"), ("PUT", "/uploads/"), ("PUT", "/manifests/"), ("GET", "")]
+        {
+            registry.fail(rule(method, path, 2, fault.clone()));
+        }
+        let client = client();
+        push_image(&client, &to, b"layer").await.unwrap();
+        client.resolve(&to, &amd64()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_busy_says_when_to_come_back() {
+    let registry = FaultyRegistry::start();
+    let to = at(&registry, "a:b");
+    let client = client();
+    push_image(&client, &to, b"layer").await.unwrap();
+    registry.fail(rule("GET", "/manifests/", 1, Fault::retry_after(1)));
+    let begun = Instant::now();
+    client.resolve(&to, &amd64()).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_secs(1));
+    // Longer than we are willing to wait.
+    registry.fail(rule("GET", "/manifests/", usize::MAX, Fault::retry_after(3600)));
+    registry.forget_requests();
+    let error = client.resolve(&to, &amd64()).await.unwrap_err();
+    assert!(matches!(&error, RegistryError::Refused { answer, .. } if answer.status == 429), "{error}");
+    assert_eq!(registry.requests().len(), 1);
+}
+
+#[tokio::test]
+async fn a_broken_download_is_resumed_where_it_broke() {
+    let bytes = noise(1_000_000);
+    let blob = blob_of(&bytes);
+    let digest = blob.digest.to_string();
+    for (faults, requests) in [
+        (vec![Fault::CutAfter(300_000), Fault::CutAfter(0), Fault::CutAfter(400_000)], 4),
+        (vec![Fault::CutAfter(300_000), Fault::HangUp, Fault::status(503)], 4),
+        (vec![Fault::CutAfter(300_000), Fault::IgnoreRange], 2),
+    ] {
+        let registry = FaultyRegistry::start();
+        registry.put_blob("a", &digest, bytes.clone());
+        for fault in faults {
+            registry.fail(rule("GET", "/blobs/", 1, fault));
+        }
+        let reader = client().blob(&at(&registry, "a"), &blob).await.unwrap();
+        assert_eq!(read_all(reader).await.unwrap(), bytes);
+        let gets = registry.requests().iter().filter(|line| line.contains("/blobs/")).count();
+        assert_eq!(gets, requests, "{:#?}", registry.requests());
+    }
+}
+
+#[tokio::test]
+async fn a_download_that_never_gets_on_is_given_up() {
+    let registry = FaultyRegistry::start();
+    let blob = blob_of(b"0123456789");
+    registry.put_blob("a", &blob.digest.to_string(), b"0123456789".to_vec());
+    registry.fail(rule("GET", "/blobs/", usize::MAX, Fault::CutAfter(0)));
+    let reader = client().blob(&at(&registry, "a"), &blob).await.unwrap();
+    let error = read_all(reader).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Http { source: HttpError::Broken { .. }, .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn bytes_that_are_not_those_of_the_digest_never_arrive_whole() {
+    let registry = FaultyRegistry::start();
+    let bytes = noise(100_000);
+    let blob = blob_of(&bytes);
+    registry.put_blob("a", &blob.digest.to_string(), bytes.clone());
+    registry.fail(rule("GET", "/blobs/", usize::MAX, Fault::WrongByte));
+    let mut reader = client().blob(&at(&registry, "a"), &blob).await.unwrap();
+    let mut received = 0;
+    let error = loop {
+        match reader.chunk().await {
+            Ok(chunk) => received += chunk.unwrap().len(),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, RegistryError::Digest { .. }), "{error:?}");
+    assert!(received < bytes.len());
+}
+
+#[tokio::test]
+async fn a_size_that_lies_is_an_error() {
+    let registry = FaultyRegistry::start();
+    let bytes = noise(10_000);
+    let honest = blob_of(&bytes);
+    registry.put_blob("a", &honest.digest.to_string(), bytes);
+    for size_bytes in [0, 9_999, 10_001, u64::MAX] {
+        let lying = Descriptor { size_bytes, ..honest.clone() };
+        let error = client().blob(&at(&registry, "a"), &lying).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Size { actual_bytes: Some(10_000), .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_blob_that_does_not_end_is_cut_off() {
+    let registry = Scripted::start(|_| {
+        let mut answer = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+        for _ in 0..1000 {
+            answer.extend_from_slice(b"a\r\n0123456789\r\n");
+        }
+        answer
+    });
+    for bytes in [&b"0123456789"[..], b"01234567890123", b""] {
+        let reader = client().blob(&at(&registry, "a"), &blob_of(bytes)).await.unwrap();
+        let error = read_all(reader).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Size { actual_bytes: None, .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_manifest_that_is_none_is_refused() {
+    let registry = FaultyRegistry::start();
+    let client = client();
+    let put = |tag: &str, media_type: &str, bytes: &[u8]| {
+        registry.put_manifest("a", tag, media_type, bytes.to_vec());
+    };
+    let manifest = |config: &str, layers: &str| {
+        format!(r#"{{"schemaVersion":2,"mediaType":"{}","config":{config},"layers":[{layers}]}}"#, MediaType::OCI_MANIFEST)
+    };
+    let config_bytes = br#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":[]}}"#;
+    let config = Descriptor::of(MediaType::OCI_CONFIG, config_bytes);
+    registry.put_blob("a", &config.digest.to_string(), config_bytes.to_vec());
+    let config = serde_json::to_string(&config).unwrap();
+    let helm = config.replace(MediaType::OCI_CONFIG, "application/vnd.cncf.helm.config.v1+json");
+    let huge = config.replace(&format!("\"size\":{}", config_bytes.len()), "\"size\":99999999999");
+    let layer = r#"{"mediaType":"application/vnd.oci.image.layer.v1.tar","digest":"sha256:0000000000000000000000000000000000000000000000000000000000000000","size":1}"#;
+    put("html", "text/html", b"<html>");
+    put("helm", MediaType::OCI_MANIFEST, manifest(&helm, "").as_bytes());
+    put("odd-layer", MediaType::OCI_MANIFEST, manifest(&config, &layer.replace("v1.tar", "v1.exe")).as_bytes());
+    put("layers", MediaType::OCI_MANIFEST, manifest(&config, layer).as_bytes());
+    put("huge-config", MediaType::OCI_MANIFEST, manifest(&huge, "").as_bytes());
+    put("huge", MediaType::OCI_MANIFEST, &vec![b' '; (4 << 20) + 1]);
+    put("schema1", "application/vnd.docker.distribution.manifest.v1+json", br#"{"schemaVersion":1}"#);
+    for (tag, expected) in [
+        ("html", "cannot read the manifest of "),
+        ("schema1", "cannot read the manifest of "),
+        ("helm", "is no container image: it holds application/vnd.cncf.helm.config.v1+json"),
+        ("odd-layer", "is no container image: it holds application/vnd.oci.image.layer.v1.exe"),
+        ("layers", "is broken: its manifest lists 1 layers, its config 0"),
+        ("huge-config", "claims to have 99999999999 bytes, more than the 8388608 allowed"),
+        ("huge", "cannot read the manifest of "),
+    ] {
+        let error = client.resolve(&at(&registry, &format!("a:{tag}")), &amd64()).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{tag}: {error}");
+    }
+    // A digest names bytes, and others came.
+    let other = Digest::of(b"other");
+    registry.put_manifest("a", &other.to_string(), MediaType::OCI_MANIFEST, manifest(&config, "").into_bytes());
+    let error = client.resolve(&at(&registry, "a").with_digest(other), &amd64()).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Digest { expected, .. } if expected == other), "{error}");
+}
+
+// ---- servers of a few lines, for what no registry does ----
+
+struct Asked {
+    head: String,
+    body: Vec<u8>,
+}
+
+/// Answers each request with what `answer` makes of it; keeps the heads.
+struct Scripted {
+    address: String,
+    heads: Arc<Mutex<Vec<String>>>,
+}
+
+impl Endpoint for Scripted {
+    fn address(&self) -> &str {
+        &self.address
+    }
+}
+
+impl Scripted {
+    fn start(answer: impl Fn(&Asked) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let heads = Arc::new(Mutex::new(Vec::new()));
+        let (shared, answer) = (heads.clone(), Arc::new(answer));
+        std::thread::spawn(move || {
+            for connection in listener.incoming() {
+                let (Ok(mut connection), heads, answer) = (connection, shared.clone(), answer.clone()) else { continue };
+                std::thread::spawn(move || {
+                    let mut reader = BufReader::new(connection.try_clone().unwrap());
+                    let mut head = String::new();
+                    loop {
+                        let before = head.len();
+                        // The question whether TLS is spoken here is no text.
+                        if reader.read_line(&mut head).is_err() || head.len() == before {
+                            return;
+                        }
+                        if head.ends_with("\r\n\r\n") {
+                            break;
+                        }
+                    }
+                    let length = head
+                        .to_lowercase()
+                        .split("content-length: ")
+                        .nth(1)
+                        .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse().unwrap());
+                    let mut body = vec![0; length];
+                    reader.read_exact(&mut body).unwrap();
+                    heads.lock().unwrap().push(head.clone());
+                    connection.write_all(&answer(&Asked { head, body })).unwrap();
+                });
+            }
+        });
+        Self { address, heads }
+    }
+
+    fn heads(&self) -> Vec<String> {
+        self.heads.lock().unwrap().clone()
+    }
+}
+
+fn answer(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let mut answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{headers}\r\n").into_bytes();
+    answer.extend_from_slice(body);
+    answer
+}
+
+fn password_for(registry: &impl Endpoint) -> DockerConfig {
+    let text = format!(r#"{{"auths":{{"{}":{{"username":"user","password":"hunter2"}}}}}}"#, registry.address());
+    DockerConfig::parse(text.as_bytes(), None).unwrap()
+}
+
+fn authorization(head: &str) -> Option<&str> {
+    head.lines().find(|line| line.to_lowercase().starts_with("authorization:"))
+}
+
+#[tokio::test]
+async fn a_redirect_to_another_host_carries_no_credentials() {
+    let bytes = noise(1000);
+    let served = bytes.clone();
+    let store = Scripted::start(move |_| answer("200 OK", "", &served));
+    let location = format!("Location: http://{}/bucket/blob?signature=s3cret\r\n", store.address());
+    let registry = Scripted::start(move |asked| {
+        if authorization(&asked.head).is_none() {
+            return answer("401 Unauthorized", "WWW-Authenticate: Basic realm=\"x\"\r\n", b"");
+        }
+        answer("307 Temporary Redirect", &location, b"")
+    });
+    let client = client_with(Options::default(), password_for(&registry));
+    let reader = client.blob(&at(&registry, "a"), &blob_of(&bytes)).await.unwrap();
+    assert_eq!(read_all(reader).await.unwrap(), bytes);
+    assert!(registry.heads().iter().any(|head| authorization(head).is_some()));
+    assert!(store.heads().iter().all(|head| authorization(head).is_none()), "{:?}", store.heads());
+}
+
+#[tokio::test]
+async fn no_error_tells_a_password_or_a_signed_address() {
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let location = format!("Location: http://user:hunter2@{closed}/blob?signature=hunter2\r\n");
+    let registry = Scripted::start(move |_| answer("307 Temporary Redirect", &location, b""));
+    let client = client_with(Options::default(), password_for(&registry));
+    let error = client.blob(&at(&registry, "a"), &blob_of(b"x")).await.unwrap_err();
+    let mut told = format!("{error:?} {error}");
+    let mut cause = std::error::Error::source(&error);
+    while let Some(error) = cause {
+        told = format!("{told} {error:?} {error}");
+        cause = error.source();
+    }
+    assert!(matches!(error, RegistryError::Http { source: HttpError::Connect { .. }, .. }), "{told}");
+    assert!(!told.contains("hunter2"), "{told}");
+}
+
+#[tokio::test]
+async fn a_proxy_is_asked_as_the_caller_says() {
+    let bytes = b"through the proxy";
+    let proxy = Scripted::start(|asked| match asked.head.split(' ').next().unwrap() {
+        "CONNECT" => answer("403 Forbidden", "", b""),
+        _ => answer("200 OK", "", bytes),
+    });
+    let address = Some(format!("http://user:hunter2@{}", proxy.address()));
+    let client = |no_proxy: &str| {
+        let no_proxy = Some(no_proxy.to_owned());
+        let proxies = http::Proxies { http: address.clone(), https: address.clone(), no_proxy };
+        let retry = RetryPolicy { attempts: 1, ..RetryPolicy::default() };
+        let http = http::Client::new(http::Options { proxies, retry, ..http::Options::default() }).unwrap();
+        let insecure = Hosts::from_iter(["registry.invalid".to_owned()]);
+        Client::new(http, Options { insecure, ..Options::default() }, Arc::new(Anonymous)).unwrap()
+    };
+    let reference: Reference = "registry.invalid/a".parse().unwrap();
+    let reader = client("other.invalid").blob(&reference, &blob_of(bytes)).await.unwrap();
+    assert_eq!(read_all(reader).await.unwrap(), bytes);
+    let heads = proxy.heads();
+    assert!(heads[0].starts_with("CONNECT registry.invalid:443 "), "{heads:?}");
+    assert!(heads[1].starts_with("GET http://registry.invalid/v2/a/blobs/sha256:"), "{heads:?}");
+    assert!(heads.iter().all(|head| head.to_lowercase().contains("proxy-authorization: basic ")), "{heads:?}");
+
+    let error = client(".invalid").blob(&reference, &blob_of(bytes)).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Http { source: HttpError::Connect { .. }, .. }), "{error:?}");
+    let registry = FaultyRegistry::start();
+    client("").push_bytes(&at(&registry, "a"), &blob_of(bytes), &bytes[..]).await.unwrap();
+    assert_eq!(proxy.heads().len(), heads.len());
+}
+
+#[tokio::test]
+async fn redirects_end() {
+    let registry = Scripted::start(|_| answer("307 Temporary Redirect", "Location: /v2/again\r\n", b""));
+    let error = client().blob(&at(&registry, "a"), &blob_of(b"x")).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Http { source: HttpError::Redirect { .. }, .. }), "{error}");
+    assert!(registry.heads().len() < 20);
+}
+
+#[tokio::test]
+async fn a_token_that_expired_is_replaced() {
+    let issued = Arc::new(Mutex::new(0));
+    let counter = issued.clone();
+    let tokens = Scripted::start(move |_| {
+        let mut issued = counter.lock().unwrap();
+        *issued += 1;
+        answer("200 OK", "", format!(r#"{{"access_token":"token-{issued}","expires_in":3600}}"#).as_bytes())
+    });
+    let realm = format!("WWW-Authenticate: Bearer realm=\"http://{}/t\",service=\"s\"\r\n", tokens.address());
+    // Each token opens the door for one request.
+    let used = Mutex::new(Vec::new());
+    let registry = Scripted::start(move |asked| match authorization(&asked.head) {
+        Some(token) if !used.lock().unwrap().contains(&token.to_owned()) => {
+            used.lock().unwrap().push(token.to_owned());
+            answer("200 OK", "", b"")
+        }
+        _ => answer("401 Unauthorized", &realm, b""),
+    });
+    let client = client();
+    for _ in 0..3 {
+        assert!(client.has_blob(&at(&registry, "a"), Digest::of(b"")).await.unwrap());
+    }
+    assert_eq!(*issued.lock().unwrap(), 3);
+}
+
+#[tokio::test]
+async fn nonsense_of_a_token_server_is_an_error_that_says_so() {
+    for (status, body) in [("200 OK", "<html>"), ("200 OK", "{}"), ("200 OK", r#"{"token":"a\nb"}"#)] {
+        let tokens = Scripted::start(move |_| answer(status, "", body.as_bytes()));
+        let realm = format!("WWW-Authenticate: Bearer realm=\"http://{}/t\"\r\n", tokens.address());
+        let registry = Scripted::start(move |_| answer("401 Unauthorized", &realm, b""));
+        let error = client().has_blob(&at(&registry, "a"), Digest::of(b"")).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Token { .. }), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_large_is_sent_in_chunks() {
+    // A proxy in front of the registry lets no more than 2 MiB through.
+    let limit = 2 << 20;
+    let stored: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let sink = stored.clone();
+    let registry = Scripted::start(move |asked| {
+        let line = asked.head.lines().next().unwrap();
+        if line.starts_with("HEAD") {
+            answer("404 Not Found", "", b"")
+        } else if asked.body.len() > limit {
+            answer("413 Payload Too Large", "", b"<html>")
+        } else if line.starts_with("POST") {
+            answer("202 Accepted", "Location: /v2/a/blobs/uploads/1?state=0\r\n", b"")
+        } else if line.starts_with("PATCH") {
+            let mut stored = sink.lock().unwrap();
+            assert!(line.contains(&format!("?state={}", stored.len())), "{line}");
+            let range = format!("content-range: {}-{}", stored.len(), stored.len() + asked.body.len() - 1);
+            assert!(asked.head.to_lowercase().contains(&range), "{}", asked.head);
+            stored.extend_from_slice(&asked.body);
+            answer("202 Accepted", &format!("Location: /v2/a/blobs/uploads/1?state={}\r\n", stored.len()), b"")
+        } else {
+            assert!(line.starts_with("PUT") && line.contains("?state=") && line.contains("&digest=sha256%3A"), "{line}");
+            answer("201 Created", "", b"")
+        }
+    });
+    let bytes = noise(9_000_000);
+    client().push_blob(&at(&registry, "a"), &blob_of(&bytes), bytes_opener(&bytes)).await.unwrap();
+    assert!(*stored.lock().unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn a_registry_that_stores_something_else_is_caught() {
+    let wrong = format!("Docker-Content-Digest: {}\r\n", Digest::of(b"other"));
+    let registry = Scripted::start(move |_| answer("201 Created", &wrong, b""));
+    let kind = MediaType::new(MediaType::OCI_MANIFEST);
+    let error = client().push_manifest(&at(&registry, "a:b"), &kind, &b"{}"[..]).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Digest { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_the_registry_says_reaches_the_user() {
+    let body = br#"{"errors":[{"code":"DENIED","message":"quota exceeded for team"}]}"#;
+    let registry = Scripted::start(|_| answer("403 Forbidden", "", body));
+    let to = at(&registry, "a:b");
+    let error = client().check_push(&to).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "cannot push to {}/a: access denied: the registry answers 403 DENIED: quota exceeded for team",
+            registry.address()
+        )
+    );
+}
