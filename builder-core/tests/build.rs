@@ -62,11 +62,15 @@ impl Bench {
 }
 
 fn outcomes(events: &[Event]) -> Vec<StepOutcome> {
-    events.iter().filter_map(|event| if let Event::StepFinished { outcome, .. } = event { Some(*outcome) } else { None }).collect()
+    events
+        .iter()
+        .filter_map(|event| if let Event::StepFinished { outcome, .. } = event { Some(*outcome) } else { None })
+        .collect()
 }
 
 fn output(events: &[Event]) -> String {
-    let bytes = events.iter().filter_map(|event| if let Event::StepOutput { bytes, .. } = event { Some(&bytes[..]) } else { None });
+    let bytes =
+        events.iter().filter_map(|event| if let Event::StepOutput { bytes, .. } = event { Some(&bytes[..]) } else { None });
     String::from_utf8_lossy(&bytes.flatten().copied().collect::<Vec<u8>>()).into_owned()
 }
 
@@ -82,7 +86,12 @@ fn chain(error: &BuildError) -> String {
 }
 
 fn files_below(directory: &Path) -> Vec<PathBuf> {
-    walkdir::WalkDir::new(directory).into_iter().map(Result::unwrap).filter(|entry| entry.file_type().is_file()).map(walkdir::DirEntry::into_path).collect()
+    walkdir::WalkDir::new(directory)
+        .into_iter()
+        .map(Result::unwrap)
+        .filter(|entry| entry.file_type().is_file())
+        .map(walkdir::DirEntry::into_path)
+        .collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +100,9 @@ async fn a_build_without_run_neither_unpacks_nor_keeps_its_base() {
         return;
     }
     let bench = Bench::new();
-    Image::new().layer("etc/ 0755 0:0\netc/passwd 0644 0:0 \"app:x:7:8::/:/bin/sh\\n\"\nbig 0644 0:0 random=3000000").push(&bench.registry, "base:1");
+    Image::new()
+        .layer("etc/ 0755 0:0\netc/passwd 0644 0:0 \"app:x:7:8::/:/bin/sh\\n\"\nbig 0644 0:0 random=3000000")
+        .push(&bench.registry, "base:1");
     bench.write("src/a", "A");
     let request = bench.request("FROM REGISTRY/base:1\nWORKDIR /srv\nCOPY --chown=app src ./\nCMD [\"/srv/a\"]\n");
 
@@ -184,7 +195,9 @@ async fn layouts_and_archives_are_read_by_skopeo() {
     let exports = vec![Export::OciLayout(bench.path("layout")), Export::DockerTar(bench.path("image.tar"))];
     let request = BuildRequest { exports, ..bench.request("FROM REGISTRY/base:1\nCOPY a /\n") };
     let outcome = bench.build(request).await.0.unwrap();
-    for place in [format!("oci:{}:1", bench.path("layout").display()), format!("docker-archive:{}", bench.path("image.tar").display())] {
+    for place in
+        [format!("oci:{}:1", bench.path("layout").display()), format!("docker-archive:{}", bench.path("image.tar").display())]
+    {
         let inspected = testkit::run("skopeo", ["inspect", "--config", &place]);
         assert_eq!(inspected.code, 0, "{place}: {}", inspected.stderr);
         let config: serde_json::Value = serde_json::from_str(&inspected.stdout).unwrap();

@@ -41,8 +41,8 @@ impl Contents {
     }
 
     /// Makes the files below `directory` readable as [`Content::Host`].
-    pub(super) fn add_directory(&self, directory: Arc<ConfinedDir>) -> SourceId {
-        self.add(Medium::Directory(directory))
+    pub(super) fn add_directory(&self, directory: ConfinedDir) -> SourceId {
+        self.add(Medium::Directory(Arc::new(directory)))
     }
 
     fn add(&self, medium: Medium) -> SourceId {

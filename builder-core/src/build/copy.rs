@@ -8,7 +8,7 @@ use super::{
 };
 use crate::cache::{Key, KeyBuilder, Record};
 use crate::context::Context;
-use crate::copy::{self, Accounts, Chmod, Ground, Item, Kind, Listing, Placement, Rules, SelectError, Selection};
+use crate::copy::{self, Accounts, Chmod, Ground, Item, Kind, Placement, Rules, SelectError, Selection};
 use crate::evaluate::{CopyAction, CopySource, WorkdirAction};
 use crate::image::{Layer, Origin};
 use crate::layer::{
@@ -192,7 +192,7 @@ impl Build {
             compression: Compression::Gzip,
             level: None,
             mtime_limit: self.request.source_date_epoch.map(Timestamp::from_seconds),
-            threads: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            threads: threads(),
         };
         let pack = move || {
             let mut changes = changes;
@@ -228,25 +228,38 @@ fn select(action: &CopyAction, from: &From, now: Timestamp) -> Result<Vec<Select
         match source {
             CopySource::Inline { name, content } => selections.push(Selection::inline(name.as_bytes(), content, now)),
             CopySource::Path(path) => selections.extend(match from {
-                From::Tree(tree) => found(&**tree, path, kind, &excludes),
-                From::Context(context) => found(&**context, path, kind, &excludes),
+                From::Tree(tree) => found(copy::select(&**tree, path.as_bytes(), kind, &excludes), None),
+                From::Context(context) => found(copy::select(&**context, path.as_bytes(), kind, &excludes), Some(context)),
             }?),
         }
     }
     if let From::Context(context) = from {
         context
-            .hash(&mut selections)
+            .complete(&mut selections, threads())
             .map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error))?;
     }
     Ok(selections)
 }
 
-fn found<L: Listing>(from: &L, path: &str, kind: Kind, excludes: &Rules) -> Result<Vec<Selection>, BuildError> {
-    copy::select(from, path.as_bytes(), kind, excludes).map_err(|error| match error {
-        SelectError::NotFound { .. } => BuildError::new(ErrorKind::Context, "cannot copy").because(error),
+fn found(selected: Result<Vec<Selection>, SelectError>, context: Option<&Context>) -> Result<Vec<Selection>, BuildError> {
+    selected.map_err(|error| match &error {
+        SelectError::NotFound { path, .. } if context.is_some_and(|context| context.is_excluded(path)) => {
+            BuildError::new(ErrorKind::Context, "cannot copy")
+                .hint("the file exists, but .dockerignore leaves it out")
+                .because(error)
+        }
+        SelectError::NotFound { .. } => {
+            let failure = BuildError::new(ErrorKind::Context, "cannot copy").because(error);
+            if context.is_some() { failure.hint("sources are paths below the context directory") } else { failure }
+        }
         SelectError::Read { .. } => BuildError::new(ErrorKind::Context, "cannot read what is to be copied").because(error),
         SelectError::Pattern { .. } | SelectError::Resolve(_) => mistake("cannot copy").because(error),
     })
+}
+
+/// Threads for work that keeps a processor busy.
+fn threads() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 /// An archive as what is in it, anything else as it is.

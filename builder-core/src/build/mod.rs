@@ -25,7 +25,7 @@ pub use request::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Expor
 
 use crate::cache::{CacheError, DirectoryCache, LayerCache};
 use crate::confined::ConfinedDir;
-use crate::context::Context;
+use crate::context::{self, Context};
 use crate::dockerfile::{self, Dockerfile};
 use crate::image::{Image, Layer};
 use crate::isolation::{Isolation, Refused};
@@ -237,9 +237,9 @@ impl Build {
                 );
             };
             let failed = || BuildError::new(ErrorKind::Context, format!("cannot use the context {}", directory.display()));
-            let root = Arc::new(ConfinedDir::open(&directory).map_err(|error| failed().because(error))?);
-            let id = contents.add_directory(root.clone());
-            Context::open(root, dockerfile.as_deref(), id).map(Arc::new).map_err(|error| failed().because(error))
+            let rules = context::find_rules(&directory, dockerfile.as_deref()).map_err(|error| failed().because(error))?;
+            let id = contents.add_directory(ConfinedDir::open(&directory).map_err(|error| failed().because(error))?);
+            Context::directory(&directory, rules, id).map(Arc::new).map_err(|error| failed().because(error))
         };
         cell.get_or_try_init(|| self.work.run(open)).await.cloned()
     }
