@@ -199,7 +199,7 @@ async fn layouts_and_archives_are_read_by_skopeo() {
         [format!("oci:{}:1", bench.path("layout").display()), format!("docker-archive:{}", bench.path("image.tar").display())]
     {
         let inspected = testkit::run("skopeo", ["inspect", "--config", &place]);
-        assert_eq!(inspected.code, 0, "{place}: {}", inspected.stderr);
+        assert_eq!(inspected.code, Some(0), "{place}: {}", inspected.stderr);
         let config: serde_json::Value = serde_json::from_str(&inspected.stdout).unwrap();
         assert_eq!(config["rootfs"]["diff_ids"].as_array().unwrap().len(), outcome.layers.len(), "{place}");
     }

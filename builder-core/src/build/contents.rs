@@ -29,6 +29,8 @@ pub(super) struct Contents {
 enum Medium {
     Directory(Arc<ConfinedDir>),
     File(Arc<fs::File>),
+    /// Named already, opened later.
+    Reserved,
 }
 
 impl Contents {
@@ -43,6 +45,19 @@ impl Contents {
     /// Makes the files below `directory` readable as [`Content::Host`].
     pub(super) fn add_directory(&self, directory: ConfinedDir) -> SourceId {
         self.add(Medium::Directory(Arc::new(directory)))
+    }
+
+    /// A name for a directory that will be opened when it is known.
+    pub(super) fn reserve(&self) -> SourceId {
+        self.add(Medium::Reserved)
+    }
+
+    /// Opens what was reserved.
+    pub(super) fn fill(&self, source: SourceId, directory: ConfinedDir) {
+        let mut media = self.media.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(medium) = media.get_mut(source.0 as usize) {
+            *medium = Medium::Directory(Arc::new(directory));
+        }
     }
 
     fn add(&self, medium: Medium) -> SourceId {
@@ -149,11 +164,11 @@ impl OpenContent for Contents {
             }
             Content::Host { source, path } => match medium(source)? {
                 Medium::Directory(directory) => Ok(Box::new(directory.open_file(path).map_err(io::Error::other)?)),
-                Medium::File(_) => Err(io::Error::other("a path in a source that is a file")),
+                Medium::File(_) | Medium::Reserved => Err(io::Error::other("a path in a source that is no directory")),
             },
             Content::Range { source, offset_bytes } => match medium(source)? {
                 Medium::File(file) => Ok(Box::new(Range { file, offset_bytes: *offset_bytes })),
-                Medium::Directory(_) => Err(io::Error::other("a range of a source that is a directory")),
+                Medium::Directory(_) | Medium::Reserved => Err(io::Error::other("a range of a source that is no file")),
             },
         }
     }

@@ -76,7 +76,9 @@ impl Backends {
     /// The defaults: results are remembered in `store`, RUN gets the strongest isolation that this host grants.
     pub fn new(store: Store, registry: registry::Client) -> Self {
         let cache = Arc::new(DirectoryCache::new(store.clone()));
-        Self { store, registry, isolation: Arc::new(run::strongest_isolation), cache, resolv_conf: run::host_resolv_conf() }
+        let directory = store.root().to_owned();
+        let isolation = Arc::new(move || run::strongest_isolation(&directory));
+        Self { store, registry, isolation, cache, resolv_conf: run::host_resolv_conf() }
     }
 }
 

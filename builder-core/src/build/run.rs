@@ -1,21 +1,384 @@
-//! stub
+//! RUN: the root file system comes onto the disk, the command runs in it, and what it changed becomes a layer.
+//!
+//! The disk comes last: a RUN that is known from an earlier build touches none, and layers are unpacked when the first one
+//! that is not known needs them. From then on the stage keeps its root, so a later RUN unpacks only what came between.
+
 use super::{
-    Build, BuildError,
-    stage::{CurrentStep, StepLayer},
+    Build, BuildError, ErrorKind, Event, StepId, Stream,
+    contents::Contents,
+    stage::{CurrentStep, StageState, StepLayer},
 };
-use crate::evaluate::RunAction;
-use crate::isolation::{Isolation, Refused};
-use std::sync::Arc;
-/// x
-pub(super) fn strongest_isolation() -> Result<Arc<dyn Isolation>, Refused> {
-    loop {}
+use crate::cache::{Key, KeyBuilder};
+use crate::copy::User;
+use crate::dockerfile::{Network, Security};
+use crate::evaluate::{self, RunAction};
+use crate::image::{Layer, Origin};
+use crate::isolation::{self, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Namespaces, Refused, Step};
+use crate::layer::read::{self, Visitor};
+use crate::oci::{DiffId, Digest};
+use crate::rootfs::{OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};
+use crate::store::Store;
+use crate::tree::{Change, Tree, TreePath};
+use futures_util::future::try_join_all;
+use std::{
+    ffi::OsString,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// What `uname -n` says in a step, as with BuildKit.
+const HOST_NAME: &str = "buildkitsandbox";
+
+/// What /etc/hosts says in a step.
+const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+
+/// The root file system of a stage, as far as it is on disk.
+#[derive(Debug)]
+pub(super) struct Disk {
+    rootfs: Rootfs,
+    /// How many of the stage's layers are in it.
+    layers: usize,
+    /// What they add up to.
+    tree: Tree,
+    /// Names them, for directories that builds share.
+    chain: Option<Digest>,
 }
-/// x
+
+/// The strongest isolation that this host grants.
+pub(super) fn strongest_isolation(state_directory: &Path) -> Result<Arc<dyn Isolation>, Refused> {
+    let facts = isolation::probe(state_directory).unwrap_or_default();
+    let choice = isolation::choose(&facts, None)?;
+    Ok(Arc::new(Namespaces::new(choice)))
+}
+
+/// The resolver settings of this host; a step on its network needs them.
 pub(super) fn host_resolv_conf() -> Vec<u8> {
-    vec![]
+    fs::read("/etc/resolv.conf").unwrap_or_default()
 }
+
 impl Build {
-    pub(super) async fn run(&self, _step: &CurrentStep<'_>, _action: RunAction) -> Result<StepLayer, BuildError> {
-        loop {}
+    /// Does a RUN.
+    pub(super) async fn run(&self, step: &mut CurrentStep<'_>, action: RunAction) -> Result<StepLayer, BuildError> {
+        refuse(&action)?;
+        let key = self.run_key(step.before.key, &action);
+        if let Some(found) = self.known(key).await {
+            return Ok(found);
+        }
+        let user = self.user(step.before, &action.user).await?;
+        let isolation = self.isolation().await?;
+        let disk = self.disk(step.before, &*isolation).await?;
+        let (changes, disk) = self.execute(step, action, user, isolation, disk).await?;
+        let made = self.make_layer(key, changes).await?;
+        let index = made.index.clone();
+        let diff_id = made.layer.diff_id;
+        let disk = self
+            .work
+            .run(move || {
+                let mut disk = disk;
+                disk.tree.apply(&index.changes);
+                disk.layers += 1;
+                disk.chain = Some(chain(disk.chain, diff_id));
+                Ok(disk)
+            })
+            .await?;
+        step.before.disk = Some(Arc::new(disk));
+        Ok(made)
+    }
+
+    /// Runs the command; gives what it changed.
+    async fn execute(
+        &self,
+        step: &CurrentStep<'_>,
+        action: RunAction,
+        user: User,
+        isolation: Arc<dyn Isolation>,
+        mut disk: Disk,
+    ) -> Result<(Vec<Change>, Disk), BuildError> {
+        let command = shown(&action);
+        let (tree, contents, cancel) = (step.before.tree.clone(), self.contents.clone(), self.work.cancel_token());
+        let (resolv_conf, time_limit) = (self.resolv_conf.clone(), self.request.step_timeout_seconds.map(Duration::from_secs));
+        let output = Output { events: self.events.clone(), step: step.id.clone(), cancel: cancel.clone() };
+        let run = move || {
+            let root = disk.rootfs.begin_step(&tree).map_err(|error| on_disk(&error))?;
+            let step = Step {
+                root,
+                environment: environment(&action, &user),
+                directory: TreePath::clamp(&action.working_dir),
+                identity: Identity { uid: user.uid, gid: user.gid, groups: user.groups },
+                host_name: HOST_NAME.to_owned(),
+                network: if action.network == Some(Network::None) { isolation::Network::None } else { isolation::Network::Host },
+                mounts: action.script.into_iter().map(script).collect(),
+                arguments: action.argv.into_iter().map(OsString::from).collect(),
+                resolv_conf,
+                hosts: HOSTS.as_bytes().to_vec(),
+                time_limit,
+            };
+            let status = isolation.run(&step, &mut |stream, bytes| output.send(stream, bytes), &cancel).map_err(|error| {
+                let kind = error.exit_code().map_or(ErrorKind::Host, |code| ErrorKind::Step { exit_code: exit_code(code) });
+                BuildError::new(kind, format!("cannot run {command}")).because(error)
+            })?;
+            succeeded(status, &command)?;
+            let source = contents.reserve();
+            let StepChanges { changes, files } = disk.rootfs.end_step(&tree, source).map_err(|error| on_disk(&error))?;
+            contents.fill(source, files);
+            Ok((changes, disk))
+        };
+        self.work.run(run).await
+    }
+
+    /// Everything that the result depends on. Proxies are left out: they say how to reach something, not what.
+    fn run_key(&self, parent: Key, action: &RunAction) -> Key {
+        let mut key = KeyBuilder::new("RUN", Some(parent));
+        for word in &action.argv {
+            key.part("argument", word);
+        }
+        for (name, value) in &action.environment {
+            key.part("variable", name).part("value", value);
+        }
+        key.part("directory", &action.working_dir).part("user", &action.user);
+        if let Some(script) = &action.script {
+            key.part("script", &script.name).part("content", &script.content);
+        }
+        key.optional("network", (action.network == Some(Network::None)).then_some("none"));
+        self.with_epoch(&mut key)
+    }
+
+    async fn user(&self, before: &StageState, text: &str) -> Result<User, BuildError> {
+        let accounts = self.accounts(before).await?;
+        let name = if text.is_empty() { "0" } else { text };
+        let mut user = accounts
+            .user(name)
+            .map_err(|error| BuildError::new(ErrorKind::Dockerfile, format!("cannot run as USER {text}")).because(error))?;
+        if text.is_empty() {
+            user.groups.clear();
+        }
+        Ok(user)
+    }
+
+    /// The isolation for all RUN of this build.
+    async fn isolation(&self) -> Result<Arc<dyn Isolation>, BuildError> {
+        let open = async {
+            let open = self.open_isolation.clone();
+            let opened = self.work.run(move || {
+                open().map_err(|error| {
+                    BuildError::new(ErrorKind::Host, "this host does not let the builder execute RUN")
+                        .hint("a build without RUN works here; otherwise give the pod more rights")
+                        .because(error)
+                })
+            });
+            let isolation = opened.await?;
+            self.tell(Event::Isolation { description: isolation.choice().to_string() }).await;
+            Ok(isolation)
+        };
+        self.isolation.get_or_try_init(|| open).await.cloned()
+    }
+
+    /// The root file system of a stage, with all of its layers.
+    async fn disk(&self, before: &mut StageState, isolation: &dyn Isolation) -> Result<Disk, BuildError> {
+        let choice = isolation.choice();
+        let (overlay, owners) = (choice.overlay, if choice.owners_are_real { Owners::Real } else { Owners::Remembered });
+        let directory = self.workspace.path().to_owned();
+        let known = before.disk.take();
+        let disk = self
+            .work
+            .run(move || {
+                let fresh = || {
+                    let rootfs = Rootfs::new(&directory, overlay, owners).map_err(|error| on_disk(&error))?;
+                    Ok(Disk { rootfs, layers: 0, tree: Tree::new(), chain: None })
+                };
+                match known.map(Arc::try_unwrap) {
+                    None => fresh(),
+                    Some(Ok(disk)) => Ok(disk),
+                    // Other stages start from here too.
+                    Some(Err(shared)) => match shared.rootfs.fork(&directory).map_err(|error| on_disk(&error))? {
+                        Some(rootfs) => {
+                            Ok(Disk { rootfs, layers: shared.layers, tree: shared.tree.clone(), chain: shared.chain })
+                        }
+                        None => fresh(),
+                    },
+                }
+            })
+            .await?;
+        let missing: Vec<Layer> = before.layers[disk.layers..].to_vec();
+        let mut shared = Vec::new();
+        let mut at = disk.chain;
+        let mut wanted = Vec::new();
+        for layer in &missing {
+            let id = chain(at, layer.diff_id);
+            at = Some(id);
+            let place =
+                overlay.filter(|_| !matches!(layer.origin, Origin::Store)).map(|overlay| shared_name(id, overlay, owners));
+            if place.as_ref().is_none_or(|place| self.store.unpacked(place).is_none()) {
+                wanted.push(self.need_blob(layer.diff_id));
+            }
+            shared.push(place);
+        }
+        try_join_all(wanted).await?;
+        let (store, contents) = (self.store.clone(), self.contents.clone());
+        self.work
+            .run(move || {
+                let mut disk = disk;
+                for (layer, place) in missing.iter().zip(shared) {
+                    disk.add(layer, place, &store, &contents)?;
+                }
+                Ok(disk)
+            })
+            .await
+    }
+}
+
+impl Disk {
+    /// Unpacks the next layer. One of an image goes to `place`, where other builds find it.
+    fn add(&mut self, layer: &Layer, place: Option<Digest>, store: &Store, contents: &Contents) -> Result<(), BuildError> {
+        let failed = || BuildError::new(ErrorKind::Host, format!("cannot unpack the layer {}", layer.diff_id));
+        let index = store.layer_index(layer.diff_id).map_err(BuildError::store)?;
+        let index =
+            index.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("the layer {} has no index", layer.diff_id)))?;
+        let unpack = |visitor: &mut dyn Visitor| {
+            let blob: File = contents.blob(layer.diff_id)?;
+            read::read(blob, layer.diff_id, contents.limits(), visitor).map(drop).map_err(|error| failed().because(error))
+        };
+        match place {
+            None => {
+                let mut unpacker = self.rootfs.unpacker(&self.tree, &index).map_err(|error| on_disk(&error))?;
+                unpack(&mut unpacker)?;
+                let unpacked = unpacker.finish().map_err(|error| on_disk(&error))?;
+                self.rootfs.push(unpacked);
+            }
+            Some(name) => {
+                let directory = match store.unpacked(&name) {
+                    Some(directory) => directory,
+                    None => {
+                        let writer = store.unpacked_writer(&name).map_err(BuildError::store)?;
+                        let directory = root_of(writer.path());
+                        fs::create_dir(&directory).map_err(|error| failed().because(error))?;
+                        let mut unpacker =
+                            self.rootfs.unpacker_into(&directory, &self.tree, &index).map_err(|error| on_disk(&error))?;
+                        unpack(&mut unpacker)?;
+                        unpacker.finish().map_err(|error| on_disk(&error))?;
+                        writer.finish().map_err(BuildError::store)?
+                    }
+                };
+                self.rootfs.push_directory(root_of(&directory));
+            }
+        }
+        self.tree.apply(&index.changes);
+        self.layers += 1;
+        self.chain = Some(chain(self.chain, layer.diff_id));
+        Ok(())
+    }
+}
+
+/// Names a stack of layers, as in the OCI image specification (`ChainID`).
+fn chain(below: Option<Digest>, layer: DiffId) -> Digest {
+    below.map_or(layer.0, |below| Digest::of(format!("{below} {layer}").as_bytes()))
+}
+
+/// Names the directory of an unpacked layer. Its form depends on what the kernel granted.
+fn shared_name(chain: Digest, overlay: OverlayAttributes, owners: Owners) -> Digest {
+    Digest::of(format!("{chain} {overlay:?} {owners:?}").as_bytes())
+}
+
+/// The file system in an unpacked directory of the store.
+fn root_of(directory: &Path) -> PathBuf {
+    directory.join("root")
+}
+
+fn on_disk(error: &RootfsError) -> BuildError {
+    let mut message = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    BuildError::new(ErrorKind::Host, format!("cannot prepare the root file system: {message}"))
+}
+
+/// The variables of a step; nothing of the builder's own.
+fn environment(action: &RunAction, user: &User) -> Vec<(OsString, OsString)> {
+    let mut variables = action.environment.clone();
+    variables.extend(action.proxies.clone());
+    variables.entry("HOME".to_owned()).or_insert_with(|| user.home.clone());
+    variables.entry("PATH".to_owned()).or_insert_with(|| evaluate::DEFAULT_PATH.to_owned());
+    variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn script(script: evaluate::ScriptFile) -> Mount {
+    Mount {
+        kind: MountKind::File { content: FileContent(script.content), mode: 0o755, uid: 0, gid: 0 },
+        target: TreePath::clamp(format!("dev/pipes/{}", script.name)),
+    }
+}
+
+/// The command, short enough for a message.
+fn shown(action: &RunAction) -> String {
+    const MOST: usize = 200;
+    let text = action.argv.join(" ");
+    let mut lines = text.lines();
+    let first = lines.next().unwrap_or_default();
+    let cut: String = first.chars().take(MOST).collect();
+    let more = if lines.next().is_some() || cut.len() < first.len() { " …" } else { "" };
+    format!("{cut:?}{more}")
+}
+
+fn succeeded(status: ExitStatus, command: &str) -> Result<(), BuildError> {
+    if status.is_success() {
+        return Ok(());
+    }
+    let kind = ErrorKind::Step { exit_code: exit_code(status.code()) };
+    let failure = BuildError::new(kind, format!("the command {command} ended with {status}"));
+    Err(match status {
+        ExitStatus::Code(127) => failure.hint("127 means that a program was not found: is it in the image, and in PATH?"),
+        ExitStatus::Code(126) => {
+            failure.hint("126 means that a program cannot be executed: is its mode right, and is it for this architecture?")
+        }
+        _ => failure,
+    })
+}
+
+/// A command that failed makes the build fail, whatever its number.
+fn exit_code(code: i32) -> u8 {
+    u8::try_from(code).ok().filter(|code| *code != 0).unwrap_or(1)
+}
+
+/// Says what cannot be done yet, rather than leaving it out.
+fn refuse(action: &RunAction) -> Result<(), BuildError> {
+    let refused = |message: &str| Err(BuildError::new(ErrorKind::Dockerfile, message));
+    if !action.mounts.is_empty() {
+        return refused("RUN --mount is not supported yet");
+    }
+    if !action.devices.is_empty() {
+        return refused("RUN --device is not supported: a build has no devices of the host");
+    }
+    if action.security == Some(Security::Insecure) {
+        return refused("RUN --security=insecure is not allowed");
+    }
+    Ok(())
+}
+
+/// Hands the output of a step over, and does not wait for a listener when the build is being cancelled.
+struct Output {
+    events: tokio::sync::mpsc::Sender<Event>,
+    step: StepId,
+    cancel: isolation::CancelToken,
+}
+
+impl Output {
+    fn send(&self, stream: isolation::Stream, bytes: &[u8]) {
+        use tokio::sync::mpsc::error::TrySendError;
+        let stream = match stream {
+            isolation::Stream::Output => Stream::Stdout,
+            isolation::Stream::Error => Stream::Stderr,
+        };
+        let mut event = Event::StepOutput { step: self.step.clone(), stream, bytes: bytes.to_vec() };
+        while let Err(TrySendError::Full(full)) = self.events.try_send(event) {
+            if self.cancel.is_cancelled() {
+                return;
+            }
+            event = full;
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! One stage, from its FROM to its last instruction: evaluate, look up, act, note down.
 
-use super::{Build, BuildError, ErrorKind, Event, LayerSummary, Place, StepId, StepOutcome, base::Keep};
+use super::{Build, BuildError, ErrorKind, Event, LayerSummary, Place, StepId, StepOutcome, base::Keep, run::Disk};
 use crate::cache::{Key, KeyBuilder};
 use crate::dockerfile::{self, Instruction, InstructionKind, Position};
 use crate::evaluate::{self, Action, Scope, State};
@@ -18,6 +18,8 @@ pub(super) struct StageState {
     pub(super) layers: Vec<Layer>,
     /// Stands for everything that has happened to the tree.
     pub(super) key: Key,
+    /// The root file system, as far as a RUN has needed it.
+    pub(super) disk: Option<Arc<Disk>>,
 }
 
 /// A layer that a step made, or that an earlier build made for it.
@@ -33,9 +35,8 @@ pub(super) struct StepLayer {
 /// A step with what the functions that act need to know about it.
 pub(super) struct CurrentStep<'a> {
     pub(super) id: &'a StepId,
-    pub(super) position: Position,
     /// Of the stage before the step.
-    pub(super) before: &'a StageState,
+    pub(super) before: &'a mut StageState,
     pub(super) stage: &'a PlannedStage,
 }
 
@@ -90,6 +91,7 @@ impl Build {
                 tree: Arc::new(Tree::new()),
                 layers: Vec::new(),
                 key: KeyBuilder::new("FROM scratch", None).finish(),
+                disk: None,
             }),
             Source::Stage(parent) => {
                 let parent = self.stage(*parent).await?;
@@ -102,7 +104,13 @@ impl Build {
                 for layer in &base.layers {
                     key.part("layer", layer.diff_id.0.as_bytes());
                 }
-                Ok(StageState { state: State::from_image(base.config), tree: base.tree, layers: base.layers, key: key.finish() })
+                Ok(StageState {
+                    state: State::from_image(base.config),
+                    tree: base.tree,
+                    layers: base.layers,
+                    key: key.finish(),
+                    disk: None,
+                })
             }
             Source::Context(name) => Err(BuildError::new(
                 ErrorKind::Request,
@@ -150,12 +158,12 @@ impl Build {
             }
             BuildError::mistakes(&self.file_name, &self.dockerfile.source, vec![mistake])
         })?;
-        let step = CurrentStep { id, position, before: current, stage };
+        let mut step = CurrentStep { id, before: current, stage };
         let made = match action {
             Action::Metadata => Ok(None),
             Action::Copy(action) => self.copy(&step, &action).await.map(Some),
             Action::Workdir(action) => self.workdir(&step, &action).await.map(Some),
-            Action::Run(action) => self.run(&step, action).await.map(Some),
+            Action::Run(action) => self.run(&mut step, action).await.map(Some),
         }
         .map_err(|error| error.at(self.place(position)))?;
         current.state = state;
