@@ -349,6 +349,8 @@ async fn an_own_authority_is_trusted_where_it_was_given() {
     push_image(&trusting, &to, b"layer").await.unwrap();
     let skip_tls_verify = Hosts::from_iter([registry.address().to_owned()]);
     client_with(Options { skip_tls_verify, ..Options::default() }, Anonymous).resolve(&to, &amd64()).await.unwrap();
+    let insecure = Hosts::from_iter([registry.address().to_owned()]);
+    client_with(Options { insecure, ..Options::default() }, Anonymous).resolve(&to, &amd64()).await.unwrap();
     let skip_tls_verify = Hosts::All;
     client_with(Options { skip_tls_verify, ..Options::default() }, Anonymous).resolve(&to, &amd64()).await.unwrap();
 }

@@ -53,7 +53,9 @@ use tokio::sync::OnceCell;
 /// How registries are spoken to. Registries are named as in references.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Those that may be spoken to in plain HTTP; TLS is tried first. Loopback addresses are always among them.
+    /// Those that may be spoken to in plain HTTP; TLS is tried first. Loopback addresses are always among them. The
+    /// certificate of one that is named here is checked only if `certificates` has one for it: who stands between us and a
+    /// registry that may do without TLS could do without it too.
     pub insecure: Hosts,
     /// Those whose certificate is not checked.
     pub skip_tls_verify: Hosts,
@@ -155,6 +157,11 @@ impl Client {
                 for registry in skipped {
                     hosts.entry(trust_key(registry)).or_default().verification = Verification::Skipped;
                 }
+            }
+        }
+        if let Hosts::Named(insecure) = &options.insecure {
+            for registry in insecure.iter().filter(|registry| !options.certificates.contains_key(*registry)) {
+                hosts.entry(trust_key(registry)).or_default().verification = Verification::Skipped;
             }
         }
         for (registry, pem) in &options.certificates {
