@@ -13,10 +13,8 @@ use super::{
     stream,
     tar::{self, Kind, Member, TarError},
 };
-use crate::{
-    oci::{Compression, DiffId},
-    tree::{Change, Content, ContentDigest, ContentHasher, Entry, File, LayerIndex, Node, PathError, SourceId, TreePath},
-};
+use crate::oci::{Compression, DiffId};
+use crate::tree::{Change, Content, ContentDigest, ContentHasher, Entry, File, LayerIndex, Node, PathError, SourceId, TreePath};
 use std::{
     collections::{BTreeMap, HashSet},
     io::{self, Read},

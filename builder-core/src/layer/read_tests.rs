@@ -1,17 +1,13 @@
 //! What layers and archives mean, hostile ones included.
 
 use super::*;
-use crate::{
-    layer::{
-        archive,
-        tar::{
-            END,
-            tests::{block, member},
-        },
-    },
-    oci::Digest,
-    tree::{Timestamp, text},
+use crate::layer::archive;
+use crate::layer::tar::{
+    END,
+    tests::{block, member},
 };
+use crate::oci::Digest;
+use crate::tree::{Timestamp, text};
 use proptest::prelude::*;
 use std::io::Write as _;
 

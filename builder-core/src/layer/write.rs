@@ -10,10 +10,8 @@ use super::{
     compress::{self, Failure, Input, Settings, Written},
     tar::{self, Kind, Record, TarError},
 };
-use crate::{
-    oci::{Compression, Descriptor, DiffId, MediaType},
-    tree::{Change, Content, ContentDigest, ContentHasher, Entry, File, LayerIndex, Node, Timestamp, TreePath},
-};
+use crate::oci::{Compression, Descriptor, DiffId, MediaType};
+use crate::tree::{Change, Content, ContentDigest, ContentHasher, Entry, File, LayerIndex, Node, Timestamp, TreePath};
 use std::{
     collections::{BTreeMap, HashMap},
     io::{self, Read, Write},

@@ -1,11 +1,9 @@
 //! Layers written, read back by us and by others, on one thread and on many.
 
 use super::*;
-use crate::{
-    layer::read::{self, Limits},
-    oci::Digest,
-    tree::{SourceId, text},
-};
+use crate::layer::read::{self, Limits};
+use crate::oci::Digest;
+use crate::tree::{SourceId, text};
 use proptest::prelude::*;
 use std::{
     process::{Command, Stdio},
