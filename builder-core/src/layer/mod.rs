@@ -4,7 +4,7 @@
 //! - [`read`] and [`extract`](read::extract): a compressed blob → what it changes ([`LayerIndex`](crate::tree::LayerIndex)),
 //!   verified, with a [`Visitor`](read::Visitor) that sees every file's bytes on the way. Nothing here writes to a disk.
 //! - [`archive`]: the same reading for archives that ADD unpacks.
-//! - [`write`]: changes → tar → compressed on several threads → hashed, to any `Write`.
+//! - [`write`](mod@write): changes → tar → compressed on several threads → hashed, to any `Write`.
 //!
 //! Memory use depends on the number of entries (their index), never on the size of a file or of a layer.
 
