@@ -4,20 +4,21 @@
 //! without a machine.
 
 use crate::request::StateCandidate;
+use builder_core::oci::Platform;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-/// What the process was started with.
-#[derive(Clone, Debug, Default)]
+/// What the process was started with. No `Debug`: variables hold secrets.
+#[derive(Clone)]
 pub struct Environment {
     /// The variables whose name and value are UTF-8.
     pub variables: BTreeMap<String, String>,
     /// The current directory.
     pub current_directory: PathBuf,
-    /// How many processors we may use.
-    pub processors: usize,
+    /// What this machine is.
+    pub platform: Platform,
     /// The user, as the system outside counts.
     pub user_id: u32,
     /// Whether standard error is a terminal.
@@ -32,7 +33,7 @@ impl Environment {
         Self {
             variables: std::env::vars_os().filter_map(utf8).collect(),
             current_directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
-            processors: std::thread::available_parallelism().map_or(1, usize::from),
+            platform: Platform::new("linux", std::env::consts::ARCH, None),
             user_id: rustix::process::geteuid().as_raw(),
             terminal: io::stderr().is_terminal(),
         }

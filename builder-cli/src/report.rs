@@ -1,7 +1,7 @@
 //! The end of a build: what was made, or what went wrong, where, what may help, and the exit code. Pure.
 
 use crate::args::{LogFormat, Problem};
-use crate::contract::{BuildError, ErrorKind, Outcome, Position};
+use crate::contract::{BuildError, ErrorKind, Outcome, Place};
 use crate::progress::output::{Colours, visible};
 use crate::progress::{json_line, measure};
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
@@ -78,15 +78,14 @@ impl Exit {
 impl From<ErrorKind> for Exit {
     fn from(kind: ErrorKind) -> Self {
         match kind {
-            // A code that a shell cannot see is shown as the general one.
-            ErrorKind::Step { exit_code } => Self::Step(u8::try_from(exit_code).ok().filter(|code| *code != 0).unwrap_or(1)),
+            // A step that failed must not look like success.
+            ErrorKind::Step { exit_code } => Self::Step(exit_code.max(1)),
             ErrorKind::Dockerfile => Self::Dockerfile,
             ErrorKind::Context => Self::Context,
             ErrorKind::Request => Self::Usage,
-            ErrorKind::Registry => Self::Registry,
+            ErrorKind::Base => Self::Registry,
             ErrorKind::Host => Self::Host,
             ErrorKind::Push => Self::Push,
-            ErrorKind::Cache => Self::State,
             ErrorKind::Internal => Self::Internal,
         }
     }
@@ -135,7 +134,7 @@ pub struct Trouble {
     /// What was being done, then its causes.
     pub chain: Vec<String>,
     /// Where in the Dockerfile.
-    pub position: Option<Position>,
+    pub place: Option<Place>,
     /// What may help.
     pub hint: Option<String>,
 }
@@ -143,21 +142,23 @@ pub struct Trouble {
 impl Failure {
     /// One thing went wrong.
     pub fn new(exit: Exit, error: &(dyn std::error::Error + 'static), hint: Option<String>) -> Self {
-        Self { exit, troubles: vec![Trouble { chain: chain(error), position: None, hint }] }
+        Self { exit, troubles: vec![Trouble { chain: chain(error), place: None, hint }] }
     }
 }
 
 impl From<Vec<Problem>> for Failure {
     fn from(problems: Vec<Problem>) -> Self {
-        let trouble = |problem: Problem| Trouble { chain: vec![problem.message], position: None, hint: problem.hint };
+        let trouble = |problem: Problem| Trouble { chain: vec![problem.message], place: None, hint: problem.hint };
         Self { exit: Exit::Usage, troubles: problems.into_iter().map(trouble).collect() }
     }
 }
 
 impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Self {
-        let trouble = Trouble { chain: chain(&*error.error), position: error.position, hint: error.hint };
-        Self { exit: error.kind.into(), troubles: vec![trouble] }
+        let exit = error.kind.into();
+        let mut troubles = vec![Trouble { chain: chain(&error), place: error.place, hint: error.hint }];
+        troubles.extend(error.others.into_iter().flat_map(|other| Self::from(other).troubles));
+        Self { exit, troubles }
     }
 }
 
@@ -191,9 +192,9 @@ fn trouble_as_text(trouble: &Trouble, renderer: &Renderer, colours: Colours) -> 
     let chain: Vec<String> = trouble.chain.iter().map(clean).collect();
     let (message, causes) = chain.split_first().map_or(("unknown error", &[][..]), |(first, rest)| (first.as_str(), rest));
     let title = Level::ERROR.primary_title(message);
-    let report = match &trouble.position {
+    let report = match &trouble.place {
         None => title.elements(std::iter::empty::<Snippet<'_, annotate_snippets::Annotation<'_>>>()),
-        Some(position) => title.element(excerpt(position)),
+        Some(place) => title.element(excerpt(place)),
     };
     let mut text = renderer.render(&[report]);
     let paint = |word: &str| match colours {
@@ -210,27 +211,22 @@ fn trouble_as_text(trouble: &Trouble, renderer: &Renderer, colours: Colours) -> 
     text
 }
 
-fn excerpt(position: &Position) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
-    let source = &position.source;
+fn excerpt(place: &Place) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
+    let source: &str = &place.text;
+    let span = place.focus.unwrap_or(place.position).span;
     // A span is only a promise: one that lies outside the text or cuts a character is brought back into it.
     let inside = |at: usize| (0..=at.min(source.len())).rev().find(|at| source.is_char_boundary(*at)).unwrap_or(0);
-    let (start, end) = (inside(position.span.start), inside(position.span.end));
-    Snippet::source(source.as_str())
-        .path(position.dockerfile.as_str())
-        .annotation(AnnotationKind::Primary.span(start..end.max(start)))
+    let (start, end) = (inside(span.start), inside(span.end));
+    Snippet::source(source).path(place.file_name.as_str()).annotation(AnnotationKind::Primary.span(start..end.max(start)))
 }
 
 fn trouble_as_json(trouble: &Trouble, exit: Exit, time: &str) -> String {
-    let line = |position: &Position| {
-        let before = position.source.as_bytes().iter().take(position.span.start);
-        before.filter(|byte| **byte == b'\n').count() + 1
-    };
     let fields = json!({
         "event": "failed",
         "exit_code": exit.code(),
         "causes": trouble.chain.iter().skip(1).collect::<Vec<_>>(),
-        "dockerfile": trouble.position.as_ref().map(|position| &position.dockerfile),
-        "line": trouble.position.as_ref().map(line),
+        "dockerfile": trouble.place.as_ref().map(|place| &place.file_name),
+        "line": trouble.place.as_ref().map(|place| place.focus.unwrap_or(place.position).first_line),
         "hint": trouble.hint,
     });
     json_line(time, "error", trouble.chain.first().map_or("unknown error", String::as_str), fields)
@@ -276,6 +272,7 @@ pub fn success(outcome: &Outcome, files: &[String], format: LogFormat, time: &st
 mod tests {
     use super::*;
     use crate::contract::Pushed;
+    use builder_core::dockerfile::{Position, Span};
     use builder_core::oci::Digest;
 
     #[derive(Debug, thiserror::Error)]
@@ -287,9 +284,17 @@ mod tests {
 
     fn error(kind: ErrorKind, messages: &[&'static str], span: Option<std::ops::Range<usize>>, hint: Option<&str>) -> BuildError {
         let link = |source: Option<Box<Link>>, message: &&'static str| Some(Box::new(Link { message, source }));
-        let position = span.map(|span| Position { dockerfile: "Dockerfile".to_owned(), source: DOCKERFILE.to_owned(), span });
-        let error = messages.iter().rev().fold(None, link).unwrap();
-        BuildError { kind, position, hint: hint.map(str::to_owned), error }
+        let place = span.map(|span| {
+            let line = DOCKERFILE[..span.start].matches('\n').count() + 1;
+            let position =
+                Position { first_line: line, last_line: line, column: 1, span: Span { start: span.start, end: span.end } };
+            Place { file_name: "Dockerfile".to_owned(), text: DOCKERFILE.into(), position, focus: None }
+        });
+        let error = BuildError { place, hint: hint.map(str::to_owned), ..BuildError::new(kind, messages[0]) };
+        match messages[1..].iter().rev().fold(None, link) {
+            Some(cause) => error.because(*cause),
+            None => error,
+        }
     }
 
     const DOCKERFILE: &str = "FROM debian:12\nCPY a /b\nRUN apt-get update && \\\n    apt-get install gcc\nCOPY größe /\n";
@@ -306,7 +311,7 @@ mod tests {
             )
             .into(),
             error(
-                ErrorKind::Registry,
+                ErrorKind::Base,
                 &[
                     "cannot pull docker.io/library/debian:12",
                     "cannot reach registry-1.docker.io: connection refused",
@@ -370,7 +375,7 @@ mod tests {
 
     #[test]
     fn a_failed_command_gives_its_own_code() {
-        for (exit_code, expected) in [(1, 1), (42, 42), (137, 137), (255, 255), (0, 1), (-1, 1), (256, 1)] {
+        for (exit_code, expected) in [(1, 1), (42, 42), (137, 137), (255, 255), (0, 1)] {
             assert_eq!(Exit::from(ErrorKind::Step { exit_code }).code(), expected);
         }
         let mut codes: Vec<u8> = EXITS.iter().map(|(exit, _)| exit.code()).collect();

@@ -94,28 +94,20 @@ pub struct BuildArgs {
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Output")]
     pub label: Vec<String>,
 
-    /// Compression of new layers: gzip, zstd or uncompressed [default: gzip]
-    #[arg(long, value_name = "KIND", help_heading = "Output")]
-    pub compression: Option<String>,
-
-    /// Level of the compression, above 0; other values are the compressor's default
-    #[arg(long, value_name = "LEVEL", allow_negative_numbers = true, help_heading = "Output")]
-    pub compression_level: Option<i32>,
-
     /// The same image from the same input: no time later than SOURCE_DATE_EPOCH, or than 1970 if that is not set
     #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Output")]
     pub reproducible: Option<bool>,
 
     // ── registries ──
-    /// Push by HTTP
+    /// Push by HTTP where the registry does not speak TLS
     #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
     pub insecure: Option<bool>,
 
-    /// Pull by HTTP
+    /// Pull by HTTP where a registry does not speak TLS; permits it for the push as well
     #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
     pub insecure_pull: Option<bool>,
 
-    /// Talk HTTP with this registry
+    /// Talk HTTP with this registry if it does not speak TLS
     #[arg(long, value_name = "REGISTRY", help_heading = "Registries")]
     pub insecure_registry: Vec<String>,
 
@@ -123,7 +115,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
     pub skip_tls_verify: Option<bool>,
 
-    /// Pull without verifying certificates
+    /// The same as --skip-tls-verify
     #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
     pub skip_tls_verify_pull: Option<bool>,
 
@@ -151,11 +143,11 @@ pub struct BuildArgs {
     #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Registries")]
     pub skip_default_registry_fallback: Option<bool>,
 
-    /// How often a push is tried again
+    /// How often a request of a push is tried again, at least 4 times
     #[arg(long, value_name = "COUNT", help_heading = "Registries")]
     pub push_retry: Option<u32>,
 
-    /// How often a pull is tried again
+    /// How often a request of a pull is tried again, at least 4 times
     #[arg(long, value_name = "COUNT", help_heading = "Registries")]
     pub image_download_retry: Option<u32>,
 
@@ -175,10 +167,6 @@ pub struct BuildArgs {
     /// How RUN is kept apart from this machine [default: auto, the strongest that works]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Building")]
     pub isolation: Option<IsolationChoice>,
-
-    /// How many things are done side by side [default: the number of processors]
-    #[arg(long, short = 'j', value_name = "COUNT", help_heading = "Building")]
-    pub jobs: Option<usize>,
 
     /// The most bytes that one layer may unpack to, as in 500MiB or 20G; 0 is no limit [default: 64GiB]
     #[arg(long, value_name = "SIZE", help_heading = "Building")]

@@ -1,6 +1,6 @@
 //! `cofferdam build`: prepares the media, runs the build, shows it, and tells how it ended.
 
-use super::results;
+use super::{backends, results};
 use crate::args::{BuildArgs, LogFormat};
 use crate::contract::{self, DockerfileSource, Export, Outcome};
 use crate::environment::{self, Environment};
@@ -10,6 +10,9 @@ use crate::request::{self, Invocation, Note};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
+
+/// A build that is ahead of its view by this much waits for it.
+const EVENTS_IN_FLIGHT: usize = 1024;
 
 /// Builds what was typed; everything has been said when it returns.
 pub fn build(args: &BuildArgs, environment: &Environment) -> Exit {
@@ -36,8 +39,6 @@ fn print_request(invocation: &Invocation) {
 }
 
 fn run(mut invocation: Invocation) -> Result<(), Failure> {
-    // Before there is any thread: a process of several cannot enter a user namespace.
-    contract::enter_user_namespace().map_err(|error| Failure::new(Exit::Host, &error, None))?;
     settle_dockerfile(&mut invocation)?;
     let state = settle_state_directory(&mut invocation)?;
 
@@ -86,7 +87,7 @@ fn settle_state_directory(invocation: &mut Invocation) -> Result<PathBuf, Failur
             let chain = std::iter::once("no directory for layers and results can be written".to_owned());
             let trouble = Trouble {
                 chain: chain.chain(refusals.iter().map(refusal)).collect(),
-                position: None,
+                place: None,
                 hint: Some("mount a volume that this user can write and name it with --state-dir".to_owned()),
             };
             Err(Failure { exit: Exit::State, troubles: vec![trouble] })
@@ -96,8 +97,8 @@ fn settle_state_directory(invocation: &mut Invocation) -> Result<PathBuf, Failur
 
 /// Runs the build beside its view. A signal drops the build, and that is how it is cancelled and cleans up.
 async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome, Failure> {
-    let (sender, events) = tokio::sync::mpsc::unbounded_channel();
-    let view = View::new(&invocation.log, environment::terminal_columns());
+    let (sender, events) = tokio::sync::mpsc::channel(EVENTS_IN_FLIGHT);
+    let view = View::new(invocation.log, environment::terminal_columns());
     let shown = tokio::spawn({
         let notes = invocation.notes.clone();
         async move { progress::show(events, view, &notes).await }
@@ -118,14 +119,14 @@ async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome
 async fn engine(
     invocation: &Invocation,
     state: &Path,
-    events: tokio::sync::mpsc::UnboundedSender<contract::Event>,
+    events: tokio::sync::mpsc::Sender<contract::Event>,
 ) -> Result<Outcome, Failure> {
-    let backends = contract::Backends::open(state, &invocation.registry, invocation.isolation)?;
+    let backends = backends::open(state, &invocation.registry, &invocation.request.destinations)?;
     Ok(contract::build(invocation.request.clone(), backends, events).await?)
 }
 
 fn cancelled(exit: Exit) -> Failure {
-    Failure { exit, troubles: vec![Trouble { chain: vec!["the build was cancelled".to_owned()], position: None, hint: None }] }
+    Failure { exit, troubles: vec![Trouble { chain: vec!["the build was cancelled".to_owned()], place: None, hint: None }] }
 }
 
 fn tell(invocation: &Invocation, outcome: &Outcome) {

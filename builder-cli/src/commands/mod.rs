@@ -1,5 +1,6 @@
 //! One file per command.
 
+mod backends;
 mod build;
 mod results;
 

@@ -27,7 +27,9 @@ pub fn write(files: &ResultFiles, destinations: &[Reference], outcome: &Outcome)
 /// What goes where. Pure.
 fn texts<'a>(files: &'a ResultFiles, destinations: &[Reference], outcome: &Outcome) -> Vec<(&'a Path, String)> {
     let digest = outcome.digest;
-    let lines = |name: &dyn Fn(&Reference) -> String| destinations.iter().map(|to| format!("{}@{digest}\n", name(to))).collect();
+    let lines = |name: &dyn Fn(&Reference) -> String| {
+        destinations.iter().fold(String::new(), |text, to| text + &name(to) + "@" + &digest.to_string() + "\n")
+    };
     let repository = |to: &Reference| format!("{}/{}", to.registry(), to.repository());
     let tagged = |to: &Reference| format!("{}:{}", repository(to), to.tag().unwrap_or("latest"));
     // Kaniko ends the digest without a new line: scripts compare it.

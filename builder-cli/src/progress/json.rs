@@ -4,7 +4,7 @@
 use super::Moment;
 use super::output::{Colours, LineBuffer, visible};
 use crate::args::Verbosity;
-use crate::contract::{Event, StepId, StepOutcome, Stream, Transfer};
+use crate::contract::{Event, StepId, StepOutcome, Stream};
 use crate::request::Note;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -40,85 +40,87 @@ impl Json {
     /// Shows `event`.
     pub fn event(&mut self, at: Moment, event: &Event, out: &mut String) {
         match event {
-            Event::StageStarted { stage, name } => {
-                let text = format!("stage {}", name.clone().unwrap_or_else(|| stage.to_string()));
-                let fields = json!({ "event": "stage_started", "stage": stage, "name": name });
-                self.object(at, Verbosity::Info, &text, fields, out);
+            Event::Planned { stages, steps } => {
+                let text = format!("{steps} steps in {stages} stages");
+                self.object(at, Verbosity::Info, &text, json!({ "event": "planned", "stages": stages, "steps": steps }), out);
             }
-            Event::StepStarted { step, text, line, number, total } => {
-                let fields = json!({
-                    "event": "step_started", "stage": step.stage, "step": step.index,
-                    "number": number, "total": total, "line": line,
-                });
+            Event::Isolation { description } => {
+                self.object(at, Verbosity::Info, description, json!({ "event": "isolation" }), out);
+            }
+            Event::StepStarted { step, position, text } => {
+                let fields = with_step(step, json!({ "event": "step_started", "line": position.first_line }));
                 self.object(at, Verbosity::Info, text, fields, out);
                 let running = Running { text: text.clone(), output: LineBuffer::default(), errors: LineBuffer::default() };
-                self.running.insert(*step, running);
+                self.running.insert(step.clone(), running);
             }
             Event::StepOutput { step, stream, bytes } => {
                 let Some(running) = self.running.get_mut(step) else { return };
                 let lines = match stream {
-                    Stream::Output => running.output.push(bytes),
-                    Stream::Error => running.errors.push(bytes),
+                    Stream::Stdout => running.output.push(bytes),
+                    Stream::Stderr => running.errors.push(bytes),
                 };
-                lines.iter().for_each(|line| self.output(at, *step, *stream, line, out));
+                for line in lines {
+                    self.output(at, step, *stream, &line, out);
+                }
             }
             Event::StepFinished { step, outcome, duration, layer } => {
-                let Some(text) = self.end_of_output(at, *step, out) else { return };
+                let Some(text) = self.end_of_output(at, step, out) else { return };
                 let outcome = match outcome {
                     StepOutcome::Executed => "executed",
                     StepOutcome::Cached => "cached",
                     StepOutcome::Metadata => "metadata",
                 };
+                let layer = layer.as_ref();
                 let fields = json!({
-                    "event": "step_finished", "stage": step.stage, "step": step.index, "outcome": outcome,
-                    "duration_seconds": duration.as_secs_f64(),
+                    "event": "step_finished", "outcome": outcome, "duration_seconds": duration.as_secs_f64(),
                     "layer": layer.map(|layer| json!({ "digest": layer.digest.to_string(), "size_bytes": layer.size_bytes })),
                 });
+                let fields = with_step(step, fields);
                 self.object(at, Verbosity::Info, &text, fields, out);
             }
-            Event::Pull(transfer) => self.transfer(at, "pull", transfer, out),
-            Event::Push(transfer) => self.transfer(at, "push", transfer, out),
-            Event::Warning { message, line } => {
-                self.object(at, Verbosity::Warn, message, json!({ "event": "warning", "line": line }), out);
+            Event::PullStarted { reference, digest, size_bytes } => {
+                let fields = json!({ "event": "pull_started", "blob": digest.to_string(), "size_bytes": size_bytes });
+                self.object(at, Verbosity::Info, &reference.to_string(), fields, out);
             }
+            Event::PullFinished { digest } => {
+                let fields = json!({ "event": "pull_finished", "blob": digest.to_string() });
+                self.object(at, Verbosity::Info, &digest.to_string(), fields, out);
+            }
+            Event::BlobPushed { reference, digest, size_bytes, reused } => {
+                let fields =
+                    json!({ "event": "blob_pushed", "blob": digest.to_string(), "size_bytes": size_bytes, "reused": reused });
+                self.object(at, Verbosity::Info, &reference.to_string(), fields, out);
+            }
+            Event::Warning { message } => self.object(at, Verbosity::Warn, message, json!({ "event": "warning" }), out),
         }
     }
 
     /// Shows what unfinished steps wrote last.
     pub fn finish(&mut self, at: Moment, out: &mut String) {
-        let unfinished: Vec<StepId> = self.running.keys().copied().collect();
+        let unfinished: Vec<StepId> = self.running.keys().cloned().collect();
         for step in unfinished {
-            self.end_of_output(at, step, out);
+            self.end_of_output(at, &step, out);
         }
     }
 
     /// Forgets the step and gives its text.
-    fn end_of_output(&mut self, at: Moment, step: StepId, out: &mut String) -> Option<String> {
-        let mut running = self.running.remove(&step)?;
-        for (stream, rest) in [(Stream::Output, running.output.finish()), (Stream::Error, running.errors.finish())] {
-            rest.iter().for_each(|line| self.output(at, step, stream, line, out));
+    fn end_of_output(&mut self, at: Moment, step: &StepId, out: &mut String) -> Option<String> {
+        let mut running = self.running.remove(step)?;
+        for (stream, rest) in [(Stream::Stdout, running.output.finish()), (Stream::Stderr, running.errors.finish())] {
+            for line in rest {
+                self.output(at, step, stream, &line, out);
+            }
         }
         Some(running.text)
     }
 
-    fn output(&self, at: Moment, step: StepId, stream: Stream, line: &str, out: &mut String) {
+    fn output(&self, at: Moment, step: &StepId, stream: Stream, line: &str, out: &mut String) {
         let stream = match stream {
-            Stream::Output => "stdout",
-            Stream::Error => "stderr",
+            Stream::Stdout => "stdout",
+            Stream::Stderr => "stderr",
         };
-        let fields = json!({ "event": "step_output", "stage": step.stage, "step": step.index, "stream": stream });
+        let fields = with_step(step, json!({ "event": "step_output", "stream": stream }));
         self.object(at, Verbosity::Info, &visible(line, Colours::Remove), fields, out);
-    }
-
-    /// The beginning and the end of a transfer, and what lies between for those who asked for more.
-    fn transfer(&self, at: Moment, event: &str, transfer: &Transfer, out: &mut String) {
-        let done = transfer.done_bytes >= transfer.total_bytes;
-        let fields = json!({
-            "event": event, "blob": transfer.blob.to_string(),
-            "done_bytes": transfer.done_bytes, "total_bytes": transfer.total_bytes,
-        });
-        let level = if done { Verbosity::Info } else { Verbosity::Debug };
-        self.object(at, level, &transfer.reference.to_string(), fields, out);
     }
 
     fn object(&self, at: Moment, level: Verbosity, message: &str, fields: Value, out: &mut String) {
@@ -131,6 +133,13 @@ impl Json {
             out.push_str(&line(&at.clock.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(), level, message, fields));
         }
     }
+}
+
+fn with_step(step: &StepId, mut fields: Value) -> Value {
+    fields["stage"] = json!(step.stage_name);
+    fields["step"] = json!(step.number);
+    fields["steps"] = json!(step.total);
+    fields
 }
 
 /// One line of a log in JSON.

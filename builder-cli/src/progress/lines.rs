@@ -7,7 +7,7 @@ use super::Moment;
 use super::measure;
 use super::output::{Colours, LineBuffer, one_line, visible};
 use crate::args::{LogFormat, Verbosity};
-use crate::contract::{Event, LayerSummary, StepId, StepOutcome, Stream, Transfer};
+use crate::contract::{Event, LayerSummary, StepId, StepOutcome, Stream};
 use crate::request::{LogSettings, Note};
 use builder_core::oci::{Digest, Reference};
 use std::collections::{BTreeMap, VecDeque};
@@ -24,11 +24,12 @@ pub struct Lines {
     moving_columns: Option<usize>,
     /// Whether that line is on the screen now.
     moving_shown: bool,
-    stage_names: BTreeMap<usize, String>,
+    /// Whether the name of its stage stands before a step.
+    several_stages: bool,
     running: BTreeMap<StepId, Running>,
     /// The step that the last line belongs to.
     current: Option<StepId>,
-    transfers: BTreeMap<(Direction, Reference), Progress>,
+    pulls: BTreeMap<Reference, Pull>,
 }
 
 #[derive(Debug)]
@@ -43,20 +44,16 @@ struct Running {
     tail: VecDeque<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Direction {
-    Pull,
-    Push,
-}
-
+/// An image that is being downloaded.
 #[derive(Debug, Default)]
-struct Progress {
-    blobs: BTreeMap<Digest, (u64, u64)>,
+struct Pull {
+    /// Sizes of its layers, and which have come.
+    layers: BTreeMap<Digest, (u64, bool)>,
     said: Duration,
 }
 
 const ANNOUNCED_AFTER: Duration = Duration::from_millis(300);
-const TRANSFERS_SAID_EVERY: Duration = Duration::from_secs(10);
+const PULLS_SAID_EVERY: Duration = Duration::from_secs(10);
 const LONGEST_INSTRUCTION: usize = 120;
 const TAIL_LINES: usize = 30;
 const INDENT: &str = "    ";
@@ -67,17 +64,17 @@ const WARNING: &str = "33;1";
 
 impl Lines {
     /// An empty view. `columns` is the width of the terminal, 80 if it does not say.
-    pub fn new(settings: &LogSettings, columns: Option<usize>) -> Self {
+    pub fn new(settings: LogSettings, columns: Option<usize>) -> Self {
         Self {
             verbosity: settings.verbosity,
             colours: if settings.format == LogFormat::Color { Colours::Keep } else { Colours::Remove },
             timestamps: settings.timestamps,
             moving_columns: settings.moving_line.then_some(columns.unwrap_or(80)),
             moving_shown: false,
-            stage_names: BTreeMap::new(),
+            several_stages: false,
             running: BTreeMap::new(),
             current: None,
-            transfers: BTreeMap::new(),
+            pulls: BTreeMap::new(),
         }
     }
 
@@ -93,15 +90,19 @@ impl Lines {
     /// Shows `event`.
     pub fn event(&mut self, at: Moment, event: &Event, out: &mut String) {
         match event {
-            Event::StageStarted { stage, name } => {
-                let default = || format!("stage-{stage}");
-                let name = name.clone().or_else(|| (*stage > 0).then(default));
-                self.stage_names.extend(name.map(|name| (*stage, one_line(&name, 30))));
+            Event::Planned { stages, steps: _ } => self.several_stages = *stages > 1,
+            Event::Isolation { description } => {
+                self.note(at, &Note::Information(format!("isolation: {description}")), out);
             }
-            Event::StepStarted { step, text, number, total, line: _ } => {
-                let stage = self.stage_names.get(&step.stage).map(|name| format!("{name} ")).unwrap_or_default();
+            Event::StepStarted { step, position: _, text } => {
+                let number = step.stage_name.bytes().all(|byte| byte.is_ascii_digit());
+                let stage = match (self.several_stages, number) {
+                    (false, _) => String::new(),
+                    (true, true) => format!("stage-{} ", step.stage_name),
+                    (true, false) => format!("{} ", one_line(&step.stage_name, 30)),
+                };
                 let running = Running {
-                    label: format!("[{stage}{number}/{total}]"),
+                    label: format!("[{stage}{}/{}]", step.number, step.total),
                     text: one_line(text, LONGEST_INSTRUCTION),
                     started: at.elapsed,
                     announced: false,
@@ -109,30 +110,40 @@ impl Lines {
                     errors: LineBuffer::default(),
                     tail: VecDeque::new(),
                 };
-                self.running.insert(*step, running);
+                self.running.insert(step.clone(), running);
             }
             Event::StepOutput { step, stream, bytes } => {
                 let Some(running) = self.running.get_mut(step) else { return };
                 let lines = match stream {
-                    Stream::Output => running.output.push(bytes),
-                    Stream::Error => running.errors.push(bytes),
+                    Stream::Stdout => running.output.push(bytes),
+                    Stream::Stderr => running.errors.push(bytes),
                 };
-                self.output(at, *step, lines, out);
+                self.output(at, step, lines, out);
             }
             Event::StepFinished { step, outcome, duration, layer } => {
-                self.rest_of_output(at, *step, out);
+                self.rest_of_output(at, step, out);
                 if let Some(running) = self.running.remove(step)
                     && self.verbosity >= Verbosity::Info
                 {
-                    self.finished(at, *step, &running, &result(*outcome, *duration, layer.as_ref()), out);
+                    self.finished(at, step, &running, &result(*outcome, *duration, layer.as_ref()), out);
                 }
             }
-            Event::Pull(transfer) => self.transfer(at, Direction::Pull, transfer),
-            Event::Push(transfer) => self.transfer(at, Direction::Push, transfer),
-            Event::Warning { message, line } => {
-                let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
-                self.warning(at, &format!("{place}{message}"), out);
+            Event::PullStarted { reference, digest, size_bytes } => {
+                let pull = self.pulls.entry(reference.clone()).or_insert_with(|| Pull { said: at.elapsed, ..Pull::default() });
+                pull.layers.insert(*digest, (*size_bytes, false));
             }
+            Event::PullFinished { digest } => {
+                for layer in self.pulls.values_mut().filter_map(|pull| pull.layers.get_mut(digest)) {
+                    layer.1 = true;
+                }
+            }
+            Event::BlobPushed { reference, digest, size_bytes, reused } => {
+                if self.verbosity >= Verbosity::Debug {
+                    let verb = if *reused { "already there" } else { "uploaded" };
+                    self.line(at, &format!("{verb}: {digest} ({}) at {reference}", measure::size(*size_bytes)), out);
+                }
+            }
+            Event::Warning { message } => self.warning(at, message, out),
         }
     }
 
@@ -142,41 +153,41 @@ impl Lines {
             return;
         }
         let late = |running: &Running| !running.announced && at.elapsed.saturating_sub(running.started) >= ANNOUNCED_AFTER;
-        let late: Vec<StepId> = self.running.iter().filter(|(_, running)| late(running)).map(|(step, _)| *step).collect();
-        for step in late {
-            self.introduce(at, step, out);
+        let late = self.running.iter().filter(|(_, running)| late(running)).map(|(step, _)| step.clone());
+        for step in late.collect::<Vec<StepId>>() {
+            self.introduce(at, &step, out);
         }
-        match self.moving_columns {
-            Some(columns) => self.move_line(at, columns, out),
-            None => {
-                let due = self.transfers.iter_mut().filter(|(_, progress)| {
-                    at.elapsed.saturating_sub(progress.said) >= TRANSFERS_SAID_EVERY && !progress.is_done()
-                });
-                let due: Vec<String> = due
-                    .map(|(transfer, progress)| {
-                        progress.said = at.elapsed;
-                        describe(transfer, progress)
-                    })
-                    .collect();
-                due.iter().for_each(|text| self.line(at, text, out));
-            }
+        if let Some(columns) = self.moving_columns {
+            self.move_line(at, columns, out);
+            return;
+        }
+        let due =
+            self.pulls.iter_mut().filter(|(_, pull)| at.elapsed.saturating_sub(pull.said) >= PULLS_SAID_EVERY && !pull.is_done());
+        let said = due.map(|(reference, pull)| {
+            pull.said = at.elapsed;
+            pull.describe(reference)
+        });
+        for text in said.collect::<Vec<String>>() {
+            self.line(at, &text, out);
         }
     }
 
     /// Shows what unfinished steps wrote last.
     pub fn finish(&mut self, at: Moment, out: &mut String) {
-        let unfinished: Vec<StepId> = self.running.keys().copied().collect();
+        let unfinished: Vec<StepId> = self.running.keys().cloned().collect();
         for step in unfinished {
-            self.rest_of_output(at, step, out);
+            self.rest_of_output(at, &step, out);
             let Some(running) = self.running.remove(&step).filter(|running| !running.tail.is_empty()) else { continue };
             let headline = self.headline(&running, "");
             self.line(at, &headline, out);
-            running.tail.iter().for_each(|line| self.line(at, &format!("{INDENT}{line}"), out));
+            for line in &running.tail {
+                self.line(at, &format!("{INDENT}{line}"), out);
+            }
         }
         self.clear(out);
     }
 
-    fn output(&mut self, at: Moment, step: StepId, lines: Vec<String>, out: &mut String) {
+    fn output(&mut self, at: Moment, step: &StepId, lines: Vec<String>, out: &mut String) {
         if lines.is_empty() {
             return;
         }
@@ -188,7 +199,7 @@ impl Lines {
             let line = visible(&line, self.colours);
             if shown {
                 self.line(at, &format!("{INDENT}{line}"), out);
-            } else if let Some(running) = self.running.get_mut(&step) {
+            } else if let Some(running) = self.running.get_mut(step) {
                 running.tail.push_back(line);
                 if running.tail.len() > TAIL_LINES {
                     running.tail.pop_front();
@@ -197,28 +208,29 @@ impl Lines {
         }
     }
 
-    fn rest_of_output(&mut self, at: Moment, step: StepId, out: &mut String) {
-        let Some(running) = self.running.get_mut(&step) else { return };
+    fn rest_of_output(&mut self, at: Moment, step: &StepId, out: &mut String) {
+        let Some(running) = self.running.get_mut(step) else { return };
         let rest = running.output.finish().into_iter().chain(running.errors.finish()).collect();
         self.output(at, step, rest, out);
     }
 
     /// Makes `step` the one that the last line belongs to.
-    fn introduce(&mut self, at: Moment, step: StepId, out: &mut String) {
-        let Some(running) = self.running.get_mut(&step) else { return };
+    fn introduce(&mut self, at: Moment, step: &StepId, out: &mut String) {
+        let Some(running) = self.running.get_mut(step) else { return };
         let again = std::mem::replace(&mut running.announced, true);
-        if again && self.current == Some(step) {
+        if again && self.current.as_ref() == Some(step) {
             return;
         }
-        let headline = self.headline(&self.running[&step], if again { "(continued)" } else { "" });
+        let headline = self.headline(&self.running[step], if again { "(continued)" } else { "" });
         self.line(at, &headline, out);
-        self.current = Some(step);
+        self.current = Some(step.clone());
     }
 
-    fn finished(&mut self, at: Moment, step: StepId, running: &Running, result: &str, out: &mut String) {
-        let line = match running.announced && self.current == Some(step) {
-            true => format!("{} done {}", self.paint(LABEL, &running.label), self.paint(FAINT, result)),
-            false => self.headline(running, result),
+    fn finished(&mut self, at: Moment, step: &StepId, running: &Running, result: &str, out: &mut String) {
+        let line = if running.announced && self.current.as_ref() == Some(step) {
+            format!("{} done {}", self.paint(LABEL, &running.label), self.paint(FAINT, result))
+        } else {
+            self.headline(running, result)
         };
         self.line(at, &line, out);
         self.current = None;
@@ -237,14 +249,6 @@ impl Lines {
         }
     }
 
-    fn transfer(&mut self, at: Moment, direction: Direction, transfer: &Transfer) {
-        let progress = self
-            .transfers
-            .entry((direction, transfer.reference.clone()))
-            .or_insert_with(|| Progress { said: at.elapsed, ..Progress::default() });
-        progress.blobs.insert(transfer.blob, (transfer.done_bytes, transfer.total_bytes));
-    }
-
     fn move_line(&mut self, at: Moment, columns: usize, out: &mut String) {
         let step = |running: &Running| {
             format!(
@@ -255,8 +259,8 @@ impl Lines {
             )
         };
         let steps = self.running.values().filter(|running| running.announced).map(step);
-        let transfers = self.transfers.iter().filter(|(_, progress)| !progress.is_done());
-        let parts: Vec<String> = transfers.map(|(transfer, progress)| describe(transfer, progress)).chain(steps).collect();
+        let pulls = self.pulls.iter().filter(|(_, pull)| !pull.is_done()).map(|(reference, pull)| pull.describe(reference));
+        let parts: Vec<String> = pulls.chain(steps).collect();
         self.clear(out);
         if !parts.is_empty() {
             let text = one_line(&parts.join(" · "), columns.saturating_sub(1));
@@ -288,24 +292,17 @@ impl Lines {
     }
 }
 
-impl Progress {
-    fn sums(&self) -> (u64, u64) {
-        self.blobs.values().fold((0, 0), |(done, total), blob| (done.saturating_add(blob.0), total.saturating_add(blob.1)))
-    }
-
+impl Pull {
     fn is_done(&self) -> bool {
-        let (done, total) = self.sums();
-        done >= total
+        self.layers.values().all(|(_, done)| *done)
     }
-}
 
-fn describe((direction, reference): &(Direction, Reference), progress: &Progress) -> String {
-    let verb = match direction {
-        Direction::Pull => "pulling",
-        Direction::Push => "pushing",
-    };
-    let (done, total) = progress.sums();
-    format!("{verb} {reference}: {} of {}", measure::size(done), measure::size(total))
+    fn describe(&self, reference: &Reference) -> String {
+        let sum = |layers: &mut dyn Iterator<Item = &(u64, bool)>| layers.fold(0_u64, |sum, (size, _)| sum.saturating_add(*size));
+        let done = sum(&mut self.layers.values().filter(|(_, done)| *done));
+        let all = sum(&mut self.layers.values());
+        format!("pulling {reference}: {} of {}", measure::size(done), measure::size(all))
+    }
 }
 
 fn result(outcome: StepOutcome, duration: Duration, layer: Option<&LayerSummary>) -> String {

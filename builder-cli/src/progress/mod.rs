@@ -14,7 +14,7 @@ use crate::contract::Event;
 use crate::request::{LogSettings, Note};
 use std::io::Write;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 /// When something happened.
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +36,7 @@ pub enum View {
 
 impl View {
     /// The view that `settings` ask for. `columns` is the width of the terminal, if there is any.
-    pub fn new(settings: &LogSettings, columns: Option<usize>) -> Self {
+    pub fn new(settings: LogSettings, columns: Option<usize>) -> Self {
         match settings.format {
             LogFormat::Json => Self::Json(Box::new(json::Json::new(settings.verbosity))),
             LogFormat::Text | LogFormat::Color => Self::Lines(Box::new(lines::Lines::new(settings, columns))),
@@ -76,7 +76,7 @@ impl View {
 }
 
 /// Shows events on standard error until their sender is gone.
-pub async fn show(mut events: UnboundedReceiver<Event>, mut view: View, notes: &[Note]) {
+pub async fn show(mut events: Receiver<Event>, mut view: View, notes: &[Note]) {
     let start = Instant::now();
     let moment = || Moment { elapsed: start.elapsed(), clock: jiff::Timestamp::now() };
     let mut ticks = tokio::time::interval(Duration::from_millis(100));
@@ -111,57 +111,55 @@ fn write(text: &mut String) {
 mod tests {
     use super::*;
     use crate::args::Verbosity;
-    use crate::contract::{LayerSummary, StepId, StepOutcome, Stream, Transfer};
+    use crate::contract::{LayerSummary, StepId, StepOutcome, Stream};
+    use builder_core::dockerfile::Position;
 
     /// A build of two stages side by side, as `(milliseconds, event)`.
     fn script() -> Vec<(u64, Event)> {
-        let step = |stage, index| StepId { stage, index };
+        let step = |stage: usize, number| StepId { stage, stage_name: ["builder", "1"][stage].to_owned(), number, total: 3 };
         let digest = builder_core::oci::Digest::of(b"layer");
         let layer = |size_bytes| Some(LayerSummary { digest, size_bytes });
-        let started = |stage, index, text: &str, line, total| Event::StepStarted {
-            step: step(stage, index),
+        let started = |stage, number, text: &str, first_line| Event::StepStarted {
+            step: step(stage, number),
+            position: Position { first_line, ..Position::default() },
             text: text.to_owned(),
-            line,
-            number: index + 1,
-            total,
         };
         let output =
-            |stage, index, stream, bytes: &str| Event::StepOutput { step: step(stage, index), stream, bytes: bytes.into() };
-        let finished = |stage, index, outcome, milliseconds, layer| Event::StepFinished {
-            step: step(stage, index),
+            |stage, number, stream, bytes: &str| Event::StepOutput { step: step(stage, number), stream, bytes: bytes.into() };
+        let finished = |stage, number, outcome, milliseconds, layer| Event::StepFinished {
+            step: step(stage, number),
             outcome,
             duration: Duration::from_millis(milliseconds),
             layer,
         };
-        let pull = |done_bytes| {
-            Event::Pull(Transfer { reference: "debian:12".parse().unwrap(), blob: digest, done_bytes, total_bytes: 48_000_000 })
-        };
+        let debian: builder_core::oci::Reference = "debian:12".parse().unwrap();
         use StepOutcome::{Cached, Executed, Metadata};
         vec![
-            (0, Event::Warning { message: "stage name \"Builder\" should be lower case".to_owned(), line: Some(1) }),
-            (1, Event::StageStarted { stage: 0, name: Some("builder".to_owned()) }),
-            (1, Event::StageStarted { stage: 1, name: None }),
-            (2, started(0, 0, "FROM debian:12 AS Builder", 1, 3)),
-            (2, started(1, 0, "FROM scratch", 5, 3)),
-            (3, finished(1, 0, Metadata, 1, None)),
-            (50, pull(12_000_000)),
-            (400, pull(48_000_000)),
-            (450, finished(0, 0, Executed, 448, None)),
-            (450, started(0, 1, "RUN make \\\n    -j2", 2, 3)),
-            (460, output(0, 1, Stream::Output, "gcc -c a.c\ngcc -c b")),
-            (465, started(1, 1, "RUN slow", 6, 3)),
-            (470, output(0, 1, Stream::Error, "\u{1b}[31mwarning\u{1b}[0m: \u{1b}[2Jclear\n")),
-            (480, output(0, 1, Stream::Output, ".c\n")),
-            (900, output(1, 1, Stream::Output, "10%\r50%\r100%\nno end of line")),
-            (910, output(0, 1, Stream::Output, "ld\n")),
-            (2000, finished(0, 1, Executed, 1550, layer(12_345_678))),
-            (2001, started(0, 2, "COPY . /src", 4, 3)),
-            (2010, finished(0, 2, Executed, 9, layer(512))),
-            (2100, finished(1, 1, Executed, 1635, None)),
-            (2101, started(1, 2, "COPY --from=builder /src /src", 7, 3)),
-            (2102, finished(1, 2, Cached, 1, layer(512))),
-            (2103, started(1, 3, "RUN false", 8, 4)),
-            (2104, output(1, 3, Stream::Error, "about to fail\nvery")),
+            (0, Event::Planned { stages: 2, steps: 6 }),
+            (0, Event::Warning { message: "stage name \"Builder\" should be lower case".to_owned() }),
+            (2, started(0, 1, "FROM debian:12 AS Builder", 1)),
+            (2, started(1, 1, "FROM scratch", 5)),
+            (3, finished(1, 1, Metadata, 1, None)),
+            (50, Event::PullStarted { reference: debian.clone(), digest, size_bytes: 48_000_000 }),
+            (400, Event::PullFinished { digest }),
+            (450, finished(0, 1, Executed, 448, None)),
+            (450, Event::Isolation { description: "namespaces with an overlay".to_owned() }),
+            (450, started(0, 2, "RUN make \\\n    -j2", 2)),
+            (460, output(0, 2, Stream::Stdout, "gcc -c a.c\ngcc -c b")),
+            (465, started(1, 2, "RUN slow", 6)),
+            (470, output(0, 2, Stream::Stderr, "\u{1b}[31mwarning\u{1b}[0m: \u{1b}[2Jclear\n")),
+            (480, output(0, 2, Stream::Stdout, ".c\n")),
+            (900, output(1, 2, Stream::Stdout, "10%\r50%\r100%\nno end of line")),
+            (910, output(0, 2, Stream::Stdout, "ld\n")),
+            (1200, finished(0, 2, Executed, 750, layer(12_345_678))),
+            (1201, started(0, 3, "COPY . /src", 4)),
+            (1210, finished(0, 3, Executed, 9, layer(512))),
+            (1215, Event::BlobPushed { reference: debian, digest, size_bytes: 512, reused: false }),
+            (1300, finished(1, 2, Executed, 835, None)),
+            (1301, started(1, 3, "COPY --from=builder /src /src", 7)),
+            (1302, finished(1, 3, Cached, 1, layer(512))),
+            (1303, started(1, 4, "RUN false", 8)),
+            (1304, output(1, 4, Stream::Stderr, "about to fail\nvery")),
         ]
     }
 
@@ -171,7 +169,7 @@ mod tests {
             elapsed: Duration::from_millis(milliseconds),
             clock: clock + Duration::from_millis(milliseconds),
         };
-        let mut view = View::new(&settings, Some(60));
+        let mut view = View::new(settings, Some(60));
         let mut out = String::new();
         view.note(at(0), &Note::Information("--force has no effect: why".to_owned()), &mut out);
         let (mut now, mut script) = (0, script().into_iter().peekable());

@@ -1,18 +1,21 @@
 //! The request as `--print-request` shows it. Pure.
 
 use super::{CredentialSource, Invocation, Note};
-use crate::contract::{ContextSource, DockerfileSource, Export, SecretSource, SecretSpec};
+use crate::contract::{CacheUse, ContextSource, DockerfileSource, Export, SecretSource};
 use builder_core::oci::Reference;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// What `--print-request` prints: everything but the secrets.
 pub fn describe(invocation: &Invocation) -> Value {
     let request = &invocation.request;
-    let ContextSource::Directory(context) = &request.context;
+    let context = |context: &ContextSource| match context {
+        ContextSource::Directory(path) => json!(path),
+        ContextSource::Empty => json!(null),
+    };
     let strings = |items: &[Reference]| items.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let secret = |secret: &SecretSpec| match &secret.source {
-        SecretSource::File(path) => json!({ "id": secret.id, "file": path }),
-        SecretSource::Value(_) => json!({ "id": secret.id, "value": "(hidden)" }),
+    let secret = |(id, source): (&String, &SecretSource)| match source {
+        SecretSource::File(path) => json!({ "id": id, "file": path }),
+        SecretSource::Value(_) => json!({ "id": id, "value": "(hidden)" }),
     };
     let export = |export: &Export| match export {
         Export::OciLayout(path) => json!({ "oci_layout": path }),
@@ -20,7 +23,7 @@ pub fn describe(invocation: &Invocation) -> Value {
     };
     let registry = &invocation.registry;
     json!({
-        "context": context,
+        "context": context(&request.context),
         "dockerfile": match &request.dockerfile {
             DockerfileSource::Path(_) => json!(invocation.dockerfile_candidates),
             DockerfileSource::Inline { name, .. } => json!(name),
@@ -28,17 +31,14 @@ pub fn describe(invocation: &Invocation) -> Value {
         "build_args": request.build_args,
         "target": request.target,
         "labels": request.labels,
-        "platform": request.platform.as_ref().map(ToString::to_string),
+        "platform": request.platform.to_string(),
         "destinations": strings(&request.destinations),
         "push": request.push,
         "exports": request.exports.iter().map(export).collect::<Vec<_>>(),
-        "build_contexts": request.build_contexts,
+        "build_contexts": request.build_contexts.iter().map(|(name, source)| (name.clone(), context(source))).collect::<Map<_, _>>(),
         "secrets": request.secrets.iter().map(secret).collect::<Vec<_>>(),
         "source_date_epoch": request.source_date_epoch,
-        "cache": request.cache,
-        "jobs": request.jobs,
-        "compression": request.compression,
-        "compression_level": request.compression_level,
+        "cache": request.use_cache == CacheUse::On,
         "max_unpacked_bytes": request.max_unpacked_bytes,
         "isolation": format!("{:?}", invocation.isolation).to_lowercase(),
         "state": invocation.state_candidates.iter().map(|candidate| &candidate.path).collect::<Vec<_>>(),

@@ -7,13 +7,14 @@ pub use describe::describe;
 pub use registry::{CredentialSource, RegistrySettings};
 
 use crate::args::{BuildArgs, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
-use crate::contract::{BuildRequest, ContextSource, DockerfileSource, Export, Secret, SecretSource, SecretSpec};
+use crate::contract::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Export, Secret, SecretSource};
 use crate::environment::Environment;
-use builder_core::oci::{Compression, Platform, Reference};
+use builder_core::oci::{Platform, Reference};
+use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 /// Everything that `cofferdam build` is going to do.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Invocation {
     /// The build. Its Dockerfile is the first of `dockerfile_candidates` until someone has looked.
     pub request: BuildRequest,
@@ -150,20 +151,17 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         dockerfile,
         build_args: build_args(args, environment, problems),
         target: target(args, problems),
-        labels: gather(problems, &args.label, "--label", pair),
-        platform: platform(args, problems),
-        push: !no_push && !destinations.is_empty(),
+        labels: gather(problems, &args.label, "--label", pair).into_iter().collect(),
+        platform: platform(args, problems).unwrap_or_else(|| environment.platform.clone()),
+        push: !no_push,
         destinations,
         exports,
-        build_contexts: gather(problems, &args.build_context, "--build-context", named_pair),
+        build_contexts: build_contexts(args, environment, problems),
         secrets: secrets(args, environment, problems),
         source_date_epoch: source_date_epoch(args, environment, problems),
-        cache: args.cache.unwrap_or(true) && !args.no_cache.unwrap_or(false),
-        jobs: args.jobs.filter(|jobs| *jobs > 0).unwrap_or(environment.processors.max(1)),
-        compression: compression(args, problems),
-        // As with Kaniko only levels above 0 are meant, so that its default of -1 can be written out.
-        compression_level: args.compression_level.filter(|level| *level > 0),
+        use_cache: if args.cache.unwrap_or(true) && !args.no_cache.unwrap_or(false) { CacheUse::On } else { CacheUse::WriteOnly },
         max_unpacked_bytes: max_unpacked_bytes(args, problems),
+        step_timeout_seconds: None,
     };
     Invocation {
         request,
@@ -283,14 +281,14 @@ fn state_candidates(args: &BuildArgs, environment: &Environment, context: &Path)
     candidates
 }
 
-fn build_args(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Vec<(String, String)> {
+fn build_args(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {
     let given = args.build_arg.iter().filter_map(|text| match text.split_once('=') {
         Some((name, value)) => Some((name.to_owned(), value.to_owned())),
         // A variable that is set to nothing is passed; one that is not set is not.
         None => environment.variables.get(text).map(|value| (text.clone(), value.clone())),
     });
-    let given: Vec<(String, String)> = given.collect();
-    if given.iter().any(|(name, _)| name.is_empty()) || args.build_arg.iter().any(String::is_empty) {
+    let given: BTreeMap<String, String> = given.collect();
+    if given.contains_key("") || args.build_arg.iter().any(String::is_empty) {
         problems.push(Problem::with_hint("--build-arg without a name", "write --build-arg NAME=VALUE"));
     }
     given
@@ -313,18 +311,33 @@ fn platform(args: &BuildArgs, problems: &mut Vec<Problem>) -> Option<Platform> {
     note_problem(text.parse().map_err(chain), "--platform", problems)
 }
 
-fn secrets(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Vec<SecretSpec> {
-    let secrets = gather(problems, &args.secret, "--secret", |text| secret(text, environment));
-    for (at, secret) in secrets.iter().enumerate() {
-        if secrets[..at].iter().any(|earlier| earlier.id == secret.id) {
-            problems.push(Problem::new(format!("--secret: the id {:?} is given twice", secret.id)));
+/// Named contexts: directories.
+fn build_contexts(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> BTreeMap<String, ContextSource> {
+    let read = |text: &str| {
+        let (name, location) = named_pair(text)?;
+        match location.split_once("://") {
+            None | Some(("dir", _)) => {
+                let path = location.strip_prefix("dir://").unwrap_or(&location);
+                Ok((name, ContextSource::Directory(environment.absolute(Path::new(path)))))
+            }
+            Some((scheme, _)) => Err(format!("contexts of the kind {scheme}:// are not supported yet, give a directory")),
+        }
+    };
+    gather(problems, &args.build_context, "--build-context", read).into_iter().collect()
+}
+
+fn secrets(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> BTreeMap<String, SecretSource> {
+    let mut secrets = BTreeMap::new();
+    for (id, source) in gather(problems, &args.secret, "--secret", |text| secret(text, environment)) {
+        if secrets.insert(id.clone(), source).is_some() {
+            problems.push(Problem::new(format!("--secret: the id {id:?} is given twice")));
         }
     }
     secrets
 }
 
 /// Reads `id=ID[,src|source=FILE][,env=VARIABLE][,type=file|env]`, as buildx does.
-fn secret(text: &str, environment: &Environment) -> Result<SecretSpec, String> {
+fn secret(text: &str, environment: &Environment) -> Result<(String, SecretSource), String> {
     let (mut id, mut file, mut variable, mut kind) = (None, None, None, None);
     for field in text.split(',') {
         match field.split_once('=').ok_or_else(|| format!("{field:?} is not of the form KEY=VALUE"))? {
@@ -343,14 +356,14 @@ fn secret(text: &str, environment: &Environment) -> Result<SecretSpec, String> {
         (Some(file), None) => SecretSource::File(environment.absolute(Path::new(file))),
         (None, Some(variable)) => {
             let value = environment.variables.get(variable).ok_or_else(|| format!("the variable {variable} is not set"))?;
-            SecretSource::Value(Secret(value.clone().into_bytes()))
+            SecretSource::Value(Secret::new(value.clone()))
         }
         (None, None) => match environment.variables.get(id).filter(|_| kind.is_none()) {
-            Some(value) => SecretSource::Value(Secret(value.clone().into_bytes())),
+            Some(value) => SecretSource::Value(Secret::new(value.clone())),
             None => SecretSource::File(environment.absolute(Path::new(id))),
         },
     };
-    Ok(SecretSpec { id: id.to_owned(), source })
+    Ok((id.to_owned(), source))
 }
 
 fn source_date_epoch(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Option<i64> {
@@ -358,18 +371,6 @@ fn source_date_epoch(args: &BuildArgs, environment: &Environment, problems: &mut
     let Some(text) = environment.get("SOURCE_DATE_EPOCH") else { return reproducible };
     let epoch = text.trim().parse().map_err(|_| format!("{text:?} is no number of seconds"));
     note_problem(epoch, "SOURCE_DATE_EPOCH", problems)
-}
-
-fn compression(args: &BuildArgs, problems: &mut Vec<Problem>) -> Compression {
-    match args.compression.as_deref() {
-        None | Some("gzip") => Compression::Gzip,
-        Some("zstd") => Compression::Zstd,
-        Some("uncompressed" | "none") => Compression::Uncompressed,
-        Some(other) => {
-            problems.push(Problem::new(format!("--compression: {other:?} is none of gzip, zstd, uncompressed")));
-            Compression::Gzip
-        }
-    }
 }
 
 fn max_unpacked_bytes(args: &BuildArgs, problems: &mut Vec<Problem>) -> u64 {

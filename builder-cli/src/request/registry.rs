@@ -6,8 +6,9 @@ use crate::contract::Secret;
 use crate::environment::Environment;
 use std::path::{Path, PathBuf};
 
-/// How to reach registries.
-#[derive(Clone, Debug, Default)]
+/// How to reach registries. No `Debug`: variables and proxies hold secrets.
+#[derive(Clone, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct RegistrySettings {
     /// Registries that speak HTTP.
     pub insecure: Vec<String>,
@@ -25,8 +26,8 @@ pub struct RegistrySettings {
     pub authorities: Vec<(String, PathBuf)>,
     /// Certificates that we show, by registry.
     pub client_certificates: Vec<(String, ClientCertificate)>,
-    /// Registries asked before the one named, in order.
-    pub mirrors: Vec<(String, Vec<String>)>,
+    /// Registries and who is asked before them, in order.
+    pub mirrors: Vec<(String, String)>,
     /// Whether the registry named is asked when no mirror has an image.
     pub fallback: bool,
     /// Further attempts of a push.
@@ -35,6 +36,8 @@ pub struct RegistrySettings {
     pub pull_retries: u32,
     /// Where credentials are, first asked first.
     pub credentials: Vec<CredentialSource>,
+    /// The variables that credential helpers are given: theirs are of every cloud.
+    pub helper_environment: Vec<(String, String)>,
     /// Proxies.
     pub proxies: Proxies,
     /// File of the certificate authorities of all registries.
@@ -62,7 +65,7 @@ pub enum CredentialSource {
 }
 
 /// Proxies, as the usual variables name them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default)]
 pub struct Proxies {
     /// For HTTP.
     pub http: Option<String>,
@@ -98,6 +101,7 @@ pub(super) fn registry(args: &BuildArgs, environment: &Environment, problems: &m
         push_retries: args.push_retry.unwrap_or(0),
         pull_retries: args.image_download_retry.unwrap_or(0),
         credentials: credentials(environment),
+        helper_environment: environment.variables.clone().into_iter().collect(),
         proxies: Proxies {
             http: either("http_proxy", "HTTP_PROXY"),
             https: either("https_proxy", "HTTPS_PROXY"),
@@ -109,40 +113,23 @@ pub(super) fn registry(args: &BuildArgs, environment: &Environment, problems: &m
 }
 
 /// Mirrors by registry, in the order given; those of `--registry-mirror` stand for Docker Hub.
-fn mirrors(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Vec<(String, Vec<String>)> {
+fn mirrors(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Vec<(String, String)> {
     let split = |name: &str, separator: char| -> Vec<String> {
         environment.get(name).into_iter().flat_map(|value| value.split(separator)).map(str::to_owned).collect()
     };
-    let mapped = match args.registry_map.is_empty() {
-        true => split("KANIKO_REGISTRY_MAP", ';'),
-        false => args.registry_map.iter().flat_map(|map| map.split(';')).map(str::to_owned).collect(),
-    };
+    let typed = args.registry_map.iter().flat_map(|map| map.split(';')).map(str::to_owned);
+    let mapped = if args.registry_map.is_empty() { split("KANIKO_REGISTRY_MAP", ';') } else { typed.collect() };
     let mapped: Vec<String> = mapped.into_iter().filter(|pair| !pair.trim().is_empty()).collect();
     let hub = if args.registry_mirror.is_empty() { split("KANIKO_REGISTRY_MIRROR", ',') } else { args.registry_mirror.clone() };
 
     let mapped = gather(problems, &mapped, "--registry-map", named_pair);
     let hub = hub.into_iter().map(|mirror| ("docker.io".to_owned(), mirror));
-    let mut mirrors: Vec<(String, Vec<String>)> = Vec::new();
-    for (registry, mirror) in mapped.into_iter().chain(hub) {
-        let mirror = mirror.trim().trim_start_matches("https://").trim_end_matches('/').to_owned();
-        let registry = match registry.trim() {
-            "index.docker.io" | "registry-1.docker.io" => "docker.io".to_owned(),
-            other => other.to_owned(),
-        };
-        if mirror.is_empty() {
-            continue;
-        }
-        match mirrors.iter_mut().find(|(known, _)| *known == registry) {
-            Some((_, known)) if known.contains(&mirror) => {}
-            Some((_, known)) => known.push(mirror),
-            None => mirrors.push((registry, vec![mirror])),
-        }
-    }
-    mirrors
+    let canonical = |(registry, mirror): (String, String)| (registry.trim().to_owned(), mirror.trim().to_owned());
+    mapped.into_iter().chain(hub).map(canonical).filter(|(_, mirror)| !mirror.is_empty()).collect()
 }
 
 fn credentials(environment: &Environment) -> Vec<CredentialSource> {
-    let text = environment.get("DOCKER_AUTH_CONFIG").map(|text| CredentialSource::Text(Secret(text.into())));
+    let text = environment.get("DOCKER_AUTH_CONFIG").map(|text| CredentialSource::Text(Secret::new(text)));
     let absolute = |path: &str| environment.absolute(Path::new(path));
     let home = environment.get("HOME").map(|home| absolute(home).join(".docker"));
     let docker = environment.get("DOCKER_CONFIG").map(absolute).or(home).map(|directory| directory.join("config.json"));

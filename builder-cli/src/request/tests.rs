@@ -9,7 +9,7 @@ fn environment(variables: &[(&str, &str)]) -> Environment {
     Environment {
         variables: variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         current_directory: "/here".into(),
-        processors: 3,
+        platform: Platform::linux_amd64(),
         user_id: 1000,
         terminal: false,
     }
@@ -29,7 +29,7 @@ fn described(line: &str, variables: &[(&str, &str)]) -> Value {
 }
 
 fn problem(line: &str, variables: &[(&str, &str)]) -> String {
-    let problems = request(&typed(line), &environment(variables)).expect_err(line);
+    let problems = request(&typed(line), &environment(variables)).err().expect(line);
     problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; ")
 }
 
@@ -45,13 +45,9 @@ fn each_flag_reaches_the_request() {
         ("--dockerfile=/x/D", "/dockerfile", json!(["/x/D"])),
         ("--file D -c /src", "/dockerfile", json!(["/here/D", "/src/D"])),
         ("-f -", "/dockerfile", json!("-")),
-        ("--build-arg A=1,2 --build-arg B= --build-arg A=x=y", "/build_args", json!([["A", "1,2"], ["B", ""], ["A", "x=y"]])),
-        ("--build-arg SET --build-arg UNSET --build-arg EMPTY", "/build_args", json!([["SET", "1"], ["EMPTY", ""]])),
-        (
-            "--build-context a=dir --build-context b=docker-image://x",
-            "/build_contexts",
-            json!([["a", "dir"], ["b", "docker-image://x"]]),
-        ),
+        ("--build-arg A=1,2 --build-arg B= --build-arg A=x=y", "/build_args", json!({ "A": "x=y", "B": "" })),
+        ("--build-arg SET --build-arg UNSET --build-arg EMPTY", "/build_args", json!({ "SET": "1", "EMPTY": "" })),
+        ("--build-context a=dir --build-context b=dir:///x", "/build_contexts", json!({ "a": "/here/dir", "b": "/x" })),
         ("--secret id=a,src=f", "/secrets", json!([{ "id": "a", "file": "/here/f" }])),
         ("--secret id=a,source=/f,type=file", "/secrets", json!([{ "id": "a", "file": "/f" }])),
         ("--secret id=a,env=SET", "/secrets", json!([{ "id": "a", "value": "(hidden)" }])),
@@ -61,6 +57,7 @@ fn each_flag_reaches_the_request() {
         ("--secret id=none", "/secrets", json!([{ "id": "none", "file": "/here/none" }])),
         ("", "/target", json!(null)),
         ("--target=t", "/target", json!("t")),
+        ("", "/platform", json!("linux/amd64")),
         ("--platform linux/x86_64", "/platform", json!("linux/amd64")),
         ("--custom-platform=linux/arm64", "/platform", json!("linux/arm64")),
         ("--customPlatform=linux/arm64", "/platform", json!("linux/arm64")),
@@ -72,11 +69,7 @@ fn each_flag_reaches_the_request() {
         ("--digest-file d", "/result_files/digest", json!("/here/d")),
         ("--image-name-with-digest-file d", "/result_files/name_with_digest", json!("/here/d")),
         ("--image-name-tag-with-digest-file d", "/result_files/name_tag_with_digest", json!("/here/d")),
-        ("--label a=b,c=d --label e=", "/labels", json!([["a", "b,c=d"], ["e", ""]])),
-        ("", "/compression", json!("gzip")),
-        ("--compression=zstd", "/compression", json!("zstd")),
-        ("--compression-level=3", "/compression_level", json!(3)),
-        ("--compression-level -1", "/compression_level", json!(null)),
+        ("--label a=b,c=d --label e=", "/labels", json!({ "a": "b,c=d", "e": "" })),
         ("--reproducible", "/source_date_epoch", json!(0)),
         ("--insecure", "/registry/insecure_push", json!(true)),
         ("--insecure-pull=true", "/registry/insecure_pull", json!(true)),
@@ -88,11 +81,11 @@ fn each_flag_reaches_the_request() {
         ("--skip-tls-verify-registry a", "/registry/unverified", json!(["a"])),
         ("--registry-certificate a=/ca.pem", "/registry/authorities", json!([["a", "/ca.pem"]])),
         ("--registry-client-cert a=c.pem,/k.pem", "/registry/client_certificates", json!([["a", "/here/c.pem", "/k.pem"]])),
-        ("--registry-mirror m/p --registry-mirror n", "/registry/mirrors", json!([["docker.io", ["m/p", "n"]]])),
+        ("--registry-mirror m/p --registry-mirror n", "/registry/mirrors", json!([["docker.io", "m/p"], ["docker.io", "n"]])),
         (
             "--registry-map=index.docker.io=a;quay.io=b;index.docker.io=c --registry-map quay.io=d",
             "/registry/mirrors",
-            json!([["docker.io", ["a", "c"]], ["quay.io", ["b", "d"]]]),
+            json!([["index.docker.io", "a"], ["quay.io", "b"], ["index.docker.io", "c"], ["quay.io", "d"]]),
         ),
         ("", "/registry/fallback", json!(true)),
         ("--skip-default-registry-fallback", "/registry/fallback", json!(false)),
@@ -105,8 +98,6 @@ fn each_flag_reaches_the_request() {
         ("--kaniko-dir /k", "/state", json!(["/k"])),
         ("", "/isolation", json!("auto")),
         ("--isolation namespaces", "/isolation", json!("namespaces")),
-        ("", "/jobs", json!(3)),
-        ("--jobs=8", "/jobs", json!(8)),
         ("", "/max_unpacked_bytes", json!(64_u64 << 30)),
         ("--max-unpacked-size 20G", "/max_unpacked_bytes", json!(20_u64 << 30)),
         ("--max-unpacked-size=0", "/max_unpacked_bytes", json!(u64::MAX)),
@@ -140,8 +131,8 @@ fn the_context_of_docker_build_is_an_argument() {
 fn each_variable_reaches_the_request() {
     for (name, value, place, expected) in [
         ("KANIKO_NO_PUSH", "true", "/push", json!(false)),
-        ("KANIKO_REGISTRY_MIRROR", "a,b", "/registry/mirrors", json!([["docker.io", ["a", "b"]]])),
-        ("KANIKO_REGISTRY_MAP", "q=a;q=b;", "/registry/mirrors", json!([["q", ["a", "b"]]])),
+        ("KANIKO_REGISTRY_MIRROR", "a,b", "/registry/mirrors", json!([["docker.io", "a"], ["docker.io", "b"]])),
+        ("KANIKO_REGISTRY_MAP", "q=a;q=b;", "/registry/mirrors", json!([["q", "a"], ["q", "b"]])),
         ("SOURCE_DATE_EPOCH", "1700000000", "/source_date_epoch", json!(1_700_000_000)),
         ("DOCKER_CONFIG", "/d", "/registry/credentials", json!(["/d/config.json"])),
         ("HOME", "/h", "/registry/credentials", json!(["/h/.docker/config.json"])),
@@ -160,7 +151,7 @@ fn each_variable_reaches_the_request() {
         assert_eq!(described("-d r.example/a:1", &[(name, value)]).pointer(place), Some(&expected), "{name}");
     }
     let flags_win = described("-d a --registry-mirror m", &[("KANIKO_REGISTRY_MIRROR", "n"), ("KANIKO_NO_PUSH", "0")]);
-    assert_eq!(flags_win["registry"]["mirrors"], json!([["docker.io", ["m"]]]));
+    assert_eq!(flags_win["registry"]["mirrors"], json!([["docker.io", "m"]]));
     assert_eq!(described("-d a --no-push=false", &[("KANIKO_NO_PUSH", "true")])["push"], json!(true));
 }
 
@@ -204,6 +195,10 @@ fn contradictions_and_mistakes_are_named() {
         ),
         ("-d a --build-arg =x", "--build-arg without a name"),
         ("-d a --label x", "--label: \"x\" is not of the form NAME=VALUE"),
+        (
+            "-d a --build-context x=docker-image://b",
+            "--build-context: contexts of the kind docker-image:// are not supported yet, give a directory",
+        ),
         ("-d a --build-context x=", "--build-context: \"x=\" has no value"),
         ("-d a --target a,b", "one build makes one target"),
         ("-d a --platform linux/amd64,linux/arm64", "one build makes an image for one platform"),
@@ -216,7 +211,6 @@ fn contradictions_and_mistakes_are_named() {
         ("-d a --secret id=x,src=a,env=B", "--secret: src and env exclude each other"),
         ("-d a --secret id=x,mode=1", "--secret: unexpected mode=1"),
         ("-d a --secret id=x --secret id=x,src=y", "--secret: the id \"x\" is given twice"),
-        ("-d a --compression lzma", "--compression: \"lzma\" is none of gzip, zstd, uncompressed"),
         ("-d a --max-unpacked-size much", "--max-unpacked-size: \"much\" is no size, as 500MiB or 20G are"),
         ("-d a --registry-client-cert r=c", "--registry-client-cert: expected REGISTRY=CERTIFICATE,KEY"),
         ("-d a --digest-file https://x/y", "--digest-file takes a file; nothing is sent to an address"),

@@ -1,5 +1,6 @@
 //! What is to be built, as plain data. Pure.
 
+use crate::http::Secret;
 use crate::oci::{Platform, Reference};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
@@ -23,9 +24,12 @@ pub struct BuildRequest {
     /// What the image is for.
     #[serde(default = "Platform::linux_amd64")]
     pub platform: Platform,
-    /// Names to push the image under.
+    /// Names of the image.
     #[serde(default)]
     pub destinations: Vec<Reference>,
+    /// Whether the image is pushed under its names; they stand in exports also if not.
+    #[serde(default = "yes")]
+    pub push: bool,
     /// Places on disk to write the image to.
     #[serde(default)]
     pub exports: Vec<Export>,
@@ -84,12 +88,15 @@ pub enum Export {
     DockerTar(PathBuf),
 }
 
-/// Where a secret's bytes are. The bytes themselves are read when a step asks, and never stored.
+/// Where a secret's bytes are. Those of a file are read when a step asks; neither is ever stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SecretSource {
     /// A file on this machine.
     File(PathBuf),
+    /// The bytes themselves; not part of a serialised request.
+    #[serde(skip)]
+    Value(Secret),
 }
 
 /// What the cache of earlier results is used for.
@@ -101,6 +108,10 @@ pub enum CacheUse {
     On,
     /// Results are recorded, not looked up: `--no-cache`.
     WriteOnly,
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn default_unpacked_bytes() -> u64 {
@@ -119,6 +130,7 @@ impl BuildRequest {
             labels: BTreeMap::new(),
             platform: Platform::linux_amd64(),
             destinations: Vec::new(),
+            push: true,
             exports: Vec::new(),
             build_contexts: BTreeMap::new(),
             secrets: BTreeMap::new(),

@@ -1,0 +1,146 @@
+//! The media of a build, opened as the settings say: reads the certificates and credentials that they name.
+
+use crate::contract::{Backends, Secret};
+use crate::report::{Exit, Failure};
+use crate::request::{CredentialSource, RegistrySettings};
+use builder_core::http::{self, CaPaths, ClientCertificate, Proxies, RetryPolicy};
+use builder_core::oci::Reference;
+use builder_core::registry::{self, Chain, Credentials, DockerConfig, Helpers, Hosts, Mirror};
+use builder_core::store::Store;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A file that a flag or variable names and that does not serve.
+#[derive(Debug, thiserror::Error)]
+enum SettingError {
+    #[error("cannot read {path:?}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{place} cannot be used")]
+    Credentials { place: String, source: registry::CredentialsError },
+}
+
+/// How long a credential helper may take.
+const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Opens the store in `state` and a way to the registries.
+pub fn open(state: &Path, settings: &RegistrySettings, destinations: &[Reference]) -> Result<Backends, Failure> {
+    let store = Store::open(state).map_err(|error| Failure::new(Exit::State, &error, None))?;
+    let credentials = credentials(settings).map_err(|error| usage(&error))?;
+    let options = options(settings, destinations).map_err(|error| usage(&error))?;
+    let mirrors = settings.mirrors.iter().map(|(registry, mirror)| Mirror::new(registry, mirror));
+    let mirrors: Vec<Mirror> = mirrors.collect::<Result<_, _>>().map_err(|error| usage(&error))?;
+    let http = http::Client::new(http_options(settings)).map_err(|error| usage(&error))?;
+    let client = registry::Client::new(http, registry::Options { mirrors, ..options }, Arc::new(credentials));
+    Ok(Backends::new(store, client.map_err(|error| usage(&error))?))
+}
+
+fn usage(error: &(dyn std::error::Error + 'static)) -> Failure {
+    Failure::new(Exit::Usage, error, None)
+}
+
+fn http_options(settings: &RegistrySettings) -> http::Options {
+    let patient = RetryPolicy::default();
+    let proxies = &settings.proxies;
+    http::Options {
+        proxies: Proxies { http: proxies.http.clone(), https: proxies.https.clone(), no_proxy: proxies.none.clone() },
+        ca_paths: CaPaths { file: settings.authority_file.clone(), directory: settings.authority_directory.clone() },
+        // Never fewer attempts than without the flags: Kaniko's default is 0, ours is not.
+        retry: RetryPolicy {
+            attempts: patient.attempts.max(settings.push_retries.max(settings.pull_retries).saturating_add(1)),
+            ..patient
+        },
+        ..http::Options::default()
+    }
+}
+
+fn options(settings: &RegistrySettings, destinations: &[Reference]) -> Result<registry::Options, SettingError> {
+    let hosts = |all: bool, pushes: bool, named: &[String]| {
+        let destinations = destinations.iter().filter(|_| pushes).map(|to| to.registry().to_owned());
+        if all { Hosts::All } else { named.iter().cloned().chain(destinations).collect() }
+    };
+    let authorities = settings.authorities.iter().map(|(registry, path)| Ok((registry.clone(), read(path)?)));
+    let shown = settings.client_certificates.iter().map(|(registry, files)| {
+        let certificate = ClientCertificate { chain_pem: read(&files.certificate)?, key_pem: Secret::new(read(&files.key)?) };
+        Ok((registry.clone(), certificate))
+    });
+    Ok(registry::Options {
+        insecure: hosts(settings.insecure_pull, settings.insecure_push, &settings.insecure),
+        skip_tls_verify: hosts(settings.unverified_pull, false, &settings.unverified),
+        certificates: authorities.collect::<Result<_, SettingError>>()?,
+        client_certificates: shown.collect::<Result<_, SettingError>>()?,
+        mirrors: Vec::new(),
+        skip_default_fallback: !settings.fallback,
+    })
+}
+
+fn credentials(settings: &RegistrySettings) -> Result<Chain, SettingError> {
+    let helpers = Helpers {
+        search_path: settings
+            .helper_environment
+            .iter()
+            .find(|(name, _)| name == "PATH")
+            .map(|(_, path)| path.into())
+            .unwrap_or_default(),
+        environment: settings.helper_environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        timeout: HELPER_TIMEOUT,
+    };
+    let mut sources: Vec<Arc<dyn Credentials>> = Vec::new();
+    for source in &settings.credentials {
+        let (place, bytes) = match source {
+            CredentialSource::Text(text) => ("DOCKER_AUTH_CONFIG".to_owned(), text.reveal().to_vec()),
+            CredentialSource::File(path) => match std::fs::read(path) {
+                Ok(bytes) => (path.display().to_string(), bytes),
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
+                Err(source) => return Err(SettingError::Read { path: path.clone(), source }),
+            },
+        };
+        let config = DockerConfig::parse(&bytes, Some(helpers.clone()));
+        sources.push(Arc::new(config.map_err(|source| SettingError::Credentials { place, source })?));
+    }
+    Ok(Chain(sources))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, SettingError> {
+    std::fs::read(path).map_err(|source| SettingError::Read { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message(settings: &RegistrySettings) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        match open(directory.path(), settings, &[]) {
+            Ok(_) => "opened".to_owned(),
+            Err(failure) => failure.troubles[0].chain.join(": "),
+        }
+    }
+
+    #[test]
+    fn a_file_that_does_not_serve_is_named_and_an_absent_configuration_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.json");
+        let file = |path: &Path| RegistrySettings {
+            credentials: vec![CredentialSource::File(path.to_owned())],
+            ..RegistrySettings::default()
+        };
+        assert_eq!(message(&file(&path)), "opened");
+        std::fs::write(&path, "{").unwrap();
+        assert!(message(&file(&path)).contains("config.json cannot be used: "), "{}", message(&file(&path)));
+        let authority =
+            RegistrySettings { authorities: vec![("a".to_owned(), "/absent.pem".into())], ..RegistrySettings::default() };
+        assert!(message(&authority).starts_with("cannot read \"/absent.pem\": "));
+    }
+
+    #[test]
+    fn plain_http_is_permitted_for_what_is_named_and_no_more() {
+        let insecure = |settings: RegistrySettings| options(&settings, &["r.example/a".parse().unwrap()]).unwrap().insecure;
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Hosts>();
+        let settings = RegistrySettings { insecure: vec!["i.example".to_owned()], ..RegistrySettings::default() };
+        assert_eq!(insecure(settings.clone()), named(&["i.example"]));
+        assert_eq!(insecure(RegistrySettings { insecure_push: true, ..settings.clone() }), named(&["i.example", "r.example"]));
+        assert_eq!(insecure(RegistrySettings { insecure_pull: true, ..settings }), Hosts::All);
+    }
+}
