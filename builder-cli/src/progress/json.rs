@@ -107,8 +107,8 @@ impl Json {
     fn end_of_output(&mut self, at: Moment, step: &StepId, out: &mut String) -> Option<String> {
         let mut running = self.running.remove(step)?;
         for (stream, rest) in [(Stream::Stdout, running.output.finish()), (Stream::Stderr, running.errors.finish())] {
-            for line in rest {
-                self.output(at, step, stream, &line, out);
+            if let Some(line) = &rest {
+                self.output(at, step, stream, line, out);
             }
         }
         Some(running.text)

@@ -112,6 +112,7 @@ mod tests {
     use super::*;
     use crate::args::Verbosity;
     use crate::contract::{LayerSummary, StepId, StepOutcome, Stream};
+    use StepOutcome::{Cached, Executed, Metadata};
     use builder_core::dockerfile::Position;
 
     /// A build of two stages side by side, as `(milliseconds, event)`.
@@ -133,7 +134,6 @@ mod tests {
             layer,
         };
         let debian: builder_core::oci::Reference = "debian:12".parse().unwrap();
-        use StepOutcome::{Cached, Executed, Metadata};
         vec![
             (0, Event::Planned { stages: 2, steps: 6 }),
             (0, Event::Warning { message: "stage name \"Builder\" should be lower case".to_owned() }),
