@@ -7,7 +7,6 @@
 
 mod args;
 mod commands;
-mod contract;
 mod environment;
 #[cfg(test)]
 mod golden;

@@ -1,10 +1,10 @@
 //! The end of a build: what was made, or what went wrong, where, what may help, and the exit code. Pure.
 
 use crate::args::{LogFormat, Problem};
-use crate::contract::{BuildError, ErrorKind, Outcome, Place};
 use crate::progress::output::{Colours, visible};
 use crate::progress::{json_line, measure};
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use builder_core::build::{BuildError, ErrorKind, Outcome, Place};
 use serde_json::json;
 use std::fmt::Write;
 
@@ -271,9 +271,9 @@ pub fn success(outcome: &Outcome, files: &[String], format: LogFormat, time: &st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::contract::Pushed;
+    use builder_core::build::Pushed;
     use builder_core::dockerfile::{Position, Span};
-    use builder_core::oci::Digest;
+    use builder_core::oci::{Digest, ImageConfig};
 
     #[derive(Debug, thiserror::Error)]
     #[error("{message}")]
@@ -362,7 +362,8 @@ mod tests {
             layers_reused: 3,
             layers_new: 1,
         };
-        let outcome = Outcome { digest, size_bytes: 48_000_123, pushed: vec![pushed] };
+        let outcome =
+            Outcome { digest, config: ImageConfig::default(), layers: Vec::new(), size_bytes: 48_000_123, pushed: vec![pushed] };
         let files = ["/out (OCI layout)".to_owned()];
         check("success.txt", &success(&outcome, &files, LogFormat::Text, "T"));
         check("success-json.txt", &success(&outcome, &files, LogFormat::Json, "T"));

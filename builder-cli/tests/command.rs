@@ -1,6 +1,7 @@
 //! The program as it is started: what only a process shows. What flags mean is tested beside `request`.
 
-use std::process::{Command, Output};
+use rustix::process::{Pid, Signal, kill_process};
+use std::process::{Command, Output, Stdio};
 
 fn cofferdam(words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
@@ -36,4 +37,28 @@ fn the_request_can_be_printed() {
     assert!(output.status.success(), "{}", text(&output.stderr));
     let request: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(request["context"], "/src");
+}
+
+#[test]
+fn a_signal_cancels_the_build_and_says_so() {
+    for (signal, expected) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        // A registry that takes connections and never answers.
+        let registry = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = registry.local_addr().expect("an address");
+        std::fs::write(directory.path().join("Dockerfile"), format!("FROM {address}/never\n")).expect("a Dockerfile");
+        let building = Command::new(env!("CARGO_BIN_EXE_cofferdam"))
+            .args(["build", "--no-push", "--state-dir=state", "."])
+            .current_dir(directory.path())
+            .env_clear()
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the program was built for this test");
+        let _silent = registry.accept().expect("the build asks the registry");
+        let process = i32::try_from(building.id()).ok().and_then(Pid::from_raw).expect("the program runs");
+        kill_process(process, signal).expect("we may signal our child");
+        let output = building.wait_with_output().expect("our child ends");
+        assert_eq!(output.status.code(), Some(expected));
+        assert!(text(&output.stderr).ends_with("error: the build was cancelled\n"), "{}", text(&output.stderr));
+    }
 }

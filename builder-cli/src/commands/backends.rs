@@ -1,9 +1,9 @@
 //! The media of a build, opened as the settings say: reads the certificates and credentials that they name.
 
-use crate::contract::{Backends, Secret};
 use crate::report::{Exit, Failure};
 use crate::request::{CredentialSource, RegistrySettings};
-use builder_core::http::{self, CaPaths, ClientCertificate, Proxies, RetryPolicy};
+use builder_core::build::Backends;
+use builder_core::http::{self, CaPaths, ClientCertificate, Proxies, RetryPolicy, Secret};
 use builder_core::oci::Reference;
 use builder_core::registry::{self, Chain, Credentials, DockerConfig, Helpers, Hosts, Mirror};
 use builder_core::store::Store;

@@ -2,11 +2,12 @@
 
 use super::{backends, results};
 use crate::args::{BuildArgs, LogFormat};
-use crate::contract::{self, DockerfileSource, Export, Outcome};
 use crate::environment::{self, Environment};
 use crate::progress::{self, View};
 use crate::report::{self, Exit, Failure, Trouble};
 use crate::request::{self, Invocation, Note};
+use builder_core::build::{DockerfileSource, Event, Export, Outcome};
+use builder_core::isolation::{UserNamespaceError, enter_user_namespace};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -39,6 +40,11 @@ fn print_request(invocation: &Invocation) {
 }
 
 fn run(mut invocation: Invocation) -> Result<(), Failure> {
+    // Before there is any thread: a process of several cannot enter one. Where it is refused a build without RUN goes on.
+    match enter_user_namespace() {
+        Ok(_) | Err(UserNamespaceError::Refused(_)) => {}
+        Err(error) => return Err(Failure::new(Exit::Host, &error, None)),
+    }
     settle_dockerfile(&mut invocation)?;
     let state = settle_state_directory(&mut invocation)?;
 
@@ -116,13 +122,9 @@ async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome
     ended
 }
 
-async fn engine(
-    invocation: &Invocation,
-    state: &Path,
-    events: tokio::sync::mpsc::Sender<contract::Event>,
-) -> Result<Outcome, Failure> {
+async fn engine(invocation: &Invocation, state: &Path, events: tokio::sync::mpsc::Sender<Event>) -> Result<Outcome, Failure> {
     let backends = backends::open(state, &invocation.registry, &invocation.request.destinations)?;
-    Ok(contract::build(invocation.request.clone(), backends, events).await?)
+    Ok(builder_core::build::build(invocation.request.clone(), backends, events).await?)
 }
 
 fn cancelled(exit: Exit) -> Failure {

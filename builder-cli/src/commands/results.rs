@@ -1,7 +1,7 @@
 //! The files that tell other programs what was built: digest files.
 
-use crate::contract::Outcome;
 use crate::request::ResultFiles;
+use builder_core::build::Outcome;
 use builder_core::oci::Reference;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ fn write_whole(path: &Path, text: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use builder_core::oci::Digest;
+    use builder_core::oci::{Digest, ImageConfig};
 
     #[test]
     fn the_files_hold_the_digest_and_a_line_for_each_destination() {
@@ -67,7 +67,13 @@ mod tests {
         let files =
             ResultFiles { digest: Some(path("a")), name_with_digest: Some(path("b")), name_tag_with_digest: Some(path("c")) };
         let destinations = ["r.example/a:1", "busybox"].map(|text| text.parse().unwrap());
-        let outcome = Outcome { digest: Digest::of(b""), size_bytes: 0, pushed: Vec::new() };
+        let outcome = Outcome {
+            digest: Digest::of(b""),
+            config: ImageConfig::default(),
+            layers: Vec::new(),
+            size_bytes: 0,
+            pushed: Vec::new(),
+        };
         write(&files, &destinations, &outcome).unwrap();
         write(&files, &destinations, &outcome).unwrap();
         let read = |name: &str| std::fs::read_to_string(path(name)).unwrap().replace(&outcome.digest.to_string(), "DIGEST");

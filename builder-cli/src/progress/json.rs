@@ -4,8 +4,8 @@
 use super::Moment;
 use super::output::{Colours, LineBuffer, visible};
 use crate::args::Verbosity;
-use crate::contract::{Event, StepId, StepOutcome, Stream};
 use crate::request::Note;
+use builder_core::build::{Event, StepId, StepOutcome, Stream};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 

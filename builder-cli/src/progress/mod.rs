@@ -10,8 +10,8 @@ pub mod output;
 pub use json::line as json_line;
 
 use crate::args::LogFormat;
-use crate::contract::Event;
 use crate::request::{LogSettings, Note};
+use builder_core::build::Event;
 use std::io::Write;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
@@ -111,8 +111,8 @@ fn write(text: &mut String) {
 mod tests {
     use super::*;
     use crate::args::Verbosity;
-    use crate::contract::{LayerSummary, StepId, StepOutcome, Stream};
     use StepOutcome::{Cached, Executed, Metadata};
+    use builder_core::build::{LayerSummary, StepId, StepOutcome, Stream};
     use builder_core::dockerfile::Position;
 
     /// A build of two stages side by side, as `(milliseconds, event)`.

@@ -1,7 +1,7 @@
 //! The request as `--print-request` shows it. Pure.
 
 use super::{CredentialSource, Invocation, Note};
-use crate::contract::{CacheUse, ContextSource, DockerfileSource, Export, SecretSource};
+use builder_core::build::{CacheUse, ContextSource, DockerfileSource, Export, SecretSource};
 use builder_core::oci::Reference;
 use serde_json::{Map, Value, json};
 

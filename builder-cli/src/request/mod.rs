@@ -7,8 +7,9 @@ pub use describe::describe;
 pub use registry::{CredentialSource, RegistrySettings};
 
 use crate::args::{BuildArgs, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
-use crate::contract::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Export, Secret, SecretSource};
 use crate::environment::Environment;
+use builder_core::build::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Export, SecretSource};
+use builder_core::http::Secret;
 use builder_core::oci::{Platform, Reference};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};

@@ -2,8 +2,8 @@
 
 use super::{gather, named_pair};
 use crate::args::{BuildArgs, Problem};
-use crate::contract::Secret;
 use crate::environment::Environment;
+use builder_core::http::Secret;
 use std::path::{Path, PathBuf};
 
 /// How to reach registries. No `Debug`: variables and proxies hold secrets.

@@ -177,7 +177,8 @@ impl Build {
             .map(|name| (name, OnceCell::new()))
             .collect();
         let stages = plan.stages.keys().map(|index| (*index, OnceCell::new())).collect();
-        let publisher = Publisher::new(backends.registry.clone(), store.clone(), &request.destinations, events.clone());
+        let destinations = if request.push { request.destinations.as_slice() } else { &[] };
+        let publisher = Publisher::new(backends.registry.clone(), store.clone(), destinations, events.clone());
         Ok(Self {
             request,
             dockerfile,

@@ -101,7 +101,7 @@ impl Build {
         self.write_exports(&image, &assembled).await?;
         let repositories = try_join_all((0..self.publisher.repositories.len()).map(|at| self.push_layers(at, &image))).await?;
         let mut pushed = Vec::new();
-        for destination in &self.request.destinations {
+        for destination in self.request.destinations.iter().filter(|_| self.request.push) {
             let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {destination}"));
             let registry = &self.registry;
             registry
