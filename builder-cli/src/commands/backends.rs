@@ -76,13 +76,9 @@ fn options(settings: &RegistrySettings, destinations: &[Reference]) -> Result<re
 }
 
 fn credentials(settings: &RegistrySettings) -> Result<Chain, SettingError> {
+    let path = settings.helper_environment.iter().find(|(name, _)| name == "PATH");
     let helpers = Helpers {
-        search_path: settings
-            .helper_environment
-            .iter()
-            .find(|(name, _)| name == "PATH")
-            .map(|(_, path)| path.into())
-            .unwrap_or_default(),
+        search_path: path.map(|(_, path)| std::env::split_paths(path).collect()).unwrap_or_default(),
         environment: settings.helper_environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         timeout: HELPER_TIMEOUT,
     };
