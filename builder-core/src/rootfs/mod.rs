@@ -1,9 +1,49 @@
-//! A [`Tree`](crate::tree::Tree) made real: layers unpacked for a RUN step, and what the step changed.
+//! A [`Tree`] made real: layers unpacked for a RUN step, and what the step changed.
 //!
-//! A root is an *overlay* of directories, one per layer, or a *plain directory*. Both give the same changes.
+//! A root is an *overlay* of directories, one per layer, which may be kept and shared by builds, or a *plain directory* into
+//! which the layers are unpacked in order. Both give the same changes. Whoever runs the step needs only the [`RootMount`].
+//!
+//! ```text
+//! for each layer:  unpacker → layer::read::read(blob, …, &mut unpacker) → push
+//! for each RUN:    begin_step → isolation runs it → end_step → pack the changes → next
+//! ```
 
+mod changes;
+mod records;
+mod unpack;
+
+pub use unpack::{Unpacked, Unpacker};
+
+use crate::{
+    confined::{Attributes, ConfinedDir, ConfinedError},
+    tree::{Change, LayerIndex, SourceId, Tree, TreePath},
+};
+use records::Records;
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+/// A root file system on disk. What it made is removed when it, and every other that shares it, is dropped.
+#[derive(Debug)]
+pub struct Rootfs {
+    /// Directories that hold this root, those of others that it started from first.
+    states: Vec<Arc<StateDirectory>>,
+    form: Form,
+    owners: Owners,
+    /// Directories made so far: each gets a name of its own.
+    made: u32,
+}
+
+#[derive(Debug)]
+enum Form {
+    Overlay { lower: Vec<PathBuf>, attributes: OverlayAttributes, upper: Option<PathBuf> },
+    Plain { root: PathBuf, records: Records, unmade: BTreeSet<TreePath> },
+}
 
 /// What a step gets as its root; made of host paths, not yet mounted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,6 +77,218 @@ pub enum OverlayAttributes {
     User,
 }
 
+/// Where the owners of files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owners {
+    /// On disk.
+    Real,
+    /// In the tree: the kernel grants a single id, so every file on disk has it. What a step leaves in its place keeps its
+    /// owner; devices that cannot be made stay in the tree.
+    Remembered,
+}
+
+/// What a step changed.
+#[derive(Debug)]
+pub struct StepChanges {
+    /// Sorted by path; a hard link comes after its target.
+    pub changes: Vec<Change>,
+    /// The files whose content is [`Content::Host`](crate::tree::Content::Host). In a plain directory the next step may change them: pack them first.
+    pub files: ConfinedDir,
+}
+
+/// Why a root file system could not be made or read.
+#[derive(Debug, thiserror::Error)]
+pub enum RootfsError {
+    /// Something in the root itself.
+    #[error(transparent)]
+    Confined(#[from] ConfinedError),
+    /// A directory that holds it.
+    #[error("cannot {action} {}", path.display())]
+    State {
+        /// What was being done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The bytes of a file.
+    #[error("cannot copy {path}")]
+    Copy {
+        /// The file.
+        path: TreePath,
+        /// Why.
+        source: io::Error,
+    },
+    /// The tree has a file that no layer on disk holds.
+    #[error("{path} has vanished from the root file system")]
+    Vanished {
+        /// The file.
+        path: TreePath,
+    },
+}
+
+impl Rootfs {
+    /// An empty root in a new directory below `state_directory`: an overlay with these attributes, or a plain directory.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if no directory can be made.
+    pub fn new(state_directory: &Path, overlay: Option<OverlayAttributes>, owners: Owners) -> Result<Self, RootfsError> {
+        let state = StateDirectory::new(state_directory)?;
+        let form = match overlay {
+            Some(attributes) => Form::Overlay { lower: Vec::new(), attributes, upper: None },
+            None => Form::Plain { root: state.make("root")?, records: Records::default(), unmade: BTreeSet::new() },
+        };
+        Ok(Self { states: vec![Arc::new(state)], form, owners, made: 0 })
+    }
+
+    /// Another root that starts where this one is, with nothing copied. `None` for a plain directory: its layers have to be
+    /// unpacked again.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if no directory can be made.
+    pub fn fork(&self, state_directory: &Path) -> Result<Option<Self>, RootfsError> {
+        let Form::Overlay { lower, attributes, .. } = &self.form else { return Ok(None) };
+        let mut states = self.states.clone();
+        states.push(Arc::new(StateDirectory::new(state_directory)?));
+        let form = Form::Overlay { lower: lower.clone(), attributes: *attributes, upper: None };
+        Ok(Some(Self { states, form, owners: self.owners, made: 0 }))
+    }
+
+    /// Whether layers are directories of their own, so that [`push_directory`](Self::push_directory) can save unpacking one.
+    pub fn is_overlay(&self) -> bool {
+        matches!(self.form, Form::Overlay { .. })
+    }
+
+    /// Adds a layer that somebody has unpacked by [`unpacker_into`](Self::unpacker_into), over the same layers. It is only read.
+    ///
+    /// # Panics
+    /// If this is no overlay.
+    pub fn push_directory(&mut self, directory: PathBuf) {
+        match &mut self.form {
+            Form::Overlay { lower, .. } => lower.push(directory),
+            Form::Plain { .. } => panic!("a plain directory has no layers of its own"),
+        }
+    }
+
+    /// Unpacks the next layer of an overlay into `directory`, which is empty and stays the caller's; it is added by
+    /// [`push_directory`](Self::push_directory). `below` is the tree of the layers so far.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if the directory cannot be opened.
+    ///
+    /// # Panics
+    /// If this is no overlay.
+    pub fn unpacker_into(&self, directory: &Path, below: &Tree, index: &LayerIndex) -> Result<Unpacker, RootfsError> {
+        match &self.form {
+            Form::Overlay { lower, .. } => Unpacker::beside(directory, lower, below, index, self.owners),
+            Form::Plain { .. } => panic!("a plain directory has no layers of its own"),
+        }
+    }
+
+    /// Unpacks the next layer into this root; it is added by [`push`](Self::push). `below` is the tree of the layers so far.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if the disk refuses.
+    pub fn unpacker(&mut self, below: &Tree, index: &LayerIndex) -> Result<Unpacker, RootfsError> {
+        if let Form::Plain { root, .. } = &self.form {
+            return Unpacker::over(root, below, index, self.owners);
+        }
+        self.made += 1;
+        let directory = self.state().make(&format!("layer-{}", self.made))?;
+        self.unpacker_into(&directory, below, index)
+    }
+
+    /// Adds the layer that an [`unpacker`](Self::unpacker) has finished.
+    pub fn push(&mut self, unpacked: Unpacked) {
+        let directory = self.state().path.join(format!("layer-{}", self.made));
+        match &mut self.form {
+            Form::Overlay { lower, .. } => lower.push(directory),
+            Form::Plain { records, unmade, .. } => {
+                records.extend(unpacked.records);
+                unmade.extend(unpacked.unmade);
+            }
+        }
+    }
+
+    /// Gives the root for the next step; `tree` is what the layers so far add up to.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if the disk refuses.
+    pub fn begin_step(&mut self, tree: &Tree) -> Result<RootMount, RootfsError> {
+        let mount = self.view(tree)?;
+        match (&mut self.form, &mount) {
+            (Form::Overlay { upper: current, .. }, RootMount::Overlay { upper, .. }) => *current = Some(upper.clone()),
+            // A change within the same tick of the clock as the unpacking would leave the same time.
+            _ => await_next_tick(),
+        }
+        Ok(mount)
+    }
+
+    /// Gives this root to look at. On an overlay what is written is discarded; a plain directory is itself.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if the disk refuses.
+    pub fn view(&mut self, tree: &Tree) -> Result<RootMount, RootfsError> {
+        self.made += 1;
+        let made = self.made;
+        let (lower, attributes) = match &self.form {
+            Form::Plain { root, .. } => return Ok(RootMount::Directory { path: root.clone() }),
+            Form::Overlay { lower, attributes, .. } => (lower.clone(), *attributes),
+        };
+        let make = |name: &str| self.state().make(&format!("{name}-{made}"));
+        let (upper, work, mount_point) = (make("upper")?, make("work")?, make("mount")?);
+        let lower = if lower.is_empty() { vec![make("empty")?] } else { lower };
+        let root = TreePath::root();
+        let entry = tree.get(&root).expect("a tree has a root");
+        ConfinedDir::open(&upper)?.set_attributes(&root, entry, self.owners.attributes())?;
+        Ok(RootMount::Overlay { lower, upper, work, attributes, mount_point })
+    }
+
+    /// Says what the step that ran since [`begin_step`](Self::begin_step) changed in `tree`, the same tree. The next step
+    /// starts from there.
+    ///
+    /// Files are compared as a layer stores them: by whole seconds and, where those and the size are equal, by content. A
+    /// directory of which only the time changed has not changed. Files that were read get no digest.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if the disk cannot be read.
+    pub fn end_step(&mut self, tree: &Tree, source: SourceId) -> Result<StepChanges, RootfsError> {
+        match &mut self.form {
+            Form::Overlay { lower, attributes, upper } => {
+                let upper = upper.take().expect("a step has begun");
+                let files = ConfinedDir::open(&upper)?;
+                let changes = changes::in_upper(&files, attributes.opaque(), tree, source, self.owners)?;
+                lower.push(upper);
+                Ok(StepChanges { changes, files })
+            }
+            Form::Plain { root, records, unmade } => {
+                let files = ConfinedDir::open(&*root)?;
+                let (changes, after) = changes::in_directory(&files, records, unmade, tree, source, self.owners)?;
+                // What the step removed or replaced is not waiting to be made any more.
+                let takes_away = |change: &&Change| !matches!(change, Change::Put { entry, .. } if entry.is_directory());
+                let gone: Vec<&TreePath> = changes.iter().filter(takes_away).map(Change::path).collect();
+                unmade.retain(|path| !gone.iter().any(|gone| path.below(gone).is_some()));
+                *records = after;
+                Ok(StepChanges { changes, files })
+            }
+        }
+    }
+
+    fn state(&self) -> &StateDirectory {
+        self.states.last().expect("there is one from the start")
+    }
+}
+
+impl Owners {
+    fn attributes(self) -> Attributes {
+        match self {
+            Self::Real => Attributes::Real,
+            Self::Remembered => Attributes::WherePossible,
+        }
+    }
+}
+
 impl OverlayAttributes {
     /// The attribute of a directory that hides what is below it.
     pub fn opaque(self) -> &'static str {
@@ -44,5 +296,47 @@ impl OverlayAttributes {
             Self::Trusted => "trusted.overlay.opaque",
             Self::User => "user.overlay.opaque",
         }
+    }
+}
+
+/// A directory of ours, removed with everything in it.
+#[derive(Debug)]
+struct StateDirectory {
+    path: PathBuf,
+}
+
+impl StateDirectory {
+    fn new(parent: &Path) -> Result<Self, RootfsError> {
+        let made = tempfile::Builder::new().prefix("rootfs-").tempdir_in(parent);
+        let failed = |source| RootfsError::State { action: "make a directory in", path: parent.to_owned(), source };
+        let path = made.map_err(failed)?;
+        Ok(Self { path: path.keep() })
+    }
+
+    fn make(&self, name: &str) -> Result<PathBuf, RootfsError> {
+        let path = self.path.join(name);
+        fs::create_dir(&path).map_err(|source| RootfsError::State { action: "make", path: path.clone(), source })?;
+        Ok(path)
+    }
+}
+
+impl Drop for StateDirectory {
+    fn drop(&mut self) {
+        // What cannot be removed has no one left to be told; the state directory itself is somebody's to remove.
+        if let Ok(directory) = ConfinedDir::open(&self.path) {
+            let _ = directory.remove_all(&TreePath::root());
+        }
+        let _ = fs::remove_dir(&self.path);
+    }
+}
+
+/// Waits until the kernel would stamp a change with another time than now.
+fn await_next_tick() {
+    use rustix::time::{ClockId, clock_gettime};
+    let now = || clock_gettime(ClockId::RealtimeCoarse);
+    let start = now();
+    // At most 10 ms on any kernel; a clock set back in this moment ends it too.
+    while now() == start {
+        std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,0 +1,375 @@
+//! One layer onto the disk: beside the layers below it, for an overlay, or over them, into a plain directory.
+//!
+//! The tree says where everything goes; the disk is never asked. So a layer's path through a link, or a whiteout behind
+//! what it speaks of, ends where [`Tree::apply`] says, and nowhere outside of the root.
+
+use super::{Owners, RootfsError, records::Records};
+use crate::{
+    confined::{Attributes, ConfinedDir, ConfinedError, StatKind},
+    layer::read::Visitor,
+    tree::{Change, Entry, LayerIndex, Node, Tree, TreePath},
+};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io::{self, Read, Write as _},
+    path::{Path, PathBuf},
+};
+
+/// Bytes that go to the disk at once.
+const COPY_BYTES: usize = 128 * 1024;
+
+/// Unpacks one layer; to be shown its changes in order, and finished.
+pub struct Unpacker {
+    directory: ConfinedDir,
+    below: Below,
+    attributes: Attributes,
+    /// The tree below this layer.
+    lower: Tree,
+    /// The tree so far.
+    tree: Tree,
+    /// What was there below and is not any more, or is something else.
+    gone: BTreeSet<TreePath>,
+    /// Directories that are on disk.
+    known: HashSet<TreePath>,
+    /// Directories whose attributes are set at the end: writing into them changes their time.
+    touched: BTreeSet<TreePath>,
+    unpacked: Unpacked,
+    buffer: Vec<u8>,
+}
+
+/// Where the lower layers are.
+enum Below {
+    /// In directories of their own, lowest first; what is gone must be hidden.
+    Apart(Vec<PathBuf>),
+    /// In the same directory; what is gone is removed.
+    Here,
+}
+
+/// What was put on disk.
+#[derive(Debug, Default)]
+pub struct Unpacked {
+    /// Which inodes the names have.
+    pub(super) records: Records,
+    /// Devices that the kernel refused to make: the tree has them, the disk does not.
+    pub(super) unmade: BTreeSet<TreePath>,
+}
+
+impl Unpacker {
+    /// For a layer of an overlay: unpacks into the empty directory at `directory`. `lower_directories` hold the layers
+    /// below, lowest first, and `lower` is the tree of them all.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if the directory cannot be opened.
+    pub fn beside(
+        directory: &Path,
+        lower_directories: &[PathBuf],
+        lower: &Tree,
+        index: &LayerIndex,
+        owners: Owners,
+    ) -> Result<Self, RootfsError> {
+        Self::new(directory, Below::Apart(lower_directories.to_vec()), lower, index, owners)
+    }
+
+    /// Unpacks over the layers below, which are in `directory`; `lower` is the tree of them all.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if something cannot be removed.
+    pub fn over(directory: &Path, lower: &Tree, index: &LayerIndex, owners: Owners) -> Result<Self, RootfsError> {
+        Self::new(directory, Below::Here, lower, index, owners)
+    }
+
+    fn new(directory: &Path, below: Below, lower: &Tree, index: &LayerIndex, owners: Owners) -> Result<Self, RootfsError> {
+        let mut unpacker = Self {
+            directory: ConfinedDir::open(directory)?,
+            below,
+            attributes: owners.attributes(),
+            lower: lower.clone(),
+            tree: lower.clone(),
+            gone: BTreeSet::new(),
+            known: HashSet::from([TreePath::root()]),
+            touched: BTreeSet::from([TreePath::root()]),
+            unpacked: Unpacked::default(),
+            buffer: vec![0; COPY_BYTES],
+        };
+        // First of all, wherever in the layer they stand: removals speak of the layers below.
+        for change in &index.changes {
+            match change {
+                Change::Remove { path } => {
+                    if let Ok(path) = unpacker.tree.resolve_parent(path) {
+                        unpacker.take_away(&path)?;
+                    }
+                }
+                Change::Opaque { path } => {
+                    let children: Vec<TreePath> = match unpacker.tree.resolve(path) {
+                        Ok(path) => unpacker.tree.children(&path).map(|(child, _)| child.clone()).collect(),
+                        Err(_) => Vec::new(),
+                    };
+                    children.iter().try_for_each(|child| unpacker.take_away(child))?;
+                }
+                Change::Put { .. } | Change::Link { .. } => {}
+            }
+        }
+        Ok(unpacker)
+    }
+
+    /// Hides what is gone, and gives all directories their attributes.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if the disk refuses.
+    pub fn finish(mut self) -> Result<Unpacked, RootfsError> {
+        if matches!(self.below, Below::Apart(_)) {
+            for path in std::mem::take(&mut self.gone) {
+                self.hide(&path)?;
+            }
+        }
+        // Of an overlay, this layer has the directories that it needed; in a plain directory there are all.
+        let is_here = |path: &&TreePath| matches!(self.below, Below::Here) || self.known.contains(*path);
+        for path in self.touched.iter().rev().filter(is_here) {
+            if let Some(entry) = self.tree.get(path).filter(|entry| entry.is_directory()) {
+                self.directory.set_attributes(path, entry, self.attributes)?;
+            }
+        }
+        Ok(self.unpacked)
+    }
+
+    fn take(&mut self, change: &Change, data: &mut dyn Read) -> Result<(), Taking> {
+        match change {
+            Change::Put { path, entry } => self.put(path, entry, data),
+            Change::Link { path, target } => self.link(path, target).map_err(Taking::from),
+            Change::Remove { .. } | Change::Opaque { .. } => Ok(()),
+        }
+    }
+
+    fn put(&mut self, path: &TreePath, entry: &Entry, data: &mut dyn Read) -> Result<(), Taking> {
+        let Some(path) = self.make_parents(path)? else {
+            // The root itself: it is there.
+            if entry.is_directory() {
+                self.tree.put(path, entry.clone());
+            }
+            return Ok(());
+        };
+        if entry.is_directory() {
+            if self.tree.get(&path).is_some_and(|entry| !entry.is_directory()) {
+                self.take_away(&path)?;
+            }
+            self.make_directory(&path)?;
+        } else {
+            self.clear(&path)?;
+            self.create(&path, entry, data)?;
+        }
+        self.tree.put(&path, entry.clone());
+        Ok(())
+    }
+
+    fn link(&mut self, path: &TreePath, target: &TreePath) -> Result<(), RootfsError> {
+        let Ok(target) = self.tree.resolve_parent(target) else { return Ok(()) };
+        let Some(entry) = self.tree.get(&target).filter(|entry| !entry.is_directory()).cloned() else { return Ok(()) };
+        let Some(path) = self.make_parents(path)? else { return Ok(()) };
+        if path == target {
+            return Ok(());
+        }
+        if self.unpacked.unmade.contains(&target) {
+            self.clear(&path)?;
+            self.unpacked.unmade.insert(path.clone());
+            self.tree.link(&path, &target);
+            return Ok(());
+        }
+        if self.directory.stat(&target)?.is_none() {
+            self.bring_up(&target, &entry)?;
+        }
+        self.clear(&path)?;
+        self.directory.create_link(&path, &target)?;
+        self.record(&path)?;
+        self.tree.link(&path, &target);
+        Ok(())
+    }
+
+    /// Copies a file of a lower layer into this one, so that a further name can be given to it.
+    fn bring_up(&mut self, path: &TreePath, entry: &Entry) -> Result<(), RootfsError> {
+        let Below::Apart(directories) = &self.below else {
+            return Err(RootfsError::Vanished { path: path.clone() });
+        };
+        let mut source = None;
+        for directory in directories.iter().rev() {
+            let directory = ConfinedDir::open(directory)?;
+            if directory.stat(path)?.is_some() {
+                source = Some(directory);
+                break;
+            }
+        }
+        let source = source.ok_or_else(|| RootfsError::Vanished { path: path.clone() })?;
+        self.make_parents(path)?;
+        let created = match &entry.node {
+            Node::File(_) => self.create(path, entry, &mut source.open_file(path)?),
+            _ => self.create(path, entry, &mut io::empty()),
+        };
+        created.map_err(|error| match error {
+            Taking::Disk(error) => error,
+            Taking::Data(source) => RootfsError::Copy { path: path.clone(), source },
+        })
+    }
+
+    /// Makes what is no directory. Nothing stands there.
+    fn create(&mut self, path: &TreePath, entry: &Entry, data: &mut dyn Read) -> Result<(), Taking> {
+        match &entry.node {
+            Node::Directory => unreachable!("the caller makes directories"),
+            Node::File(_) => {
+                let mut file = self.directory.create_file(path, 0o600)?;
+                loop {
+                    match data.read(&mut self.buffer) {
+                        Ok(0) => break,
+                        Ok(length) => file
+                            .write_all(&self.buffer[..length])
+                            .map_err(|source| RootfsError::Copy { path: path.clone(), source })?,
+                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                        Err(error) => return Err(Taking::Data(error)),
+                    }
+                }
+            }
+            Node::Symlink(target) => self.directory.create_symlink(path, target)?,
+            Node::CharDevice { .. } | Node::BlockDevice { .. } | Node::Fifo => {
+                match self.directory.create_node(path, &entry.node) {
+                    Err(error) if self.attributes == Attributes::WherePossible && is_refusal(&error) => {
+                        self.unpacked.unmade.insert(path.clone());
+                        return Ok(());
+                    }
+                    result => result?,
+                }
+            }
+        }
+        self.directory.set_attributes(path, entry, self.attributes)?;
+        self.record(path)?;
+        Ok(())
+    }
+
+    fn record(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        if matches!(self.below, Below::Here)
+            && let Some(stat) = self.directory.stat(path)?
+        {
+            self.unpacked.records.insert(path.clone(), &stat);
+        }
+        Ok(())
+    }
+
+    /// Says where `path` really is, its directories made; `None` for the root. As [`Tree::put`] does it.
+    fn make_parents(&mut self, path: &TreePath) -> Result<Option<TreePath>, RootfsError> {
+        let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return Ok(None) };
+        let parent = self.tree.resolve(&parent).unwrap_or(parent);
+        if !self.known.contains(&parent) {
+            for directory in parent.ancestors().chain([parent.clone()]) {
+                if self.tree.get(&directory).is_some_and(|entry| !entry.is_directory()) {
+                    self.take_away(&directory)?;
+                }
+                self.make_directory(&directory)?;
+                if self.tree.get(&directory).is_none() {
+                    self.tree.put(&directory, Entry::directory(crate::tree::Timestamp::default()));
+                }
+            }
+        }
+        self.touched.insert(parent.clone());
+        Ok(Some(parent.child(name)))
+    }
+
+    /// Makes a directory on disk unless it is there. Its attributes come at the end.
+    fn make_directory(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        if self.known.contains(path) {
+            return Ok(());
+        }
+        match self.directory.stat(path)?.map(|stat| stat.kind) {
+            Some(StatKind::Directory) => {}
+            None => self.directory.create_directory(path, 0o700)?,
+            Some(_) => {
+                self.directory.remove_all(path)?;
+                self.directory.create_directory(path, 0o700)?;
+            }
+        }
+        self.known.insert(path.clone());
+        self.touched.insert(path.clone());
+        if let Some(parent) = path.parent() {
+            self.touched.insert(parent);
+        }
+        Ok(())
+    }
+
+    /// Makes room for something that is no directory.
+    fn clear(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        if self.tree.get(path).is_some() {
+            self.take_away(path)?;
+        }
+        Ok(())
+    }
+
+    /// Removes `path` from the tree and the disk, and remembers that it is gone.
+    fn take_away(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        if path.is_root() {
+            let children: Vec<TreePath> = self.tree.children(path).map(|(child, _)| child.clone()).collect();
+            return children.iter().try_for_each(|child| self.take_away(child));
+        }
+        if self.tree.get(path).is_some_and(Entry::is_directory) {
+            self.known.retain(|known| known.below(path).is_none());
+        }
+        self.directory.remove_all(path)?;
+        self.unpacked.unmade.retain(|unmade| unmade.below(path).is_none());
+        if self.lower.get(path).is_some() {
+            self.gone.insert(path.clone());
+        }
+        if let Some(parent) = path.parent() {
+            self.touched.insert(parent);
+        }
+        self.tree.remove(path);
+        Ok(())
+    }
+
+    /// Hides what the lower layers have at `path` and the tree has not.
+    fn hide(&mut self, path: &TreePath) -> Result<(), RootfsError> {
+        match self.tree.get(path) {
+            None => {
+                let parent = path.parent().unwrap_or_default();
+                let is_visible = self.tree.get(&parent).is_some_and(Entry::is_directory);
+                if is_visible && self.lower.get(path).is_some() && self.directory.stat(path)?.is_none() {
+                    self.make_parents(path)?;
+                    self.directory.create_node(path, &Node::CharDevice { major: 0, minor: 0 })?;
+                }
+                Ok(())
+            }
+            // A file hides whatever is below it. So does a directory a file.
+            Some(entry) if !entry.is_directory() => Ok(()),
+            Some(_) => {
+                let children: Vec<TreePath> = self.lower.children(path).map(|(child, _)| child.clone()).collect();
+                children.iter().try_for_each(|child| self.hide(child))
+            }
+        }
+    }
+}
+
+/// An error of the disk stops the unpacking, one of the layer is passed on as it came.
+impl Visitor for Unpacker {
+    fn visit(&mut self, change: &Change, data: &mut dyn Read) -> io::Result<()> {
+        self.take(change, data).map_err(|error| match error {
+            Taking::Disk(error) => io::Error::other(error),
+            Taking::Data(error) => error,
+        })
+    }
+}
+
+/// What failed.
+enum Taking {
+    Disk(RootfsError),
+    Data(io::Error),
+}
+
+impl From<RootfsError> for Taking {
+    fn from(error: RootfsError) -> Self {
+        Self::Disk(error)
+    }
+}
+
+impl From<ConfinedError> for Taking {
+    fn from(error: ConfinedError) -> Self {
+        Self::Disk(error.into())
+    }
+}
+
+fn is_refusal(error: &ConfinedError) -> bool {
+    error.source.kind() == io::ErrorKind::PermissionDenied
+}
