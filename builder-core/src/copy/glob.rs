@@ -95,9 +95,9 @@ impl Glob {
         match &self.form {
             Form::Exact(text) => path == text,
             Form::Prefix(text) => path.starts_with(text),
-            Form::Suffix(text) => path.ends_with(text) || text.strip_prefix(b"/").is_some_and(|text| path == text),
+            Form::Suffix(text) => ends_with(path, text) || text.strip_prefix(b"/").is_some_and(|text| path == text),
             Form::Search { tokens, head, tail, needle } => {
-                path.starts_with(head) && path.ends_with(tail) && holds(path, needle) && search(tokens, path)
+                path.starts_with(head) && ends_with(path, tail) && holds(path, needle) && search(tokens, path)
             }
         }
     }
@@ -189,8 +189,15 @@ fn class_member(left: &mut &[u32]) -> Result<u32, GlobError> {
     Ok(*member)
 }
 
-fn holds(path: &[u8], needle: &[u8]) -> bool {
-    needle.is_empty() || path.windows(needle.len()).any(|part| part == needle)
+// Both look at one byte before they compare: nearly every pair of path and pattern is told apart by that.
+
+fn ends_with(path: &[u8], text: &[u8]) -> bool {
+    text.is_empty() || (path.last() == text.last() && path.ends_with(text))
+}
+
+fn holds(path: &[u8], text: &[u8]) -> bool {
+    let Some(first) = text.first() else { return true };
+    path.windows(text.len()).any(|part| part[0] == *first && part == text)
 }
 
 /// Walks all ways through the tokens at once, so that no pattern makes it slow.
