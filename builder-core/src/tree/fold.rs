@@ -177,7 +177,9 @@ impl Tree {
             return;
         }
         let path = self.make_parents(path);
-        if path != target {
+        // A target that had to make room for the directories above its new name is nothing any more; one in a directory that
+        // would have to make room for the name stays.
+        if target.below(&path).is_none() && self.inode(&target) == Some(inode) {
             self.remove(&path);
             self.entries.insert(path, (inode, entry));
         }
@@ -311,6 +313,8 @@ mod tests {
                 "a 0644 0:0 \"2\"\nb 0644 0:0 \"1\"",
             ),
             ("a hard link to nothing is nothing", &["b = a"], ""),
+            ("a hard link above its target", &["a/b 0644 0:0 \"1\"\na = a/b"], "a/ 0755 0:0\na/b 0644 0:0 \"1\""),
+            ("a hard link below its target", &["a 0644 0:0 \"1\"\na/b = a"], "a/ 0755 0:0"),
         ] {
             assert_eq!(text::format(&tree(layers)), text::format(&tree(&[expected])), "{claim}");
         }
