@@ -6,6 +6,8 @@
 
 mod ports;
 mod signals;
+#[cfg(test)]
+mod tests;
 
 use crate::dockerfile::{
     self, Add, Command, Copy, ExpandError, Healthcheck, Instruction, InstructionKind, Network, Pairs, ParseError, Position,
@@ -13,12 +15,13 @@ use crate::dockerfile::{
 };
 use crate::oci::{History, ImageConfig, Platform};
 use serde_json::json;
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// What PATH is in an image that does not say (BuildKit's value).
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// Arguments that reach RUN without an ARG, and stay out of the history and of cache keys unless an ARG names them.
+/// Arguments that reach RUN without an ARG, in either case, and stay out of the history and of cache keys unless an ARG
+/// names them.
 const PROXY_ARGS: [&str; 10] = [
     "HTTP_PROXY",
     "http_proxy",
@@ -50,8 +53,9 @@ pub struct Scope<'a> {
 pub struct State {
     /// The image config so far, history included.
     pub config: ImageConfig,
-    /// What an instruction sees: ENV and ARG alike, the later word counts.
-    variables: BTreeMap<String, String>,
+    /// What an instruction sees: ENV and ARG alike, the later word counts. All of the config's ENV is in it. Shared with
+    /// the actions, which are many and seldom see a change.
+    variables: Arc<BTreeMap<String, String>>,
     /// The ARGs that a RUN is said to have seen, by first declaration.
     declared: Vec<String>,
     /// Whether this stage has a CMD of its own, which a later ENTRYPOINT leaves alone.
@@ -78,10 +82,10 @@ pub enum Action {
 pub struct RunAction {
     /// The program and its arguments.
     pub argv: Vec<String>,
-    /// A script that the step needs as a file: the program is its path below `/dev/pipes`.
+    /// A script that the step needs as a file: the shell is given its path below `/dev/pipes`.
     pub script: Option<ScriptFile>,
     /// ENV and ARG as they stand, by name.
-    pub environment: BTreeMap<String, String>,
+    pub environment: Arc<BTreeMap<String, String>>,
     /// Proxy arguments: part of the environment, no part of a key.
     pub proxies: BTreeMap<String, String>,
     /// Absolute.
@@ -101,7 +105,7 @@ pub struct RunAction {
 /// A heredoc that begins with `#!`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScriptFile {
-    /// Its name.
+    /// Its name: one component of a path.
     pub name: String,
     /// Its bytes.
     pub content: Vec<u8>,
@@ -114,13 +118,13 @@ pub struct CopyAction {
     pub from: Option<Word>,
     /// In order.
     pub sources: Vec<CopySource>,
-    /// As written: a `/` at the end counts.
+    /// With a `/` at the end if it is meant as a directory; that is also what `.` and nothing mean.
     pub destination: String,
     /// What a relative destination is relative to.
     pub working_dir: String,
-    /// `--chown`
+    /// `--chown`; `None` if it expands to nothing.
     pub chown: Option<String>,
-    /// `--chmod`
+    /// `--chmod`; `None` if it expands to nothing.
     pub chmod: Option<String>,
     /// `--link`
     pub link: bool,
@@ -139,7 +143,7 @@ pub enum CopySource {
     Path(String),
     /// A file that stands in the Dockerfile.
     Inline {
-        /// Its name.
+        /// Its name: one component of a path.
         name: String,
         /// Its bytes.
         content: Vec<u8>,
@@ -183,18 +187,36 @@ impl State {
     pub fn from_image(mut config: ImageConfig) -> Self {
         let platform = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
         config.variant = platform.variant;
-        if !config.config.env.iter().any(|pair| pair.starts_with("PATH=")) {
+        if !config.config.env.iter().any(|pair| name_and_value(pair).0 == "PATH") {
             config.config.env.push(format!("PATH={DEFAULT_PATH}"));
         }
-        let pairs = config.config.env.iter().filter_map(|pair| pair.split_once('='));
-        let variables = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-        Self { foreign_history: config.history.len(), config, variables, declared: Vec::new(), has_command: false }
+        if !config.config.working_dir.is_empty() {
+            config.config.working_dir = absolute("/", &config.config.working_dir);
+        }
+        let mut state = Self {
+            foreign_history: config.history.len(),
+            config,
+            variables: Arc::default(),
+            declared: Vec::new(),
+            has_command: false,
+        };
+        state.see_environment();
+        state
     }
 
-    /// FROM an earlier stage: its ARGs stay in scope.
+    /// FROM an earlier stage: its ARGs stay in scope, below the ENV of its image.
     #[must_use]
     pub fn inherited(&self) -> Self {
-        Self { has_command: false, ..self.clone() }
+        let mut state = Self { has_command: false, ..self.clone() };
+        state.see_environment();
+        state
+    }
+
+    /// Brings the ENV of the config into the variables.
+    fn see_environment(&mut self) {
+        let pairs = self.config.config.env.iter().map(|pair| name_and_value(pair));
+        let pairs = pairs.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Arc::make_mut(&mut self.variables).extend(pairs);
     }
 
     /// The ONBUILD triggers of the base, which run now and are gone from the result.
@@ -225,116 +247,117 @@ impl State {
     }
 
     fn shell(&self) -> Vec<String> {
-        self.config.config.shell.clone().unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()])
+        let shell = self.config.config.shell.clone().filter(|shell| !shell.is_empty());
+        shell.unwrap_or_else(|| vec!["/bin/sh".to_owned(), "-c".to_owned()])
     }
 }
 
-/// Evaluates one instruction.
+/// The parts of `NAME=value`; a config made elsewhere may hold a name alone.
+fn name_and_value(pair: &str) -> (&str, &str) {
+    pair.split_once('=').unwrap_or((pair, ""))
+}
+
+/// Evaluates one instruction: the state after it, and what is left to do.
 ///
 /// # Errors
-/// An expansion that fails, or a value that makes no sense after it.
+/// As [`State::apply`].
 pub fn evaluate(state: &State, instruction: &Instruction, scope: Scope<'_>) -> Result<(State, Action), ParseError> {
     let mut next = state.clone();
-    let step = Step { before: state, instruction, scope };
-    let action = match &instruction.kind {
-        InstructionKind::Arg(pairs) => step.arg(&mut next, pairs)?,
-        InstructionKind::Env(pairs) => step.env(&mut next, pairs)?,
-        InstructionKind::Label(pairs) => step.label(&mut next, pairs)?,
-        InstructionKind::Run(run) => step.run(&mut next, run)?,
-        InstructionKind::Copy(copy) => step.copy(&mut next, copy)?,
-        InstructionKind::Add(add) => step.add(&mut next, add)?,
-        InstructionKind::Workdir(path) => step.workdir(&mut next, path)?,
-        InstructionKind::User(user) => {
-            let user = step.expand(user)?;
-            next.history(format!("USER {user}"), false);
-            next.config.config.user = user;
-            Action::Metadata
-        }
-        InstructionKind::Cmd(command) => {
-            next.config.config.cmd = Some(step.command(command));
-            next.config.config.args_escaped = true;
-            next.has_command = true;
-            next.history(format!("CMD {}", quoted(next.config.config.cmd.as_deref().unwrap_or_default())), false);
-            Action::Metadata
-        }
-        InstructionKind::Entrypoint(command) => {
-            next.config.config.entrypoint = Some(step.command(command));
-            if !next.has_command {
-                next.config.config.cmd = None;
-            }
-            next.history(format!("ENTRYPOINT {}", quoted(next.config.config.entrypoint.as_deref().unwrap_or_default())), false);
-            Action::Metadata
-        }
-        InstructionKind::Expose(words) => step.expose(&mut next, words)?,
-        InstructionKind::Volume(words) => {
-            let mut volumes = Vec::new();
-            for word in words {
-                let volume = step.expand(word)?;
-                if volume.is_empty() {
-                    return Err(step.mistake("VOLUME specified can not be an empty string".to_owned(), word.position));
-                }
-                next.config.config.volumes.insert(volume.clone(), json!({}));
-                volumes.push(volume);
-            }
-            next.history(format!("VOLUME [{}]", volumes.join(" ")), false);
-            Action::Metadata
-        }
-        InstructionKind::Stopsignal(word) => {
-            let signal = step.expand(word)?;
-            if !signals::is_signal(&signal) {
-                let message = format!("{signal:?} is no signal");
-                return Err(ParseError {
-                    hint: Some("as in SIGTERM, or a number from 1 to 64".to_owned()),
-                    ..step.mistake(message, word.position)
-                });
-            }
-            next.history(format!("STOPSIGNAL {signal}"), false);
-            next.config.config.stop_signal = Some(signal);
-            Action::Metadata
-        }
-        InstructionKind::Shell(shell) => {
-            next.history(format!("SHELL [{}]", shell.join(" ")), false);
-            next.config.config.shell = Some(shell.clone());
-            Action::Metadata
-        }
-        InstructionKind::Healthcheck(check) => {
-            let check = healthcheck(check);
-            next.history(format!("HEALTHCHECK {}", quoted(&check.test)), false);
-            next.config.config.healthcheck = Some(check);
-            Action::Metadata
-        }
-        InstructionKind::Onbuild(onbuild) => {
-            next.config.config.on_build.push(onbuild.trigger.clone());
-            Action::Metadata
-        }
-        InstructionKind::Maintainer(name) => {
-            next.config.author = Some(name.text.clone());
-            next.history(format!("MAINTAINER {}", name.text), false);
-            Action::Metadata
-        }
-    };
+    let action = next.apply(instruction, scope)?;
     Ok((next, action))
 }
 
-/// One instruction, with what it sees: the state of before itself.
+impl State {
+    /// Evaluates one instruction in place: a file of thousands of lines copies no state.
+    ///
+    /// # Errors
+    /// An expansion that fails, or a value that makes no sense after it. The state is then as it was.
+    pub fn apply(&mut self, instruction: &Instruction, scope: Scope<'_>) -> Result<Action, ParseError> {
+        Step { state: self, instruction, scope }.apply()
+    }
+}
+
+/// One instruction, with what it sees and changes. Every word is expanded before anything is changed, because an
+/// instruction sees the state of before itself.
 struct Step<'a> {
-    before: &'a State,
+    state: &'a mut State,
     instruction: &'a Instruction,
     scope: Scope<'a>,
 }
 
 impl Step<'_> {
+    fn apply(mut self) -> Result<Action, ParseError> {
+        match &self.instruction.kind {
+            InstructionKind::Arg(pairs) => self.arg(pairs)?,
+            InstructionKind::Env(pairs) => self.env(pairs)?,
+            InstructionKind::Label(pairs) => {
+                let pairs = self.pairs(pairs)?;
+                self.state.history(format!("LABEL {}", joined(&pairs)), false);
+                self.state.config.config.labels.extend(pairs);
+            }
+            InstructionKind::Run(run) => return self.run(run).map(Action::Run),
+            InstructionKind::Copy(copy) => return self.copy(copy).map(Action::Copy),
+            InstructionKind::Add(add) => return self.add(add).map(Action::Copy),
+            InstructionKind::Workdir(path) => return self.workdir(path),
+            InstructionKind::User(user) => {
+                let user = self.expand(user)?;
+                self.state.history(format!("USER {user}"), false);
+                self.state.config.config.user = user;
+            }
+            InstructionKind::Cmd(command) => {
+                let argv = self.command(command);
+                self.state.history(format!("CMD {}", quoted(&argv)), false);
+                self.state.config.config.cmd = Some(argv);
+                self.state.config.config.args_escaped = true;
+                self.state.has_command = true;
+            }
+            InstructionKind::Entrypoint(command) => {
+                let argv = self.command(command);
+                self.state.history(format!("ENTRYPOINT {}", quoted(&argv)), false);
+                self.state.config.config.entrypoint = Some(argv);
+                if !self.state.has_command {
+                    self.state.config.config.cmd = None;
+                }
+            }
+            InstructionKind::Expose(words) => self.expose(words)?,
+            InstructionKind::Volume(words) => self.volume(words)?,
+            InstructionKind::Stopsignal(word) => self.stopsignal(word)?,
+            InstructionKind::Shell(shell) => {
+                self.state.history(format!("SHELL [{}]", shell.join(" ")), false);
+                self.state.config.config.shell = Some(shell.clone());
+            }
+            InstructionKind::Healthcheck(check) => {
+                let check = healthcheck(check);
+                self.state.history(format!("HEALTHCHECK {}", quoted(&check.test)), false);
+                self.state.config.config.healthcheck = Some(check);
+            }
+            // It leaves no line in the history.
+            InstructionKind::Onbuild(onbuild) => self.state.config.config.on_build.push(onbuild.trigger.clone()),
+            InstructionKind::Maintainer(name) => {
+                self.state.config.author = Some(name.text.clone());
+                self.state.history(format!("MAINTAINER {}", name.text), false);
+            }
+        }
+        Ok(Action::Metadata)
+    }
+
     fn lookup(&self, name: &str) -> Option<String> {
-        self.before.variables.get(name).cloned()
+        self.state.variables.get(name).cloned()
     }
 
     fn expand(&self, word: &Word) -> Result<String, ParseError> {
-        let expansion = dockerfile::expand(&word.text, self.scope.escape, &|name| self.lookup(name));
+        self.expand_with(word, &|name| self.lookup(name))
+    }
+
+    fn expand_with(&self, word: &Word, lookup: &dockerfile::Lookup<'_>) -> Result<String, ParseError> {
+        let expansion = dockerfile::expand(&word.text, self.scope.escape, lookup);
         expansion.map(|expansion| expansion.text).map_err(|error| self.unexpandable(&error, word.position))
     }
 
+    /// An option that expands to nothing is not given.
     fn expand_option(&self, word: Option<&Word>) -> Result<Option<String>, ParseError> {
-        word.map(|word| self.expand(word)).transpose()
+        let text = word.map(|word| self.expand(word)).transpose()?;
+        Ok(text.filter(|text| !text.is_empty()))
     }
 
     fn unexpandable(&self, error: &ExpandError, focus: Position) -> ParseError {
@@ -345,16 +368,16 @@ impl Step<'_> {
         ParseError { message, hint: None, position: self.instruction.position, focus: Some(focus) }
     }
 
-    fn arg(&self, next: &mut State, pairs: &[dockerfile::ArgPair]) -> Result<Action, ParseError> {
+    fn arg(&mut self, pairs: &[dockerfile::ArgPair]) -> Result<(), ParseError> {
         let mut words = Vec::new();
+        let mut values: BTreeMap<&str, String> = BTreeMap::new();
         for pair in pairs {
-            // A default sees the arguments before it, those of the same line too.
-            let lookup = |name: &str| next.variables.get(name).cloned();
             let value = match (&pair.value, self.scope.build_args.get(&pair.name)) {
                 (_, Some(given)) => Some(given.clone()),
                 (Some(default), None) => {
-                    let expansion = dockerfile::expand(&default.text, self.scope.escape, &lookup);
-                    Some(expansion.map_err(|error| self.unexpandable(&error, default.position))?.text)
+                    // A default sees the arguments before it, those of the same line too.
+                    let lookup = |name: &str| values.get(name).cloned().or_else(|| self.lookup(name));
+                    Some(self.expand_with(default, &lookup)?)
                 }
                 (None, None) => {
                     self.scope.global_args.get(&pair.name).or_else(|| self.scope.platform_args.get(&pair.name)).cloned()
@@ -364,52 +387,48 @@ impl Step<'_> {
                 Some(value) => format!("{}={value}", pair.name),
                 None => pair.name.clone(),
             });
-            if let Some(value) = value {
-                next.variables.insert(pair.name.clone(), value);
-            }
-            if !next.declared.contains(&pair.name) {
-                next.declared.push(pair.name.clone());
+            values.extend(value.map(|value| (pair.name.as_str(), value)));
+        }
+        for pair in pairs {
+            if !self.state.declared.contains(&pair.name) {
+                self.state.declared.push(pair.name.clone());
             }
         }
-        next.history(format!("ARG {}", words.join(" ")), false);
-        Ok(Action::Metadata)
+        let values = values.into_iter().map(|(name, value)| (name.to_owned(), value));
+        Arc::make_mut(&mut self.state.variables).extend(values);
+        self.state.history(format!("ARG {}", words.join(" ")), false);
+        Ok(())
     }
 
-    /// Expands pairs with the variables of before the instruction, so that none sees another of the same line.
     fn pairs(&self, pairs: &Pairs) -> Result<Vec<(String, String)>, ParseError> {
         let mut expanded = Vec::new();
         for pair in &pairs.pairs {
             let key = self.expand(&pair.key)?;
             if key.is_empty() {
-                return Err(self.mistake(
-                    format!("{} names can not be blank", self.instruction.keyword.text.to_uppercase()),
-                    pair.key.position,
-                ));
+                let instruction = self.instruction.keyword.text.to_uppercase();
+                let message = format!("{instruction} names can not be blank: {} expands to nothing", pair.key.text);
+                return Err(self.mistake(message, pair.key.position));
             }
             expanded.push((key, self.expand(&pair.value)?));
         }
         Ok(expanded)
     }
 
-    fn env(&self, next: &mut State, pairs: &Pairs) -> Result<Action, ParseError> {
+    fn env(&mut self, pairs: &Pairs) -> Result<(), ParseError> {
         let pairs = self.pairs(pairs)?;
-        for (name, value) in &pairs {
+        self.state.history(format!("ENV {}", joined(&pairs)), false);
+        let environment = &mut self.state.config.config.env;
+        let variables = Arc::make_mut(&mut self.state.variables);
+        for (name, value) in pairs {
             let line = format!("{name}={value}");
-            match next.config.config.env.iter_mut().find(|known| known.split_once('=').is_some_and(|(known, _)| known == name)) {
+            // What is in the environment is a variable, too; to search the list for every new name would be slow.
+            let is_new = variables.insert(name.clone(), value).is_none();
+            match environment.iter_mut().filter(|_| !is_new).find(|known| name_and_value(known).0 == name) {
                 Some(known) => *known = line,
-                None => next.config.config.env.push(line),
+                None => environment.push(line),
             }
-            next.variables.insert(name.clone(), value.clone());
         }
-        next.history(format!("ENV {}", joined(&pairs)), false);
-        Ok(Action::Metadata)
-    }
-
-    fn label(&self, next: &mut State, pairs: &Pairs) -> Result<Action, ParseError> {
-        let pairs = self.pairs(pairs)?;
-        next.history(format!("LABEL {}", joined(&pairs)), false);
-        next.config.config.labels.extend(pairs);
-        Ok(Action::Metadata)
+        Ok(())
     }
 
     /// The words to execute: the exec form as it is, the shell form behind the shell.
@@ -421,18 +440,18 @@ impl Step<'_> {
     }
 
     fn in_shell(&self, text: &str) -> Vec<String> {
-        let mut argv = self.before.shell();
+        let mut argv = self.state.shell();
         argv.push(text.to_owned());
         argv
     }
 
-    fn run(&self, next: &mut State, run: &Run) -> Result<Action, ParseError> {
+    fn run(&mut self, run: &Run) -> Result<RunAction, ParseError> {
         let (argv, script) = match run.script() {
             RunScript::Exec(words) => (words.to_vec(), None),
             RunScript::Shell(text) => (self.in_shell(&text), None),
             RunScript::File { name, body } => {
-                let script = ScriptFile { name: name.to_owned(), content: body.into_owned().into_bytes() };
-                (self.in_shell(&format!("/dev/pipes/{name}")), Some(script))
+                let name = self.file_name(name)?;
+                (self.in_shell(&format!("/dev/pipes/{name}")), Some(ScriptFile { name, content: body.into_owned().into_bytes() }))
             }
         };
         let mut mounts = Vec::new();
@@ -444,30 +463,37 @@ impl Step<'_> {
                 resolved.map_err(|error| ParseError { hint: error.hint(), ..self.mistake(error.to_string(), mount.position) })?,
             );
         }
-        let proxies = PROXY_ARGS.iter().filter(|name| !self.before.variables.contains_key(**name));
-        let proxies = proxies.filter_map(|name| Some(((*name).to_owned(), self.scope.build_args.get(*name)?.clone()))).collect();
-        let arguments: Vec<String> = self
-            .before
-            .declared
-            .iter()
-            .map(|name| format!("{name}={}", self.before.variables.get(name).map_or("", String::as_str)))
-            .collect();
-        let arguments =
-            if arguments.is_empty() { String::new() } else { format!("|{} {} ", arguments.len(), arguments.join(" ")) };
-        let shown = if script.is_some() { self.command(&run.command) } else { argv.clone() };
-        next.history(format!("RUN {arguments}{} # buildkit", shown.join(" ")), true);
-        Ok(Action::Run(RunAction {
+        self.state.history(format!("RUN {}{} # buildkit", self.arguments(), argv.join(" ")), true);
+        Ok(RunAction {
             argv,
             script,
-            environment: self.before.variables.clone(),
-            proxies,
-            working_dir: self.before.working_dir().to_owned(),
-            user: self.before.config.config.user.clone(),
+            environment: Arc::clone(&self.state.variables),
+            proxies: self.proxies(),
+            working_dir: self.state.working_dir().to_owned(),
+            user: self.state.config.config.user.clone(),
             mounts,
             network: run.network,
             security: run.security,
             devices: run.devices.iter().map(|device| device.text.clone()).collect(),
-        }))
+        })
+    }
+
+    /// What the history says of the ARGs that a RUN sees: `|2 A=1 B= `.
+    fn arguments(&self) -> String {
+        let value = |name: &String| self.state.variables.get(name).map_or("", String::as_str);
+        let arguments: Vec<String> = self.state.declared.iter().map(|name| format!("{name}={}", value(name))).collect();
+        if arguments.is_empty() { String::new() } else { format!("|{} {} ", arguments.len(), arguments.join(" ")) }
+    }
+
+    /// The proxies of `--build-arg`, each in both cases, because programs do not agree which one to read.
+    fn proxies(&self) -> BTreeMap<String, String> {
+        let given = |name: &str| {
+            let other_case = || self.scope.build_args.iter().find(|(given, _)| given.eq_ignore_ascii_case(name));
+            let value = self.scope.build_args.get(name).or_else(|| other_case().map(|(_, value)| value))?;
+            Some((name.to_owned(), value.clone())).filter(|(_, value)| !value.is_empty())
+        };
+        let names = PROXY_ARGS.into_iter().filter(|name| !self.state.variables.contains_key(*name));
+        names.filter_map(given).collect()
     }
 
     fn sources(&self, sources: &[dockerfile::Source]) -> Result<Vec<CopySource>, ParseError> {
@@ -481,19 +507,28 @@ impl Step<'_> {
                     } else {
                         heredoc.body().into_owned()
                     };
-                    CopySource::Inline { name: heredoc.name.clone(), content: content.into_bytes() }
+                    CopySource::Inline { name: self.file_name(&heredoc.name)?, content: content.into_bytes() }
                 }
             })
         };
         sources.iter().map(source).collect()
     }
 
-    fn copy(&self, next: &mut State, copy: &Copy) -> Result<Action, ParseError> {
+    /// The name of a heredoc as the name of a file, which leads nowhere else.
+    fn file_name(&self, heredoc: &str) -> Result<String, ParseError> {
+        let name = crate::tree::TreePath::clamp(heredoc).to_string();
+        match name.trim_start_matches('/') {
+            name if !name.is_empty() && !name.contains('/') => Ok(name.to_owned()),
+            _ => Err(self.mistake(format!("the heredoc {heredoc:?} is no name of a file"), self.instruction.position)),
+        }
+    }
+
+    fn copy(&mut self, copy: &Copy) -> Result<CopyAction, ParseError> {
         let action = CopyAction {
             from: copy.from.clone(),
             sources: self.sources(&copy.sources)?,
             destination: self.expand(&copy.destination)?,
-            working_dir: self.before.working_dir().to_owned(),
+            working_dir: self.state.working_dir().to_owned(),
             chown: self.expand_option(copy.chown.as_ref())?,
             chmod: self.expand_option(copy.chmod.as_ref())?,
             link: copy.link,
@@ -501,16 +536,15 @@ impl Step<'_> {
             excludes: copy.exclude.iter().map(|word| word.text.clone()).collect(),
             add: None,
         };
-        next.history(copy_history("COPY", &action), true);
-        Ok(Action::Copy(action))
+        Ok(self.copied("COPY", action))
     }
 
-    fn add(&self, next: &mut State, add: &Add) -> Result<Action, ParseError> {
+    fn add(&mut self, add: &Add) -> Result<CopyAction, ParseError> {
         let action = CopyAction {
             from: None,
             sources: self.sources(&add.sources)?,
             destination: self.expand(&add.destination)?,
-            working_dir: self.before.working_dir().to_owned(),
+            working_dir: self.state.working_dir().to_owned(),
             chown: self.expand_option(add.chown.as_ref())?,
             chmod: self.expand_option(add.chmod.as_ref())?,
             link: add.link,
@@ -522,32 +556,39 @@ impl Step<'_> {
                 keep_git_dir: add.keep_git_dir,
             }),
         };
-        next.history(copy_history("ADD", &action), true);
-        Ok(Action::Copy(action))
+        Ok(self.copied("ADD", action))
     }
 
-    fn workdir(&self, next: &mut State, word: &Word) -> Result<Action, ParseError> {
+    fn copied(&mut self, keyword: &str, action: CopyAction) -> CopyAction {
+        self.state.history(copy_history(keyword, &action), true);
+        match action.destination.as_str() {
+            "" | "." => CopyAction { destination: "./".to_owned(), ..action },
+            _ => action,
+        }
+    }
+
+    fn workdir(&mut self, word: &Word) -> Result<Action, ParseError> {
         let path = self.expand(word)?;
         if path.is_empty() {
             return Err(self.mistake(format!("the working directory is empty: {} expands to nothing", word.text), word.position));
         }
-        let path = absolute(self.before.working_dir(), &path);
-        next.config.config.working_dir.clone_from(&path);
+        let path = absolute(self.state.working_dir(), &path);
+        self.state.config.config.working_dir.clone_from(&path);
         let makes_layer = path != "/";
-        next.history(format!("WORKDIR {path}"), makes_layer);
+        self.state.history(format!("WORKDIR {path}"), makes_layer);
         if !makes_layer {
             return Ok(Action::Metadata);
         }
-        Ok(Action::Workdir(WorkdirAction { path, user: self.before.config.config.user.clone() }))
+        Ok(Action::Workdir(WorkdirAction { path, user: self.state.config.config.user.clone() }))
     }
 
-    fn expose(&self, next: &mut State, words: &[Word]) -> Result<Action, ParseError> {
+    fn expose(&mut self, words: &[Word]) -> Result<(), ParseError> {
         let mut shown = Vec::new();
         for word in words {
             let expansion = dockerfile::expand_words(&word.text, self.scope.escape, &|name| self.lookup(name));
             for port in expansion.map_err(|error| self.unexpandable(&error, word.position))?.words {
                 let parsed = ports::parse(&port).map_err(|error| ParseError {
-                    hint: Some("as in 80, 80/udp or 8000-8010/tcp".to_owned()),
+                    hint: Some("EXPOSE takes ports as in 80, 80/udp or 8000-8010/tcp".to_owned()),
                     ..self.mistake(error.to_string(), word.position)
                 })?;
                 shown.extend(parsed);
@@ -555,9 +596,36 @@ impl Step<'_> {
         }
         shown.sort();
         shown.dedup();
-        next.config.config.exposed_ports.extend(shown.iter().map(|port| (port.clone(), json!({}))));
-        next.history(format!("EXPOSE [{}]", shown.join(" ")), false);
-        Ok(Action::Metadata)
+        self.state.config.config.exposed_ports.extend(shown.iter().map(|port| (port.clone(), json!({}))));
+        self.state.history(format!("EXPOSE [{}]", shown.join(" ")), false);
+        Ok(())
+    }
+
+    fn volume(&mut self, words: &[Word]) -> Result<(), ParseError> {
+        let mut volumes = Vec::new();
+        for word in words {
+            let volume = self.expand(word)?;
+            if volume.is_empty() {
+                return Err(self.mistake(format!("VOLUME names no path: {} expands to nothing", word.text), word.position));
+            }
+            volumes.push(volume);
+        }
+        self.state.history(format!("VOLUME [{}]", volumes.join(" ")), false);
+        self.state.config.config.volumes.extend(volumes.into_iter().map(|volume| (volume, json!({}))));
+        Ok(())
+    }
+
+    fn stopsignal(&mut self, word: &Word) -> Result<(), ParseError> {
+        let signal = self.expand(word)?;
+        if !signals::is_signal(&signal) {
+            return Err(ParseError {
+                hint: Some("STOPSIGNAL takes a name as in SIGTERM or SIGRTMIN+3, or a number".to_owned()),
+                ..self.mistake(format!("{signal:?} is no signal"), word.position)
+            });
+        }
+        self.state.history(format!("STOPSIGNAL {signal}"), false);
+        self.state.config.config.stop_signal = Some(signal);
+        Ok(())
     }
 }
 
@@ -606,7 +674,16 @@ fn copy_history(keyword: &str, action: &CopyAction) -> String {
 
 /// `["a" "b"]`, as Go prints a list of strings with `%q`.
 fn quoted(words: &[String]) -> String {
-    let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    let character = |character: char| match character {
+        '"' | '\\' => format!("\\{character}"),
+        '\n' => "\\n".to_owned(),
+        '\r' => "\\r".to_owned(),
+        '\t' => "\\t".to_owned(),
+        control if control.is_ascii_control() => format!("\\x{:02x}", u32::from(control)),
+        other => other.to_string(),
+    };
+    let words: Vec<String> =
+        words.iter().map(|word| format!("\"{}\"", word.chars().map(character).collect::<String>())).collect();
     format!("[{}]", words.join(" "))
 }
 

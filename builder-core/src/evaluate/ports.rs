@@ -14,7 +14,8 @@ pub(super) enum PortError {
 /// The ports that `text` names, each as `80/tcp`.
 pub(super) fn parse(text: &str) -> Result<Vec<String>, PortError> {
     let (numbers, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
-    let protocol = protocol.to_ascii_lowercase();
+    // `80/` has no protocol, which is tcp.
+    let protocol = if protocol.is_empty() { "tcp".to_owned() } else { protocol.to_ascii_lowercase() };
     if !matches!(protocol.as_str(), "tcp" | "udp" | "sctp") {
         return Err(PortError::Protocol(text.to_owned()));
     }
@@ -43,6 +44,10 @@ mod tests {
             ("53/UDP", Ok(vec!["53/udp"])),
             ("8000-8002", Ok(vec!["8000/tcp", "8001/tcp", "8002/tcp"])),
             ("8080:80", Ok(vec!["80/tcp"])),
+            ("127.0.0.1::80/udp", Ok(vec!["80/udp"])),
+            ("80/", Ok(vec!["80/tcp"])),
+            ("80:", Err(PortError::Number("80:".to_owned()))),
+            ("+80", Err(PortError::Number("+80".to_owned()))),
             ("eighty", Err(PortError::Number("eighty".to_owned()))),
             ("65536", Err(PortError::Number("65536".to_owned()))),
             ("9-8", Err(PortError::Backwards("9-8".to_owned()))),

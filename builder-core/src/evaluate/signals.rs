@@ -6,15 +6,16 @@ const NAMES: [&str; 36] = [
     "XCPU", "XFSZ", "RTMIN", "RTMAX",
 ];
 
-/// Whether `text` is a signal: a name with or without `SIG`, `RTMIN+n`, `RTMAX-n`, or a number.
+/// Whether `text` is a signal: a name with or without `SIG`, `RTMIN+n`, `RTMAX-n`, or a number. Which numbers a kernel
+/// knows is not asked, as with BuildKit; none is zero.
 pub(super) fn is_signal(text: &str) -> bool {
-    if let Ok(number) = text.parse::<u8>() {
-        return (1..=64).contains(&number);
+    if let Ok(number) = text.parse::<i64>() {
+        return number != 0;
     }
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let real_time = |prefix: &str, most: u8| {
-        name.strip_prefix(prefix).and_then(|digits| digits.parse::<u8>().ok()).is_some_and(|number| number <= most)
+        name.strip_prefix(prefix).is_some_and(|digits| (1..=most).any(|number| number.to_string() == digits))
     };
     NAMES.contains(&name) || real_time("RTMIN+", 15) || real_time("RTMAX-", 14)
 }
@@ -25,10 +26,10 @@ mod tests {
 
     #[test]
     fn signals_by_name_and_number() {
-        for text in ["SIGTERM", "term", "9", "64", "SIGRTMIN+3", "RTMAX-14", "SIGRTMIN"] {
+        for text in ["SIGTERM", "term", "9", "64", "SIGRTMIN+3", "RTMAX-14", "SIGRTMIN", "65", "-1"] {
             assert!(is_signal(text), "{text}");
         }
-        for text in ["", "0", "65", "SIGNOSUCH", "SIG", "RTMIN+16", "-1"] {
+        for text in ["", "0", "SIGNOSUCH", "SIG", "RTMIN+0", "RTMIN+01", "RTMIN+16", "-", "1.5"] {
             assert!(!is_signal(text), "{text}");
         }
     }
