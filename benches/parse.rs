@@ -27,7 +27,7 @@ fn generated() -> String {
                  COPY --chown=$A_{step}:0 source-{step}/*.txt /srv/${{E_{step}}}/\n"
             );
         }
-        let _ = write!(text, "EXPOSE {}\n", 8000 + stage);
+        let _ = writeln!(text, "EXPOSE {}", 8000 + stage);
     }
     text
 }

@@ -1,5 +1,7 @@
 //! The program as it is started: what only a process shows. What flags mean is tested beside `request`.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use rustix::process::{Pid, Signal, kill_process};
 use std::process::{Command, Output, Stdio};
 

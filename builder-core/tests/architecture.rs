@@ -1,6 +1,8 @@
 //! The rules of the house that a compiler does not hold: the order of the modules, no I/O in the pure ones, no I/O of the
 //! process (terminal, environment, exit) anywhere, a duty at the head of each file.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -1,5 +1,7 @@
 //! Whole builds through the library, against a real registry; the results are read by tools that are not ours.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use builder_core::build::{Backends, BuildError, BuildRequest, ErrorKind, Event, Export, Outcome, StepOutcome, build};
 use builder_core::{http, registry, store::Store};
 use std::{

@@ -1,5 +1,7 @@
 //! Steps run for real: what they see, how they end, what stays.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use builder_core::{
     isolation::{
         Access, CancelToken, ExitStatus, FileContent, Identity, Isolation as _, Mount, MountKind, Namespaces, Network, RunError,

@@ -1,6 +1,8 @@
 //! The conformance corpus as far as no file, layer or process is concerned: what parser, planner and evaluation make of
 //! each Dockerfile, against the config and the history that BuildKit recorded, and against the words that an error must say.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use builder_core::{
     dockerfile::{self, Dockerfile, Instruction, ParseError},
     evaluate::{Scope, State},

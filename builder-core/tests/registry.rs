@@ -1,5 +1,7 @@
 //! The registry client against real registries, and against one that fails on cue.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use builder_core::{
     http::{self, ClientCertificate, HttpError, Opener, RetryPolicy, Secret},
     oci::{Descriptor, Digest, Manifest, MediaType, Platform, Reference},

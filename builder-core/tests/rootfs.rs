@@ -1,5 +1,7 @@
 //! Trees made real and read back: what a layer puts on disk, what a step changes, on overlays and plain directories alike.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use builder_core::{
     isolation::{
         Access, CancelToken, ExitStatus, Identity, Isolation as _, Mount, MountKind, Namespaces, Network, Step, Stream, choose,
@@ -116,7 +118,8 @@ fn busybox() -> Vec<Change> {
         entry: Entry { node, mode: 0o755, uid: 0, gid: 0, mtime: Timestamp::from_seconds(9), capability: None },
     };
     let names = [
-        "sh", "mv", "rm", "ln", "mkdir", "touch", "chmod", "chown", "cat", "mkfifo", "mknod", "cp", "ls", "test", "rmdir", "sleep", "stat",
+        "sh", "mv", "rm", "ln", "mkdir", "touch", "chmod", "chown", "cat", "mkfifo", "mknod", "cp", "ls", "test", "rmdir",
+        "sleep", "stat",
     ];
     let links = names.map(|name| put(path("bin").child(name.as_bytes()), Node::Symlink(b"busybox".to_vec())));
     [put(path("bin/busybox"), Node::File(file_of(&program)))].into_iter().chain(links).collect()
@@ -157,15 +160,9 @@ fn privileged_a_step_changes_the_same_on_an_overlay_and_in_a_plain_directory() {
             ("rm /d/one", "- d/one"),
             ("rm -r /d", "- d"),
             ("rm -r /d; echo file > /d", "d 0644 0:0 \"file\\n\""),
-            (
-                "rm -r /d; mkdir /d; echo new > /d/new",
-                "d/new 0644 0:0 \"new\\n\"\n- d/link\n- d/one\n- d/sub\n- d/two",
-            ),
+            ("rm -r /d; mkdir /d; echo new > /d/new", "d/new 0644 0:0 \"new\\n\"\n- d/link\n- d/one\n- d/sub\n- d/two"),
             ("rm -r /d; mkdir -m 750 /d", "d/ 0750 0:0\n- d/link\n- d/one\n- d/sub\n- d/two"),
-            (
-                "mv /d/sub /moved",
-                "- d/sub\nmoved/ 0700 0:0\nmoved/f 0600 0:0 @9 \"f\"",
-            ),
+            ("mv /d/sub /moved", "- d/sub\nmoved/ 0700 0:0\nmoved/f 0600 0:0 @9 \"f\""),
             (
                 "mv /d/sub /d/other; mkdir /d/sub; touch -d '1970-01-01 00:00:42' /d/sub/g",
                 "d/other/ 0700 0:0\nd/other/f 0600 0:0 @9 \"f\"\nd/sub/ 0755 0:0\n- d/sub/f\nd/sub/g 0644 0:0 @42 \"\"",
@@ -182,7 +179,10 @@ fn privileged_a_step_changes_the_same_on_an_overlay_and_in_a_plain_directory() {
             ("mknod -m 660 /blk b 7 3", "blk 0660 0:0 b 7:3"),
             ("chmod 700 /capped", "capped 0700 0:0 @9 cap=0000000200040000000000000000000000000000 \"c\""),
             ("echo c > /capped", "capped 0755 0:0 \"c\\n\""),
-            ("touch /s /g; chmod 4755 /s; chmod 2755 /g; mkdir /t; chmod 1777 /t", "g 2755 0:0 \"\"\ns 4755 0:0 \"\"\nt/ 1777 0:0"),
+            (
+                "touch /s /g; chmod 4755 /s; chmod 2755 /g; mkdir /t; chmod 1777 /t",
+                "g 2755 0:0 \"\"\ns 4755 0:0 \"\"\nt/ 1777 0:0",
+            ),
             ("rm /d/one; echo -n one > /d/one; touch -d '1970-01-01 00:00:09' /d/one", ""),
             ("echo -n two > /d/one; touch -d '1970-01-01 00:00:09' /d/one", "d/one 0644 0:0 @9 \"two\""),
             ("mv /d/sub/f /d/sub/g; mv /d/sub/g /d/sub/f", ""),
@@ -217,10 +217,16 @@ fn privileged_steps_build_on_each_other() {
     for form in FORMS {
         let mut root = Root::new(state.path(), form);
         root.add(busybox());
-        assert_eq!(root.run(&isolation, "mkdir /a; echo 1 > /a/f; ln /a/f /a/g"), "a/ 0755 0:0\na/f 0644 0:0 \"1\\n\"\na/g = a/f\n");
+        assert_eq!(
+            root.run(&isolation, "mkdir /a; echo 1 > /a/f; ln /a/f /a/g"),
+            "a/ 0755 0:0\na/f 0644 0:0 \"1\\n\"\na/g = a/f\n"
+        );
         assert_eq!(root.run(&isolation, "rm /a/f; cat /a/g; mkdir /a/b"), "a/b/ 0755 0:0\n- a/f\n");
         root.add(text::parse("a/b/late 0644 3:4 @7 \"late\"\n- a/g").unwrap());
-        assert_eq!(root.run(&isolation, "test ! -e /a/g; mv /a/b/late /a/b/later"), "- a/b/late\na/b/later 0644 3:4 @7 \"late\"\n");
+        assert_eq!(
+            root.run(&isolation, "test ! -e /a/g; mv /a/b/late /a/b/later"),
+            "- a/b/late\na/b/later 0644 3:4 @7 \"late\"\n"
+        );
         assert_eq!(root.run(&isolation, "rm -r /a; mkdir /a"), "- a/b\n");
         assert_eq!(root.run(&isolation, "test ! -e /a/b; ls /a; rmdir /a"), "- a\n");
         assert_eq!(root.run(&isolation, "test ! -e /a"), "");
@@ -256,19 +262,15 @@ fn privileged_a_stage_can_be_mounted_and_what_is_written_is_discarded() {
     let mut root = Root::new(state.path(), FORMS[0]);
     root.add(busybox());
     let view = stage.rootfs.view(&stage.tree).unwrap();
-    let mount = Mount {
-        kind: MountKind::Bind { root: view, path: path("art"), access: Access::ReadWrite },
-        target: path("from"),
-    };
+    let mount =
+        Mount { kind: MountKind::Bind { root: view, path: path("art"), access: Access::ReadWrite }, target: path("from") };
     let step = root.rootfs.begin_step(&root.tree).unwrap();
     let (status, output) = run(&isolation, step, vec![mount], "cat /from/f /from/g; echo x > /from/f; cat /from/f");
     assert_eq!((status, &output[..]), (ExitStatus::Code(0), &b"artgx\n"[..]));
     assert_eq!(root.rootfs.end_step(&root.tree, SourceId(1)).unwrap().changes, []);
     let again = stage.rootfs.view(&stage.tree).unwrap();
-    let mount = Mount {
-        kind: MountKind::Bind { root: again, path: path("art"), access: Access::ReadOnly },
-        target: path("from"),
-    };
+    let mount =
+        Mount { kind: MountKind::Bind { root: again, path: path("art"), access: Access::ReadOnly }, target: path("from") };
     let step = root.rootfs.begin_step(&root.tree).unwrap();
     assert_eq!(run(&isolation, step, vec![mount], "cat /from/f").1, b"art");
 }

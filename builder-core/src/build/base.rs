@@ -25,8 +25,11 @@ pub(super) struct Base {
 /// The images of one build, each resolved once.
 #[derive(Default)]
 pub(super) struct Bases {
-    known: Mutex<BTreeMap<(Reference, Platform), Arc<OnceCell<Base>>>>,
+    known: Mutex<BTreeMap<(Reference, Platform), Pending>>,
 }
+
+/// An image that is being resolved, or was.
+type Pending = Arc<OnceCell<Base>>;
 
 /// Whether the blobs of an image are needed, or only what they hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +71,9 @@ impl Build {
             .work
             .run(move || {
                 let mut tree = Tree::new();
-                indexes.iter().for_each(|index| tree.apply(&index.changes));
+                for index in &indexes {
+                    tree.apply(&index.changes);
+                }
                 Ok(tree)
             })
             .await?;

@@ -47,7 +47,8 @@ impl Build {
             workdir: TreePath::clamp(&action.working_dir),
             owner,
             chmod: chmod.map_err(|error| mistake("the value of --chmod").because(error))?,
-            ground: if action.link { Ground::Empty } else { Ground::Tree },
+            // BuildKit: with --chmod, --link is a copy like any other.
+            ground: if action.link && action.chmod.is_none() { Ground::Empty } else { Ground::Tree },
             now: self.made_time(),
         };
         copy::check_destination(action.sources.len(), &placement.destination)

@@ -69,14 +69,11 @@ impl Publisher {
         let to = self.repositories[repository].clone();
         Upload(tokio::spawn(async move {
             let failed = || BuildError::new(ErrorKind::Push, format!("cannot push the layer {} to {to}", layer.blob.digest));
-            let reused = match registry.has_blob(&to, layer.blob.digest).await.map_err(|error| failed().because(error))? {
-                true => true,
-                false => {
-                    let path = store.blob_path(&layer.blob.digest);
-                    registry.push_blob(&to, &layer.blob, file_opener(path)).await.map_err(|error| failed().because(error))?;
-                    false
-                }
-            };
+            let reused = registry.has_blob(&to, layer.blob.digest).await.map_err(|error| failed().because(error))?;
+            if !reused {
+                let opener = file_opener(store.blob_path(&layer.blob.digest));
+                registry.push_blob(&to, &layer.blob, opener).await.map_err(|error| failed().because(error))?;
+            }
             let event = Event::BlobPushed { reference: to, digest: layer.blob.digest, size_bytes: layer.blob.size_bytes, reused };
             // Nobody listens any more: then nobody wants to know.
             let _ = events.send(event).await;

@@ -134,7 +134,7 @@ impl Build {
         for word in &action.argv {
             key.part("argument", word);
         }
-        for (name, value) in &action.environment {
+        for (name, value) in action.environment.iter() {
             key.part("variable", name).part("value", value);
         }
         key.part("directory", &action.working_dir).part("user", &action.user);
@@ -248,18 +248,17 @@ impl Disk {
                 self.rootfs.push(unpacked);
             }
             Some(name) => {
-                let directory = match store.unpacked(&name) {
-                    Some(directory) => directory,
-                    None => {
-                        let writer = store.unpacked_writer(&name).map_err(BuildError::store)?;
-                        let directory = root_of(writer.path());
-                        fs::create_dir(&directory).map_err(|error| failed().because(error))?;
-                        let mut unpacker =
-                            self.rootfs.unpacker_into(&directory, &self.tree, &index).map_err(|error| on_disk(&error))?;
-                        unpack(&mut unpacker)?;
-                        unpacker.finish().map_err(|error| on_disk(&error))?;
-                        writer.finish().map_err(BuildError::store)?
-                    }
+                let directory = if let Some(directory) = store.unpacked(&name) {
+                    directory
+                } else {
+                    let writer = store.unpacked_writer(&name).map_err(BuildError::store)?;
+                    let directory = root_of(writer.path());
+                    fs::create_dir(&directory).map_err(|error| failed().because(error))?;
+                    let mut unpacker =
+                        self.rootfs.unpacker_into(&directory, &self.tree, &index).map_err(|error| on_disk(&error))?;
+                    unpack(&mut unpacker)?;
+                    unpacker.finish().map_err(|error| on_disk(&error))?;
+                    writer.finish().map_err(BuildError::store)?
                 };
                 self.rootfs.push_directory(root_of(&directory));
             }
@@ -298,7 +297,7 @@ fn on_disk(error: &RootfsError) -> BuildError {
 
 /// The variables of a step; nothing of the builder's own.
 fn environment(action: &RunAction, user: &User) -> Vec<(OsString, OsString)> {
-    let mut variables = action.environment.clone();
+    let mut variables = (*action.environment).clone();
     variables.extend(action.proxies.clone());
     variables.entry("HOME".to_owned()).or_insert_with(|| user.home.clone());
     variables.entry("PATH".to_owned()).or_insert_with(|| evaluate::DEFAULT_PATH.to_owned());

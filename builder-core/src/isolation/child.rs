@@ -1,9 +1,9 @@
-#![expect(unsafe_code, reason = "between clone and exec there is nothing but system calls")]
 //! The two processes of a step: a small init, and the command below it.
 //!
 //! Takes a [`Program`] in which every text, list and number is ready; gives [`Report`]s through a pipe. The builder has
 //! several threads, so after `clone` its memory may be in any state: this code allocates nothing, takes no lock and calls
 //! nothing but system calls until `execve`.
+#![expect(unsafe_code, reason = "between clone and exec there is nothing but system calls")]
 
 use super::capabilities;
 use std::{ffi::CString, io, os::fd::RawFd, ptr};

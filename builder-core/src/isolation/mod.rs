@@ -18,7 +18,9 @@ pub use namespaces::Namespaces;
 pub use probe::probe;
 pub use user_namespace::{Entered, UserNamespaceError, enter_user_namespace};
 
-use crate::{confined::ConfinedError, rootfs::RootMount, tree::TreePath};
+use crate::confined::ConfinedError;
+use crate::rootfs::RootMount;
+use crate::tree::TreePath;
 use rustix::event::{EventfdFlags, eventfd};
 use std::{
     ffi::OsString,

@@ -1,10 +1,8 @@
 //! Mount points that a root file system lacks: made for a step, removed after it, without a trace.
 
 use super::RunError;
-use crate::{
-    confined::{ConfinedDir, ConfinedError, StatKind},
-    tree::{Timestamp, TreePath},
-};
+use crate::confined::{ConfinedDir, ConfinedError, StatKind};
+use crate::tree::{Timestamp, TreePath};
 
 /// What was made in one root, in order.
 pub(super) struct MountPoints<'a> {

@@ -5,11 +5,9 @@ use super::{
     Access, Mount, MountKind, RunError, Step, host_path,
     mount_points::{MountPoints, Shape},
 };
-use crate::{
-    confined::ConfinedDir,
-    rootfs::{OverlayAttributes, RootMount},
-    tree::TreePath,
-};
+use crate::confined::ConfinedDir;
+use crate::rootfs::{OverlayAttributes, RootMount};
+use crate::tree::TreePath;
 use rustix::{
     fs::{self, FileType, Gid, Mode, OFlags, Uid},
     io::Errno,
@@ -135,7 +133,7 @@ impl Overlay<'_> {
     fn mount_at_once(&self, target: &Path) -> Result<(), Errno> {
         let lower: Vec<String> = self.lower.iter().map(|lower| lower.as_raw_fd().to_string()).collect();
         let (upper, work) = (self.upper.as_raw_fd(), self.work.as_raw_fd());
-        let more: String = Self::OPTIONS.iter().map(|(key, value)| format!(",{key}={value}")).collect();
+        let more = Self::OPTIONS.iter().fold(String::new(), |text, (key, value)| format!("{text},{key}={value}"));
         let attributes = if self.attributes == OverlayAttributes::User { ",userxattr" } else { "" };
         // The thread's own working directory: with its mount namespace it got one.
         rustix::process::chdir("/proc/thread-self/fd")?;

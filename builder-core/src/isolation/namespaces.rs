@@ -1,8 +1,8 @@
-#![expect(unsafe_code, reason = "leaving the namespaces that a thread shares with others")]
 //! The strongest back end: mount, process, IPC, host name and, if asked for, network namespaces of the step's own.
 //!
 //! One fresh thread per step leaves the builder's namespaces, mounts everything in ordinary Rust, starts the step's init,
 //! waits for its end and cleans up. The calling thread meanwhile hands the output over.
+#![expect(unsafe_code, reason = "leaving the namespaces that a thread shares with others")]
 
 use super::{
     CancelToken, Choice, ExitStatus, Identity, Isolation, Network, Proc, RunError, Step, Stream,
@@ -21,7 +21,7 @@ use std::{
     ffi::{CString, OsString},
     io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd, FromRawFd as _, OwnedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::Path,
@@ -105,7 +105,7 @@ fn run_apart(step: &Step, writers: Writers, fresh_proc: bool, cancel: &CancelTok
         let [null, output, error, report] = kept;
         let (null, output, error, report) = (null?, output?, error?, report?);
         drop((writers, report_writer));
-        let descriptors = [&null, &output, &error, &report, &start_reader, &start_writer].map(|end| end.as_raw_fd());
+        let descriptors = [&null, &output, &error, &report, &start_reader, &start_writer].map(AsRawFd::as_raw_fd);
         let program = program(step, root, fresh_proc, descriptors)?;
         let pid = child::start(&program)
             .map_err(|source| RunError::System { what: "start a process in a process namespace", source })?;

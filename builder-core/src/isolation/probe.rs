@@ -1,7 +1,9 @@
 //! Asks the kernel what it allows, by doing it. Nothing else in this module decides by trying.
 
 use super::{Attempt, HostFacts, child, mounts};
-use crate::{confined::ConfinedDir, rootfs::OverlayAttributes, tree::TreePath};
+use crate::confined::ConfinedDir;
+use crate::rootfs::OverlayAttributes;
+use crate::tree::TreePath;
 use rustix::{io::Errno, mount::UnmountFlags, thread::UnshareFlags};
 use std::{ffi::CString, fs, io, os::unix::ffi::OsStrExt as _, path::Path};
 

@@ -1,7 +1,7 @@
-#![expect(unsafe_code, reason = "fork, for a helper that stays outside of the new user namespace")]
 //! Becomes root of a user namespace: for a program that is not root, before it does anything else.
 //!
 //! A range of ids makes every owner in an image a real one; a single id leaves them to the tree in memory.
+#![expect(unsafe_code, reason = "fork, for a helper that stays outside of the new user namespace")]
 
 use rustix::{io::Errno, thread::UnshareFlags};
 use std::{

@@ -4,10 +4,8 @@
 //! opens no file whose inode was not touched.
 
 use super::{Owners, RootfsError, records::Records};
-use crate::{
-    confined::{ConfinedDir, Stat, StatKind},
-    tree::{Change, Content, ContentDigest, ContentHasher, Entry, Node, SourceId, Tree, TreePath},
-};
+use crate::confined::{ConfinedDir, Stat, StatKind};
+use crate::tree::{Change, Content, ContentDigest, ContentHasher, Entry, Node, SourceId, Tree, TreePath};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io::Read as _,
@@ -54,7 +52,8 @@ pub(super) fn in_upper(
                 StatKind::Directory => {
                     let was_directory = tree.get(&child).is_some_and(Entry::is_directory);
                     comparison.compare(&child, stat)?;
-                    let hides = was_directory && (hides || directory.attribute(&child, opaque)?.is_some_and(|value| value == b"y"));
+                    let hides =
+                        was_directory && (hides || directory.attribute(&child, opaque)?.is_some_and(|value| value == b"y"));
                     open.push((child, hides));
                 }
                 _ => comparison.compare(&child, stat)?,
@@ -80,9 +79,7 @@ pub(super) fn in_directory(
     while let Some(path) = open.pop() {
         let children = directory.list_stats(&path)?;
         let names: HashSet<&[u8]> = children.iter().map(|(name, _)| &name[..]).collect();
-        comparison.remove_others(&path, |child| {
-            unmade.contains(child) || child.name().is_some_and(|name| names.contains(name))
-        });
+        comparison.remove_others(&path, |child| unmade.contains(child) || child.name().is_some_and(|name| names.contains(name)));
         for (name, stat) in &children {
             let child = path.child(name);
             if stat.kind == StatKind::Directory {
@@ -139,7 +136,9 @@ impl Comparison<'_> {
     fn remove_others(&mut self, path: &TreePath, stays: impl Fn(&TreePath) -> bool) {
         let gone: Vec<TreePath> =
             self.tree.children(path).filter(|(child, _)| !stays(child)).map(|(child, _)| child.clone()).collect();
-        gone.into_iter().for_each(|child| self.remove(child));
+        for child in gone {
+            self.remove(child);
+        }
     }
 
     /// Reads a file whose attributes tell nothing: a layer keeps whole seconds, and times can be set.

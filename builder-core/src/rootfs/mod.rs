@@ -14,10 +14,8 @@ mod unpack;
 
 pub use unpack::{Unpacked, Unpacker};
 
-use crate::{
-    confined::{Attributes, ConfinedDir, ConfinedError},
-    tree::{Change, LayerIndex, SourceId, Tree, TreePath},
-};
+use crate::confined::{Attributes, ConfinedDir, ConfinedError};
+use crate::tree::{Change, LayerIndex, SourceId, Tree, TreePath};
 use records::Records;
 use serde::{Deserialize, Serialize};
 use std::{

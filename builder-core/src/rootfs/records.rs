@@ -1,9 +1,7 @@
 //! Which inode each name had and when that was last changed: what makes a walk after a step cheap. Pure.
 
-use crate::{
-    confined::Stat,
-    tree::{Timestamp, TreePath},
-};
+use crate::confined::Stat;
+use crate::tree::{Timestamp, TreePath};
 use std::collections::HashMap;
 
 /// Inodes of all names that are no directories. By inode, because a further name changes the time of all.

@@ -4,11 +4,9 @@
 //! what it speaks of, ends where [`Tree::apply`] says, and nowhere outside of the root.
 
 use super::{Owners, RootfsError, records::Records};
-use crate::{
-    confined::{Attributes, ConfinedDir, ConfinedError, StatKind},
-    layer::read::Visitor,
-    tree::{Change, Entry, LayerIndex, Node, Tree, TreePath},
-};
+use crate::confined::{Attributes, ConfinedDir, ConfinedError, StatKind};
+use crate::layer::read::Visitor;
+use crate::tree::{Change, Entry, LayerIndex, Node, Tree, TreePath};
 use std::{
     collections::{BTreeSet, HashSet},
     io::{self, Read, Write as _},
