@@ -1,7 +1,7 @@
 //! The conformance corpus as far as no file, layer or process is concerned: what parser, planner and evaluation make of
 //! each Dockerfile, against the config and the history that BuildKit recorded, and against the words that an error must say.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, reason = "what the corpus holds is known")]
 
 use builder_core::{
     dockerfile::{self, Dockerfile, Instruction, ParseError},
@@ -9,6 +9,7 @@ use builder_core::{
     oci::{ImageConfig, Platform},
     plan::{self, Options, Source},
 };
+use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +25,7 @@ fn cases() -> Vec<PathBuf> {
 }
 
 fn read_json(path: &Path) -> Value {
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap_or_else(|error| panic!("{path:?}: {error}"))
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn name(case: &Path) -> String {
@@ -239,4 +240,84 @@ fn mistakes_in_the_file_are_found_before_anything_is_built_and_told_as_the_corpu
     ];
     let missing: Vec<&str> = expected.into_iter().filter(|name| !found.contains(*name)).collect();
     assert!(missing.is_empty(), "not found: {missing:?}, found: {found:?}");
+}
+
+/// A line of a Dockerfile that may or may not make sense.
+fn line() -> impl Strategy<Value = String> {
+    let keyword = prop::sample::select(vec![
+        "FROM",
+        "ARG",
+        "ENV",
+        "LABEL",
+        "RUN",
+        "COPY",
+        "ADD",
+        "WORKDIR",
+        "USER",
+        "CMD",
+        "ENTRYPOINT",
+        "EXPOSE",
+        "VOLUME",
+        "STOPSIGNAL",
+        "SHELL",
+        "HEALTHCHECK",
+        "ONBUILD",
+        "ONBUILD COPY --from=0",
+        "COPY --from=a",
+        "FROM a AS",
+    ]);
+    let word = prop_oneof![
+        prop::sample::select(vec![
+            "scratch",
+            "a",
+            "b AS a",
+            "A=1",
+            "B=${A:-x}",
+            "$A",
+            "${B%.*}",
+            "/x",
+            "..",
+            "80-90/udp",
+            "65535-0",
+            "[\"a\", \"$B\"]",
+            "<<E\n$A\nE",
+            "<<../x\n#!\n../x",
+            "--from=1",
+            "--mount=from=a,target=/$A",
+            "--platform=$A",
+            "CMD x",
+            "9",
+            "NONE",
+            "\\\n",
+        ])
+        .prop_map(str::to_owned),
+        "[ -~é]{0,6}",
+    ];
+    (keyword, prop::collection::vec(word, 0..4)).prop_map(|(keyword, words)| format!("{keyword} {}\n", words.join(" ")))
+}
+
+proptest! {
+    #[test]
+    fn no_file_causes_a_panic_and_a_failed_instruction_changes_nothing(lines in prop::collection::vec(line(), 0..12)) {
+        let text = format!("ARG A=2\nFROM scratch AS a\n{}", lines.concat());
+        let Ok(file) = dockerfile::parse(&text) else { return Ok(()) };
+        let options = options(&json!({"build_args": {"B": "1.2"}}));
+        let Ok(plan) = plan::plan(&file, &options) else { return Ok(()) };
+        for (index, stage) in &plan.stages {
+            prop_assert!(stage.needs.iter().all(|needed| needed < index && plan.stages.contains_key(needed)));
+            let mut state = State::scratch(&stage.platform);
+            for instruction in &file.stages[*index].instructions {
+                let scope = Scope {
+                    escape: file.escape,
+                    build_args: &options.build_args,
+                    global_args: &plan.global_args,
+                    platform_args: &plan.platform_args,
+                };
+                let before = state.clone();
+                if state.apply(instruction, scope).is_err() {
+                    prop_assert_eq!(&state, &before);
+                }
+            }
+        }
+    }
 }
