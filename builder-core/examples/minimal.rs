@@ -1,5 +1,7 @@
 //! Builds the Dockerfile of a directory into an OCI layout: `cargo run --example minimal -- CONTEXT LAYOUT`.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use builder_core::build::{Backends, BuildRequest, Export, build};
 use builder_core::{http, registry, store::Store};
 use std::{env, error::Error, path::PathBuf, sync::Arc};

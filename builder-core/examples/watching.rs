@@ -1,6 +1,8 @@
 //! Builds the Dockerfile of a directory and shows what happens, with a time limit:
 //! `cargo run --example watching -- CONTEXT SECONDS`. When the time is up, the build is dropped, which cancels it.
 
+#![expect(clippy::print_stdout, reason = "an example shows what it does")]
+
 use builder_core::build::{Backends, BuildRequest, Event, StepOutcome, build};
 use builder_core::{http, registry, store::Store};
 use std::{env, error::Error, sync::Arc, time::Duration};

@@ -67,7 +67,7 @@ impl Fixture {
             mounts: Vec::new(),
             resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
             hosts: b"127.0.0.1 localhost\n".to_vec(),
-            time_limit: Some(Duration::from_secs(60)),
+            time_limit: Some(Duration::from_mins(1)),
         }
     }
 

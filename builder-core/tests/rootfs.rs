@@ -98,7 +98,7 @@ fn run(isolation: &Namespaces, root: RootMount, mounts: Vec<Mount>, script: &str
         mounts,
         resolv_conf: Vec::new(),
         hosts: Vec::new(),
-        time_limit: Some(Duration::from_secs(60)),
+        time_limit: Some(Duration::from_mins(1)),
     };
     let mut output = Vec::new();
     let sink = &mut |_: Stream, bytes: &[u8]| output.extend_from_slice(bytes);

@@ -26,7 +26,7 @@ pub use request::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Expor
 use crate::cache::{CacheError, DirectoryCache, LayerCache};
 use crate::confined::ConfinedDir;
 use crate::context::{self, Context};
-use crate::dockerfile::{self, Dockerfile};
+use crate::dockerfile::{self, Dockerfile, Instruction, ParseError};
 use crate::image::{Image, Layer};
 use crate::isolation::{Isolation, Refused};
 use crate::layer::read::Limits;
@@ -43,7 +43,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     error::Error as _,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::{OnceCell, Semaphore, mpsc};
 use work::Work;
@@ -103,7 +103,9 @@ struct Build {
     dockerfile: Dockerfile,
     /// What messages call the Dockerfile.
     file_name: String,
-    plan: Plan,
+    plan_options: plan::Options,
+    /// Grows when the base of a stage turns out to have triggers that need further stages.
+    plan: Mutex<Arc<Plan>>,
     store: Store,
     cache: Arc<dyn LayerCache>,
     registry: registry::Client,
@@ -114,7 +116,8 @@ struct Build {
     contents: Arc<Contents>,
     contexts: BTreeMap<Option<String>, OnceCell<Arc<Context>>>,
     bases: Bases,
-    stages: BTreeMap<usize, OnceCell<Arc<StageState>>>,
+    /// By their index in the Dockerfile; those that nobody asks for stay empty.
+    stages: Vec<OnceCell<Arc<StageState>>>,
     /// Where each layer can be had.
     layers: Mutex<HashMap<DiffId, Layer>>,
     downloads: Semaphore,
@@ -136,10 +139,11 @@ struct Build {
 /// [`BuildError`], which says who can mend it. Nothing is pushed that names a failed build.
 pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Sender<Event>) -> Result<Outcome, BuildError> {
     let build = Build::prepare(request, backends, events).await?;
-    let steps = build.plan.stages.keys().map(|index| build.dockerfile.stages[*index].instructions.len() + 1).sum();
-    build.tell(Event::Planned { stages: build.plan.stages.len(), steps }).await;
-    try_join_all(build.plan.stages.keys().map(|index| build.stage(*index))).await?;
-    let result = build.stage(build.plan.target).await?;
+    let plan = build.plan();
+    let steps = plan.stages.keys().map(|index| build.dockerfile.stages[*index].instructions.len() + 1).sum();
+    build.tell(Event::Planned { stages: plan.stages.len(), steps }).await;
+    try_join_all(plan.stages.keys().map(|index| build.stage(*index))).await?;
+    let result = build.stage(plan.target).await?;
     build.finish(&result).await
 }
 
@@ -176,14 +180,15 @@ impl Build {
             .chain(request.build_contexts.keys().cloned().map(Some))
             .map(|name| (name, OnceCell::new()))
             .collect();
-        let stages = plan.stages.keys().map(|index| (*index, OnceCell::new())).collect();
+        let stages = dockerfile.stages.iter().map(|_| OnceCell::new()).collect();
         let destinations = if request.push { request.destinations.as_slice() } else { &[] };
         let publisher = Publisher::new(backends.registry.clone(), store.clone(), destinations, events.clone());
         Ok(Self {
             request,
             dockerfile,
             file_name,
-            plan,
+            plan_options: options,
+            plan: Mutex::new(Arc::new(plan)),
             store,
             cache: backends.cache,
             registry: backends.registry,
@@ -253,6 +258,18 @@ impl Build {
             let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
             self.tell(Event::Warning { message: format!("{error}{cause}; the build goes on without it") }).await;
         }
+    }
+
+    /// What is to be built, as far as it is known.
+    fn plan(&self) -> Arc<Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds what the triggers of a base image need.
+    fn plan_triggers(&self, index: usize, triggers: &[Instruction]) -> Result<(), Vec<ParseError>> {
+        let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
+        *plan = Arc::new(Plan::clone(&plan).with_triggers(&self.dockerfile, &self.plan_options, index, triggers)?);
+        Ok(())
     }
 
     /// Tells an event. Nobody has to listen.

@@ -2,8 +2,8 @@
 
 use super::{Build, BuildError, ErrorKind, Event, LayerSummary, Place, StepId, StepOutcome, base::Keep, run::Disk};
 use crate::cache::{Key, KeyBuilder};
-use crate::dockerfile::{self, Instruction, InstructionKind, Position};
-use crate::evaluate::{self, Action, Scope, State};
+use crate::dockerfile::{self, Instruction, InstructionKind, ParseError, Position};
+use crate::evaluate::{Action, Scope, State};
 use crate::image::Layer;
 use crate::plan::{PlannedStage, Source};
 use crate::tree::{LayerIndex, Tree};
@@ -43,20 +43,14 @@ pub(super) struct CurrentStep<'a> {
 impl Build {
     /// The result of a stage; built when it is first asked for.
     pub(super) fn stage(&self, index: usize) -> BoxFuture<'_, Result<Arc<StageState>, BuildError>> {
-        async move {
-            let cell = self
-                .stages
-                .get(&index)
-                .ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("stage {index} is not in the plan")))?;
-            cell.get_or_try_init(|| async { self.build_stage(index).await.map(Arc::new) }).await.cloned()
-        }
-        .boxed()
+        async move { self.stages[index].get_or_try_init(|| async { self.build_stage(index).await.map(Arc::new) }).await.cloned() }
+            .boxed()
     }
 
     async fn build_stage(&self, index: usize) -> Result<StageState, BuildError> {
         let stage = &self.dockerfile.stages[index];
-        let planned = self
-            .plan
+        let plan = self.plan();
+        let planned = plan
             .stages
             .get(&index)
             .ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("stage {index} is not in the plan")))?;
@@ -66,6 +60,7 @@ impl Build {
         self.tell(Event::StepStarted { step: id.clone(), position: stage.position, text: stage.original.clone() }).await;
         let mut current = self.start(index, planned).await.map_err(|error| error.at(self.place(stage.position)))?;
         let triggers = self.triggers(&mut current.state, stage.position)?;
+        self.plan_triggers(index, &triggers).map_err(|mistakes| self.of_the_base(mistakes, stage.position))?;
         id.total += triggers.len();
         self.tell(Event::StepFinished {
             step: id.clone(),
@@ -135,6 +130,14 @@ impl Build {
         state.take_triggers().into_iter().map(parse).collect()
     }
 
+    /// Mistakes in triggers of the base, which do not stand in this file: its FROM does.
+    fn of_the_base(&self, mut mistakes: Vec<ParseError>, from: Position) -> BuildError {
+        for mistake in &mut mistakes {
+            (mistake.position, mistake.focus) = (from, None);
+        }
+        BuildError::mistakes(&self.file_name, &self.dockerfile.source, mistakes)
+    }
+
     async fn step(
         &self,
         current: &mut StageState,
@@ -145,18 +148,19 @@ impl Build {
     ) -> Result<(), BuildError> {
         let started = Instant::now();
         self.tell(Event::StepStarted { step: id.clone(), position, text: instruction.original.clone() }).await;
+        let plan = self.plan();
         let scope = Scope {
             escape: self.dockerfile.escape,
             build_args: &self.request.build_args,
-            global_args: &self.plan.global_args,
-            platform_args: &self.plan.platform_args,
+            global_args: &plan.global_args,
+            platform_args: &plan.platform_args,
         };
-        let (state, action) = evaluate::evaluate(&current.state, instruction, scope).map_err(|mut mistake| {
-            // A trigger of the base does not stand in this file: its FROM does.
-            if position != instruction.position {
-                (mistake.position, mistake.focus) = (position, None);
+        let action = current.state.apply(instruction, scope).map_err(|mistake| {
+            if position == instruction.position {
+                BuildError::mistakes(&self.file_name, &self.dockerfile.source, vec![mistake])
+            } else {
+                self.of_the_base(vec![mistake], position)
             }
-            BuildError::mistakes(&self.file_name, &self.dockerfile.source, vec![mistake])
         })?;
         let mut step = CurrentStep { id, before: current, stage };
         let made = match action {
@@ -166,7 +170,6 @@ impl Build {
             Action::Run(action) => self.run(&mut step, action).await.map(Some),
         }
         .map_err(|error| error.at(self.place(position)))?;
-        current.state = state;
         let (mut outcome, mut summary) = (StepOutcome::Metadata, None);
         let created = match made {
             None => self.epoch_text().or_else(|| current.state.config.created.clone()),
@@ -197,28 +200,30 @@ impl Build {
                 .iter()
                 .any(|instruction| matches!(instruction.kind, InstructionKind::Run(_)))
         };
-        let above = self.plan.stages.keys().filter(|other| self.starts_from(**other, index));
+        let plan = self.plan();
+        let above = plan.stages.keys().filter(|other| self.starts_from(**other, index));
         let (mut runs_above, mut in_result) = (false, false);
         for other in above {
             runs_above |= runs(*other);
-            in_result |= *other == self.plan.target;
+            in_result |= *other == plan.target;
         }
         runs_above || in_result && !self.request.exports.is_empty()
     }
 
     /// Whether stage `index` is the target, or the target starts from it.
     fn is_part_of_result(&self, index: usize) -> bool {
-        self.starts_from(self.plan.target, index)
+        self.starts_from(self.plan().target, index)
     }
 
     /// Whether `stage` is `origin` or starts from it, directly or through other stages.
     fn starts_from(&self, stage: usize, origin: usize) -> bool {
+        let plan = self.plan();
         let mut at = stage;
         loop {
             if at == origin {
                 return true;
             }
-            match self.plan.stages.get(&at).map(|stage| &stage.base) {
+            match plan.stages.get(&at).map(|stage| &stage.base) {
                 Some(Source::Stage(parent)) => at = *parent,
                 _ => return false,
             }

@@ -257,16 +257,6 @@ fn name_and_value(pair: &str) -> (&str, &str) {
     pair.split_once('=').unwrap_or((pair, ""))
 }
 
-/// Evaluates one instruction: the state after it, and what is left to do.
-///
-/// # Errors
-/// As [`State::apply`].
-pub fn evaluate(state: &State, instruction: &Instruction, scope: Scope<'_>) -> Result<(State, Action), ParseError> {
-    let mut next = state.clone();
-    let action = next.apply(instruction, scope)?;
-    Ok((next, action))
-}
-
 impl State {
     /// Evaluates one instruction in place: a file of thousands of lines copies no state.
     ///
