@@ -178,7 +178,7 @@ impl Build {
     /// The root file system of a stage, with all of its layers.
     async fn disk(&self, before: &mut StageState, isolation: &dyn Isolation) -> Result<Disk, BuildError> {
         let choice = isolation.choice();
-        let (overlay, owners) = (choice.overlay, if choice.owners_are_real { Owners::Real } else { Owners::Remembered });
+        let (overlay, owners) = (choice.overlay, choice.owners);
         let directory = self.workspace.path().to_owned();
         let known = before.disk.take();
         let disk = self
