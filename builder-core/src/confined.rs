@@ -340,7 +340,13 @@ impl ConfinedDir {
         let is_symlink = matches!(entry.node, Node::Symlink(_));
         let set = |parent: BorrowedFd<'_>, name: &Path| {
             let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            tolerated(fs::chownat(parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW))?;
+            let give = |uid, gid| fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
+            if let Err(errno) = give(Some(uid), Some(gid)) {
+                // One of the two may be possible.
+                tolerated(Err(errno))?;
+                tolerated(give(Some(uid), None))?;
+                tolerated(give(None, Some(gid)))?;
+            }
             if !is_symlink {
                 // By descriptor: chmod by name would follow a link that took the entry's place.
                 let anchor = fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;

@@ -34,7 +34,7 @@ struct Root {
 
 impl Root {
     fn new(state: &Path, form: Option<OverlayAttributes>) -> Self {
-        Self { rootfs: Rootfs::new(state, form, Owners::Real).unwrap(), tree: Tree::new() }
+        Self { rootfs: Rootfs::new(state, form, Owners::REAL).unwrap(), tree: Tree::new() }
     }
 
     fn add(&mut self, changes: Vec<Change>) {

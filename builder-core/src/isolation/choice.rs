@@ -1,6 +1,6 @@
 //! Which isolation this host allows: facts in, decision out. Pure.
 
-use crate::rootfs::OverlayAttributes;
+use crate::rootfs::{OverlayAttributes, Owners};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -19,8 +19,10 @@ pub struct HostFacts {
     pub overlay: Attempt,
     /// The same with `user.*` attributes.
     pub overlay_user_attributes: Attempt,
-    /// Giving a file to another user.
-    pub change_owner: Attempt,
+    /// Giving a file to any user.
+    pub any_owner: Attempt,
+    /// A file can be given to users and groups below this id; [`u32::MAX`] where all are possible.
+    pub storable_ids: u32,
 }
 
 /// How one attempt went.
@@ -64,8 +66,8 @@ pub struct Choice {
     pub overlay: Option<OverlayAttributes>,
     /// Where /proc comes from.
     pub proc: Proc,
-    /// Whether files can be given to any user; otherwise the tree in memory remembers owners that the disk cannot hold.
-    pub owners_are_real: bool,
+    /// Which owners the disk can hold; the tree in memory remembers the others.
+    pub owners: Owners,
     /// Whether a step can be cut off from the network.
     pub network_namespace: bool,
     /// What would have been stronger, strongest first.
@@ -113,13 +115,13 @@ fn namespaces(facts: &HostFacts) -> Choice {
         ("an overlay with user attributes", facts.overlay_user_attributes),
         ("a new /proc", facts.fresh_proc),
         ("a network namespace", facts.network_namespace),
-        ("changing the owner of a file", facts.change_owner),
+        ("any owner of a file", facts.any_owner),
     ];
     Choice {
         kind: Kind::Namespaces,
         overlay,
         proc: if facts.fresh_proc == Attempt::Works { Proc::Fresh } else { Proc::Bound },
-        owners_are_real: facts.change_owner == Attempt::Works,
+        owners: Owners { storable_ids: facts.storable_ids },
         network_namespace: facts.network_namespace == Attempt::Works,
         refused: refusals(&stronger).into_iter().filter(|refusal| refusal.attempt != Attempt::NotTried).collect(),
     }
@@ -172,8 +174,9 @@ mod tests {
     const NOT: Attempt = Attempt::NotTried;
 
     fn facts(attempts: [Attempt; 7]) -> HostFacts {
-        let [mount_namespace, process_namespace, fresh_proc, network_namespace, overlay, overlay_user_attributes, change_owner] =
+        let [mount_namespace, process_namespace, fresh_proc, network_namespace, overlay, overlay_user_attributes, any_owner] =
             attempts;
+        let storable_ids = if any_owner == YES { u32::MAX } else { 1 };
         HostFacts {
             mount_namespace,
             process_namespace,
@@ -181,7 +184,8 @@ mod tests {
             network_namespace,
             overlay,
             overlay_user_attributes,
-            change_owner,
+            any_owner,
+            storable_ids,
         }
     }
 
@@ -200,7 +204,7 @@ mod tests {
                 "a kernel without overlay in user namespaces and a single id",
                 [YES, YES, YES, YES, NO, NO, NO],
                 Some(
-                    "namespaces, plain directory; an overlay with trusted attributes refused (Operation not permitted (os error 1)); an overlay with user attributes refused (Operation not permitted (os error 1)); changing the owner of a file refused (Operation not permitted (os error 1))",
+                    "namespaces, plain directory; an overlay with trusted attributes refused (Operation not permitted (os error 1)); an overlay with user attributes refused (Operation not permitted (os error 1)); any owner of a file refused (Operation not permitted (os error 1))",
                 ),
             ),
             ("no mounts", [NO, YES, NOT, NOT, NOT, NOT, YES], None),
@@ -226,6 +230,7 @@ mod tests {
         let choice = choose(&facts([YES, YES, NO, NO, NO, YES, NO]), None).unwrap();
         assert_eq!(choice.overlay, Some(OverlayAttributes::User));
         assert_eq!(choice.proc, Proc::Bound);
-        assert!(!choice.owners_are_real && !choice.network_namespace);
+        assert_eq!(choice.owners, Owners { storable_ids: 1 });
+        assert!(!choice.network_namespace);
     }
 }

@@ -312,17 +312,15 @@ impl Mounted {
     /// Makes a device, or binds the host's where the kernel lets nobody make one.
     fn device(&mut self, name: &str, path: &Path, number: u64) -> Result<(), Errno> {
         let made = fs::mknodat(fs::CWD, path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), number);
-        match made.and_then(|()| fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map(drop)) {
+        if made.is_ok() {
             // The umask took bits away.
-            Ok(()) => fs::chmod(path, Mode::from_raw_mode(0o666)),
-            Err(_) => {
-                let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-                fs::open(path, flags, Mode::from_raw_mode(0o666))?;
-                mount::mount_bind(Path::new("/dev").join(name), path)?;
-                self.attached.push(path.to_owned());
-                Ok(())
-            }
+            return fs::chmod(path, Mode::from_raw_mode(0o666));
         }
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        fs::open(path, flags, Mode::from_raw_mode(0o666))?;
+        mount::mount_bind(Path::new("/dev").join(name), path)?;
+        self.attached.push(path.to_owned());
+        Ok(())
     }
 
     /// Takes down everything but the root, last first.

@@ -27,7 +27,8 @@ pub fn probe(state_directory: &Path) -> io::Result<HostFacts> {
 }
 
 fn attempts(place: &Path) -> io::Result<HostFacts> {
-    let mut facts = HostFacts { change_owner: attempt(change_owner(place)), ..HostFacts::default() };
+    let mut facts = HostFacts::default();
+    (facts.any_owner, facts.storable_ids) = owners(place)?;
     let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     facts.mount_namespace = attempt(super::namespaces::leave(flags).and_then(|()| mounts::make_private()));
     if facts.mount_namespace != Attempt::Works {
@@ -53,10 +54,22 @@ fn attempts(place: &Path) -> io::Result<HostFacts> {
     Ok(facts)
 }
 
-fn change_owner(place: &Path) -> Result<(), Errno> {
+/// Finds the highest owner that a file can have, by halves.
+fn owners(place: &Path) -> io::Result<(Attempt, u32)> {
     let file = place.join("owned");
-    let made = fs::write(&file, "").map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO));
-    made.and_then(|()| rustix::fs::chown(&file, Some(rustix::fs::Uid::from_raw(1)), Some(rustix::fs::Gid::from_raw(1))))
+    fs::write(&file, "")?;
+    let give = |id: u32| rustix::fs::chown(&file, Some(rustix::fs::Uid::from_raw(id)), Some(rustix::fs::Gid::from_raw(id)));
+    // The very last id means "unchanged" to the kernel.
+    let any = attempt(give(u32::MAX - 1));
+    if any == Attempt::Works {
+        return Ok((any, u32::MAX));
+    }
+    let (mut storable, mut refused) = (0, u32::MAX - 1);
+    while storable + 1 < refused {
+        let middle = storable + (refused - storable) / 2;
+        if give(middle).is_ok() { storable = middle } else { refused = middle }
+    }
+    Ok((any, refused))
 }
 
 /// Mounts an overlay and does what a RUN does: a file is deleted, a directory replaced.

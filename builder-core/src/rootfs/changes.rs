@@ -113,8 +113,9 @@ impl Comparison<'_> {
         };
         let before = self.tree.get(path);
         if let Some(before) = before {
-            if self.owners == Owners::Remembered && is_same_type(before, &entry) {
-                (entry.uid, entry.gid) = (before.uid, before.gid);
+            if is_same_type(before, &entry) {
+                let remembered = |before, now| if before >= self.owners.storable_ids { before } else { now };
+                (entry.uid, entry.gid) = (remembered(before.uid, entry.uid), remembered(before.gid, entry.gid));
             }
             if is_same(before, &entry) && self.has_same_content(before, path)? {
                 return Ok(());
@@ -168,13 +169,13 @@ impl Comparison<'_> {
         let change = |(path, found)| match found {
             Found::Remove => Change::Remove { path },
             Found::Put(entry, None) => Change::Put { path, entry },
-            Found::Put(entry, Some(inode)) => match first_names.get(&inode) {
-                Some(target) => Change::Link { path, target: target.clone() },
-                None => {
-                    first_names.insert(inode, path.clone());
-                    Change::Put { path, entry }
+            Found::Put(entry, Some(inode)) => {
+                if let Some(target) = first_names.get(&inode) {
+                    return Change::Link { path, target: target.clone() };
                 }
-            },
+                first_names.insert(inode, path.clone());
+                Change::Put { path, entry }
+            }
         };
         self.changes.into_iter().map(change).collect()
     }

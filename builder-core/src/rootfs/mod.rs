@@ -75,14 +75,12 @@ pub enum OverlayAttributes {
     User,
 }
 
-/// Where the owners of files are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Owners {
-    /// On disk.
-    Real,
-    /// In the tree: the kernel grants a single id, so every file on disk has it. What a step leaves in its place keeps its
-    /// owner; devices that cannot be made stay in the tree.
-    Remembered,
+/// Which owners the disk can hold. A file of another owner has root's id there, and the tree remembers: where a step leaves
+/// it in its place, it keeps its owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owners {
+    /// Ids below this one can be given to a file: 1 in a user namespace with a single id.
+    pub storable_ids: u32,
 }
 
 /// What a step changed.
@@ -279,11 +277,11 @@ impl Rootfs {
 }
 
 impl Owners {
+    /// Root's owners: every id.
+    pub const REAL: Self = Self { storable_ids: u32::MAX };
+
     fn attributes(self) -> Attributes {
-        match self {
-            Self::Real => Attributes::Real,
-            Self::Remembered => Attributes::WherePossible,
-        }
+        if self == Self::REAL { Attributes::Real } else { Attributes::WherePossible }
     }
 }
 

@@ -227,7 +227,8 @@ impl Unpacker {
             Node::Symlink(target) => self.directory.create_symlink(path, target)?,
             Node::CharDevice { .. } | Node::BlockDevice { .. } | Node::Fifo => {
                 match self.directory.create_node(path, &entry.node) {
-                    Err(error) if self.attributes == Attributes::WherePossible && is_refusal(&error) => {
+                    // No user namespace may make devices, nor some pods.
+                    Err(error) if entry.node != Node::Fifo && is_refusal(&error) => {
                         self.unpacked.unmade.insert(path.clone());
                         return Ok(());
                     }
