@@ -163,7 +163,8 @@ impl Unpacker {
         let Ok(target) = self.tree.resolve_parent(target) else { return Ok(()) };
         let Some(entry) = self.tree.get(&target).filter(|entry| !entry.is_directory()).cloned() else { return Ok(()) };
         let Some(path) = self.make_parents(path)? else { return Ok(()) };
-        if path == target {
+        // As `Tree::link` does: neither may the target make room for its new name.
+        if target.below(&path).is_some() || self.tree.get(&target).is_none_or(Entry::is_directory) {
             return Ok(());
         }
         if self.unpacked.unmade.contains(&target) {
