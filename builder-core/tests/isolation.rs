@@ -4,8 +4,8 @@
 
 use builder_core::{
     isolation::{
-        Access, CancelToken, ExitStatus, FileContent, Identity, Isolation as _, Mount, MountKind, Namespaces, Network, RunError,
-        Step, Stream, choose, probe,
+        Access, CancelToken, Choice, ExitStatus, FileContent, Identity, Isolation as _, Mount, MountKind, Namespaces, Network,
+        Proc, RunError, Step, Stream, choose, probe,
     },
     rootfs::{OverlayAttributes, RootMount},
     tree::TreePath,
@@ -189,6 +189,21 @@ fn privileged_a_step_sees_nothing_of_the_builder() {
         ("ls /proc/1/root/home", "another root"),
     ] {
         assert!(!fixture.run(&fixture.step(script)).status.unwrap().is_success(), "{script}: {why}");
+    }
+}
+
+#[test]
+fn privileged_the_builder_stays_closed_where_its_proc_is_shown() {
+    let Some(mut fixture) = Fixture::new() else { return };
+    fixture.isolation = Namespaces::new(Choice { proc: Proc::Bound, ..fixture.isolation.choice().clone() });
+    assert_eq!(fixture.sh("cat < /dev/null; ls /proc/self/fd | wc -l; test -r /proc/self/status && echo ok"), "4\nok\n");
+    let builder = std::process::id();
+    for file in ["environ", "mem", "maps", "root/etc/passwd", "fd/0", "cwd/Cargo.toml"] {
+        let script = format!("cat /proc/{builder}/{file} > /dev/null");
+        assert!(!fixture.run(&fixture.step(&script)).status.unwrap().is_success(), "{script}");
+    }
+    for script in ["echo 1 > /proc/sys/kernel/panic", "test -s /proc/kcore"] {
+        assert!(!fixture.run(&fixture.step(script)).status.unwrap().is_success(), "{script}");
     }
 }
 

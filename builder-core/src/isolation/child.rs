@@ -19,7 +19,7 @@ pub(super) struct Program {
     pub(super) root: CString,
     /// `proc` below it.
     pub(super) proc: CString,
-    /// Whether a refused /proc is replaced by the builder's.
+    /// Whether /proc is a new one, or the builder's.
     pub(super) fresh_proc: bool,
     /// Files of /proc to hide, on the host.
     pub(super) hidden_files: Vec<CString>,
@@ -207,7 +207,7 @@ fn init(program: &Program) -> ! {
     };
     stage(Stage::Start, await_start(program));
     stage(Stage::Descriptors, take_descriptors(program));
-    stage(Stage::Proc, mount_proc(&program.proc).or_else(|errno| bind_proc(program, errno)));
+    stage(Stage::Proc, if program.fresh_proc { mount_proc(&program.proc) } else { bind_proc(&program.proc) });
     stage(Stage::Hide, hide(program));
     stage(Stage::Root, change_root(program));
     // SAFETY: without CLONE_VM a copy of this process, which goes on below and never returns.
@@ -328,11 +328,9 @@ fn mount_proc(target: &CString) -> Result<(), Refusal> {
     mount(Some(c"proc"), target, Some(c"proc"), flags)
 }
 
-fn bind_proc(program: &Program, refusal: Refusal) -> Result<(), Refusal> {
-    if program.fresh_proc {
-        return Err(refusal);
-    }
-    mount(Some(PROC), &program.proc, None, libc::MS_BIND | libc::MS_REC)
+/// Shows the processes of the builder as well; what is in them stays closed to a step, which has fewer capabilities.
+fn bind_proc(target: &CString) -> Result<(), Refusal> {
+    mount(Some(PROC), target, None, libc::MS_BIND | libc::MS_REC)
 }
 
 /// Makes the parts of /proc that speak to the kernel unreadable or unwritable, as Docker does.

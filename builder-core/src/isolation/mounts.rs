@@ -388,3 +388,50 @@ impl Files {
         Ok(path)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::thread::UnshareFlags;
+
+    fn mounted(how: impl FnOnce(&Overlay<'_>, &Path) -> Result<(), Errno> + Send) {
+        if !testkit::require_root() {
+            return;
+        }
+        let place = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| scope.spawn(|| mounted_in(place.path(), how)).join().unwrap());
+        assert!(place.path().join("upper/new").exists());
+    }
+
+    /// In a thread, which gets mounts of its own. What an overlay is made of must be opened among these.
+    fn mounted_in(place: &Path, how: impl FnOnce(&Overlay<'_>, &Path) -> Result<(), Errno>) {
+        super::super::namespaces::leave(UnshareFlags::NEWNS).unwrap();
+        make_private().unwrap();
+        let make = |name: &str| {
+            let path = place.join(name);
+            std::fs::create_dir(&path).unwrap();
+            fs::open(&path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).unwrap()
+        };
+        let lower: Vec<OwnedFd> = (0..200).map(|number| make(&format!("a long, odd: name \\ of a layer {number}"))).collect();
+        let (upper, work, merged) = (make("upper"), make("work"), place.join("merged"));
+        std::fs::create_dir(&merged).unwrap();
+        for (number, lower) in lower.iter().enumerate() {
+            fs::mkdirat(lower, format!("{number}"), Mode::RWXU).unwrap();
+        }
+        let options = Overlay { lower: &lower, upper: &upper, work: &work, attributes: OverlayAttributes::Trusted };
+        how(&options, &merged).unwrap();
+        assert_eq!(std::fs::read_dir(&merged).unwrap().count(), 200);
+        std::fs::write(merged.join("new"), "").unwrap();
+        mount::unmount(&merged, UnmountFlags::empty()).unwrap();
+    }
+
+    #[test]
+    fn privileged_an_overlay_is_mounted_with_an_option_for_each_layer() {
+        mounted(|overlay, target| overlay.mount_each(target));
+    }
+
+    #[test]
+    fn privileged_an_overlay_is_mounted_with_all_layers_in_one_page() {
+        mounted(|overlay, target| overlay.mount_at_once(target));
+    }
+}
