@@ -242,6 +242,8 @@ fn privileged_devices_are_there() {
 fn privileged_mount_points_leave_no_trace() {
     let Some(fixture) = Fixture::new() else { return };
     let root = fixture.path("root");
+    // A hostile image could want /proc in a directory of the host.
+    symlink("/elsewhere/../../proc-of-image", root.join("proc")).unwrap();
     symlink("../run/resolv.conf", root.join("etc/resolv.conf")).unwrap();
     let old = filetime(&root.join("etc"), 1_000_000);
     let root_time = filetime(&root, 1_000_000);
@@ -272,7 +274,7 @@ fn privileged_mount_points_leave_no_trace() {
         ran.error
     );
     ran.status.unwrap();
-    assert_eq!(names(&root), ["bin", "etc", "tmp"]);
+    assert_eq!(names(&root), ["bin", "etc", "proc", "tmp"]);
     assert_eq!(names(&root.join("etc")), ["resolv.conf"]);
     assert_eq!(fs::metadata(root.join("etc")).unwrap().mtime(), old);
     assert_eq!(fs::metadata(&root).unwrap().mtime(), root_time);
@@ -348,6 +350,35 @@ fn privileged_a_step_can_be_cancelled_and_timed_out() {
     assert!(started.elapsed() < Duration::from_secs(20));
     assert_eq!(names(&fixture.path("root")), ["bin", "etc", "tmp"]);
     assert_eq!(mounts(), before);
+}
+
+#[test]
+fn privileged_a_step_dies_with_its_builder() {
+    const BUILDER: &str = "TEST_ISOLATION_BUILDER";
+    let Some(fixture) = Fixture::new() else { return };
+    if std::env::var_os(BUILDER).is_some() {
+        drop(fixture.run(&fixture.step("sleep 6543")));
+        return;
+    }
+    let mut builder = std::process::Command::new(std::env::current_exe().unwrap());
+    let builder = builder.args(["--exact", "privileged_a_step_dies_with_its_builder"]).env(BUILDER, "yes");
+    let builder = builder.env("TMPDIR", fixture.directory.path()).stdout(std::process::Stdio::null());
+    let mut builder = builder.spawn().unwrap();
+    let is_running = |program: &[u8]| {
+        let lines = fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.unwrap().path().join("cmdline")).ok());
+        lines.into_iter().any(|line| line == program)
+    };
+    let await_that = |wanted: bool| {
+        let started = Instant::now();
+        while is_running(b"sleep\x006543\0") != wanted {
+            assert!(started.elapsed() < Duration::from_secs(20), "running: {wanted}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    };
+    await_that(true);
+    builder.kill().unwrap();
+    builder.wait().unwrap();
+    await_that(false);
 }
 
 #[test]

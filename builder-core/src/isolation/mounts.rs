@@ -48,14 +48,23 @@ pub(super) struct Mounted {
     attached: Vec<PathBuf>,
 }
 
-/// Mounts all of `step` for `inside`, which gets the path of the root on the host; then takes it down again and removes
+/// Where the rest has to be done, on the host.
+#[derive(Clone, Copy)]
+pub(super) struct Places<'a> {
+    /// The root.
+    pub(super) root: &'a Path,
+    /// The directory for /proc.
+    pub(super) proc: &'a Path,
+}
+
+/// Mounts all of `step` but /proc for `inside`; then takes it down again and removes
 /// the mount points that were missing. The calling thread must have a mount namespace of its own.
-pub(super) fn with_mounts<T>(step: &Step, inside: impl FnOnce(&Path) -> Result<T, RunError>) -> Result<T, RunError> {
+pub(super) fn with_mounts<T>(step: &Step, inside: impl FnOnce(Places<'_>) -> Result<T, RunError>) -> Result<T, RunError> {
     let mut mounted = Mounted::root(&step.root)?;
     // A second handle: the mount points remember it while mounts are added.
     let directory = ConfinedDir::open(&mounted.root).map_err(|source| RunError::Prepare { target: TreePath::root(), source })?;
     let mut points = MountPoints::new(&directory);
-    let result = mounted.attach_all(step, &mut points).and_then(|()| inside(&mounted.root));
+    let result = mounted.attach_all(step, &mut points).and_then(|proc| inside(Places { root: &mounted.root, proc: &proc }));
     mounted.detach_all();
     let removed = points.remove();
     drop((directory, mounted.directory));
@@ -159,7 +168,8 @@ impl Mounted {
         Ok(Self { root: path, directory, attached: Vec::new() })
     }
 
-    fn attach_all(&mut self, step: &Step, points: &mut MountPoints<'_>) -> Result<(), RunError> {
+    /// Gives the place for /proc.
+    fn attach_all(&mut self, step: &Step, points: &mut MountPoints<'_>) -> Result<PathBuf, RunError> {
         let proc = points.require(&TreePath::clamp("proc"), Shape::Directory)?;
         // Files in memory are made here and bound to their places; /proc covers it later.
         let files = host_path(&self.root, &proc);
@@ -168,7 +178,7 @@ impl Mounted {
         self.mount_dev(points)?;
         let mut files = Files { directory: files, count: 0 };
         for (name, bytes) in [("etc/resolv.conf", &step.resolv_conf), ("etc/hosts", &step.hosts)] {
-            let file = files.make(bytes, 0o644, 0, 0).map_err(|source| self.failed("a file", name, source))?;
+            let file = files.make(bytes, 0o644, 0, 0).map_err(|source| failed("a file", name, source))?;
             // Programs write to them (resolvconf, apt's scripts); it does not outlive the step.
             self.bind(&file, &TreePath::clamp(name), Access::ReadWrite, MountFlags::empty(), points)?;
         }
@@ -185,9 +195,9 @@ impl Mounted {
                 let _ = fs::chmod(host_path(&self.root, &part), Mode::from_raw_mode(0o755));
             }
         }
-        mount::unmount(&files.directory, UnmountFlags::DETACH).map_err(|errno| self.failed("nothing", "proc", errno.into()))?;
+        mount::unmount(&files.directory, UnmountFlags::DETACH).map_err(|errno| failed("nothing", "proc", errno))?;
         self.attached.retain(|path| *path != files.directory);
-        Ok(())
+        Ok(files.directory)
     }
 
     fn attach(&mut self, mount: &Mount, files: &mut Files, points: &mut MountPoints<'_>) -> Result<(), RunError> {
@@ -212,7 +222,7 @@ impl Mounted {
             }
             MountKind::File { content, mode, uid, gid } => {
                 let target = mount.target.to_string();
-                let file = files.make(&content.0, *mode, *uid, *gid).map_err(|source| self.failed("a file", &target, source))?;
+                let file = files.make(&content.0, *mode, *uid, *gid).map_err(|source| failed("a file", &target, source))?;
                 self.bind(&file, &mount.target, Access::ReadOnly, MountFlags::NOSUID | MountFlags::NODEV, points)
             }
         }
@@ -228,7 +238,7 @@ impl Mounted {
         points: &mut MountPoints<'_>,
     ) -> Result<(), RunError> {
         let what = || source.display().to_string();
-        let stat = fs::lstat(source).map_err(|errno| self.failed(&what(), &target.to_string(), errno.into()))?;
+        let stat = fs::lstat(source).map_err(|errno| failed(&what(), target.as_bytes(), errno))?;
         let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
         let target = points.require(target, if is_directory { Shape::Directory } else { Shape::File })?;
         let place = host_path(&self.root, &target);
@@ -237,7 +247,7 @@ impl Mounted {
             let read_only = if access == Access::ReadOnly { MountFlags::RDONLY } else { MountFlags::empty() };
             restrict(&place, flags | read_only)
         };
-        bind().map_err(|errno: Errno| self.failed(&what(), &target.to_string(), errno.into()))?;
+        bind().map_err(|errno: Errno| failed(&what(), target.as_bytes(), errno))?;
         self.attached.push(place);
         Ok(())
     }
@@ -246,7 +256,7 @@ impl Mounted {
         let place = host_path(&self.root, target);
         let options = CString::new(data).expect("our own words and numbers");
         let result = mount::mount(kind, &place, kind, flags, Some(options.as_c_str()));
-        result.map_err(|errno| self.failed(kind, &target.to_string(), errno.into()))?;
+        result.map_err(|errno| failed(kind, target.as_bytes(), errno))?;
         self.attached.push(place);
         Ok(())
     }
@@ -261,14 +271,15 @@ impl Mounted {
                 mount::mount_bind_recursive("/sys", &place)?;
                 restrict(&place, SAFE | MountFlags::RDONLY)
             };
-            bind().map_err(|errno: Errno| self.failed("/sys", "sys", errno.into()))?;
+            bind().map_err(|errno: Errno| failed("/sys", "sys", errno))?;
             self.attached.push(place.clone());
         }
-        for hidden in HIDDEN_IN_SYS.map(|hidden| place.join(hidden)) {
+        for name in HIDDEN_IN_SYS {
+            let hidden = place.join(name);
             if hidden.is_dir() {
                 let flags = SAFE | MountFlags::RDONLY;
                 let result = mount::mount("tmpfs", &hidden, "tmpfs", flags, None);
-                result.map_err(|errno| self.failed("nothing", &hidden.to_string_lossy(), errno.into()))?;
+                result.map_err(|errno| failed("nothing", format!("sys/{name}"), errno))?;
                 self.attached.push(hidden);
             }
         }
@@ -287,15 +298,15 @@ impl Mounted {
         for (name, major, minor) in DEVICES {
             let path = place.join(name);
             self.device(name, &path, fs::makedev(major, minor))
-                .map_err(|errno| self.failed("a device", &format!("dev/{name}"), errno.into()))?;
+                .map_err(|errno| failed("a device", format!("dev/{name}"), errno))?;
         }
         for (name, target) in LINKS {
             let made = fs::symlink(target, place.join(name));
-            made.map_err(|errno| self.failed("a link", &format!("dev/{name}"), errno.into()))?;
+            made.map_err(|errno| failed("a link", format!("dev/{name}"), errno))?;
         }
         for name in ["pts", "shm", "mqueue"] {
             let made = fs::mkdir(place.join(name), Mode::from_raw_mode(0o755));
-            made.map_err(|errno| self.failed("a directory", &format!("dev/{name}"), errno.into()))?;
+            made.map_err(|errno| failed("a directory", format!("dev/{name}"), errno))?;
         }
         let pts = dev.child(b"pts");
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
@@ -330,24 +341,21 @@ impl Mounted {
             let _ = mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
         }
     }
+}
 
-    fn failed(&self, what: &str, target: &str, source: std::io::Error) -> RunError {
-        let target = target.strip_prefix(&*self.root.to_string_lossy()).unwrap_or(target);
-        RunError::Mount { what: what.to_owned(), target: TreePath::clamp(target), source }
-    }
+fn failed(what: &str, target: impl AsRef<[u8]>, source: impl Into<std::io::Error>) -> RunError {
+    RunError::Mount { what: what.to_owned(), target: TreePath::clamp(target), source: source.into() }
 }
 
 /// Makes a root a mount, where `pivot_root` or a bind can take it from.
 fn attach_root(root: &RootMount) -> Result<PathBuf, RunError> {
-    let failed =
-        |what: &str, source: Errno| RunError::Mount { what: what.to_owned(), target: TreePath::root(), source: source.into() };
     match root {
         RootMount::Overlay { lower, upper, work, attributes, mount_point } => {
-            mount_overlay(lower, upper, work, *attributes, mount_point).map_err(|errno| failed("an overlay", errno))?;
+            mount_overlay(lower, upper, work, *attributes, mount_point).map_err(|errno| failed("an overlay", "", errno))?;
             Ok(mount_point.clone())
         }
         RootMount::Directory { path } => {
-            mount::mount_bind_recursive(path, path).map_err(|errno| failed("the root directory", errno))?;
+            mount::mount_bind_recursive(path, path).map_err(|errno| failed("the root directory", "", errno))?;
             Ok(path.clone())
         }
     }

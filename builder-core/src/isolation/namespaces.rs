@@ -7,7 +7,7 @@
 use super::{
     CancelToken, Choice, ExitStatus, Identity, Isolation, Network, Proc, RunError, Step, Stream,
     child::{self, Program, Report, Stage, TextList},
-    host_path, mounts,
+    mounts,
 };
 use crate::tree::TreePath;
 use rustix::{
@@ -95,7 +95,7 @@ fn run_apart(step: &Step, writers: Writers, fresh_proc: bool, cancel: &CancelTok
     system("make mounts private", mounts::make_private())?;
     // A name that is too long for the kernel is no reason to fail.
     let _ = rustix::system::sethostname(&step.host_name.as_bytes()[..step.host_name.len().min(64)]);
-    mounts::with_mounts(step, |root| {
+    mounts::with_mounts(step, |places| {
         let (start_reader, start_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
         let (report_reader, report_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
         let null = system("open /dev/null", rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))?;
@@ -106,7 +106,7 @@ fn run_apart(step: &Step, writers: Writers, fresh_proc: bool, cancel: &CancelTok
         let (null, output, error, report) = (null?, output?, error?, report?);
         drop((writers, report_writer));
         let descriptors = [&null, &output, &error, &report, &start_reader, &start_writer].map(AsRawFd::as_raw_fd);
-        let program = program(step, root, fresh_proc, descriptors)?;
+        let program = program(step, places, fresh_proc, descriptors)?;
         let pid = child::start(&program)
             .map_err(|source| RunError::System { what: "start a process in a process namespace", source })?;
         drop((null, output, error, report, start_reader));
@@ -242,11 +242,10 @@ fn copy_output(output: &OwnedFd, error: &OwnedFd, end: &OwnedFd, sink: &mut dyn 
 }
 
 /// Everything that the processes need, ready for use.
-fn program(step: &Step, root: &Path, fresh_proc: bool, descriptors: [i32; 6]) -> Result<Program, RunError> {
+fn program(step: &Step, places: mounts::Places<'_>, fresh_proc: bool, descriptors: [i32; 6]) -> Result<Program, RunError> {
     let text = |bytes: &[u8], what: &str| CString::new(bytes).map_err(|_| RunError::ZeroByte { what: what.to_owned() });
     let path = |path: &Path| text(path.as_os_str().as_bytes(), "a path");
-    let proc = host_path(root, &TreePath::clamp("proc"));
-    let below_proc = |names: &[&str]| names.iter().map(|name| path(&proc.join(name))).collect::<Result<Vec<_>, _>>();
+    let below_proc = |names: &[&str]| names.iter().map(|name| path(&places.proc.join(name))).collect::<Result<Vec<_>, _>>();
     let variable = |(name, value): &(OsString, OsString)| {
         let bytes = [name.as_bytes(), b"=", value.as_bytes()].concat();
         text(&bytes, &format!("variable {}", name.display()))
@@ -255,8 +254,8 @@ fn program(step: &Step, root: &Path, fresh_proc: bool, descriptors: [i32; 6]) ->
     let candidates = candidates(step).into_iter().map(|candidate| text(candidate.as_bytes(), "the program"));
     let [input, output, error, report, start, start_writer] = descriptors;
     Ok(Program {
-        root: path(root)?,
-        proc: path(&proc)?,
+        root: path(places.root)?,
+        proc: path(places.proc)?,
         fresh_proc,
         hidden_files: below_proc(&HIDDEN_FILES)?,
         hidden_directories: below_proc(&HIDDEN_DIRECTORIES)?,
