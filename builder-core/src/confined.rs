@@ -332,35 +332,44 @@ impl ConfinedDir {
     /// [`ConfinedError`] if the kernel refuses, unless `attributes` says that this is well.
     pub fn set_attributes(&self, path: &TreePath, entry: &Entry, attributes: Attributes) -> Result<(), ConfinedError> {
         let failed = |errno| self.error("set the attributes of", path, errno);
-        let tolerated = |result: Result<(), Errno>| match result {
-            // A single user id cannot give files away; an id that is not mapped does not exist.
-            Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP) if attributes == Attributes::WherePossible => Ok(()),
-            result => result,
-        };
         let is_symlink = matches!(entry.node, Node::Symlink(_));
         let set = |parent: BorrowedFd<'_>, name: &Path| {
-            let (uid, gid) = (Uid::from_raw(entry.uid), Gid::from_raw(entry.gid));
-            let give = |uid, gid| fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW);
-            if let Err(errno) = give(Some(uid), Some(gid)) {
-                // One of the two may be possible.
-                tolerated(Err(errno))?;
-                tolerated(give(Some(uid), None))?;
-                tolerated(give(None, Some(gid)))?;
-            }
+            give_away(entry, attributes, |uid, gid| fs::chownat(parent, name, uid, gid, AtFlags::SYMLINK_NOFOLLOW))?;
             if !is_symlink {
                 // By descriptor: chmod by name would follow a link that took the entry's place.
                 let anchor = fs::openat(parent, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
                 let anchor = descriptor_path(&anchor);
                 fs::chmod(&anchor, Mode::from_raw_mode(entry.mode.into()))?;
                 if let Some(capability) = &entry.capability {
-                    tolerated(fs::setxattr(&anchor, CAPABILITY, capability, XattrFlags::empty()))?;
+                    tolerate(attributes, fs::setxattr(&anchor, CAPABILITY, capability, XattrFlags::empty()))?;
                 }
             }
-            let mtime = fs::Timespec { tv_sec: entry.mtime.seconds, tv_nsec: entry.mtime.nanoseconds.into() };
-            let times = fs::Timestamps { last_access: mtime, last_modification: mtime };
-            fs::utimensat(parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            fs::utimensat(parent, name, &both_times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
         };
         self.at_parent(path, set).map_err(failed)
+    }
+
+    /// As [`set_attributes`](Self::set_attributes), for a regular file that is open to write.
+    ///
+    /// # Errors
+    /// As there. `path` is only shown.
+    pub fn set_file_attributes(
+        &self,
+        path: &TreePath,
+        file: &File,
+        entry: &Entry,
+        attributes: Attributes,
+    ) -> Result<(), ConfinedError> {
+        let give = |uid, gid| fs::fchown(file, uid, gid);
+        let set = || {
+            give_away(entry, attributes, give)?;
+            fs::fchmod(file, Mode::from_raw_mode(entry.mode.into()))?;
+            if let Some(capability) = &entry.capability {
+                tolerate(attributes, fs::fsetxattr(file, CAPABILITY, capability, XattrFlags::empty()))?;
+            }
+            fs::futimens(file, &both_times(entry.mtime))
+        };
+        set().map_err(|errno| self.error("set the attributes of", path, errno))
     }
 
     /// Sets the time of modification alone.
@@ -522,6 +531,34 @@ impl ConfinedDir {
     fn error(&self, action: &'static str, path: &TreePath, errno: Errno) -> ConfinedError {
         error(action, self.shown_path(path), errno)
     }
+}
+
+/// A single user id cannot give files away; an id that is not mapped does not exist.
+fn tolerate(attributes: Attributes, result: Result<(), Errno>) -> Result<(), Errno> {
+    match result {
+        Err(Errno::PERM | Errno::INVAL | Errno::NOTSUP) if attributes == Attributes::WherePossible => Ok(()),
+        result => result,
+    }
+}
+
+/// Sets the owner. Of user and group, one may be possible.
+fn give_away(
+    entry: &Entry,
+    attributes: Attributes,
+    give: impl Fn(Option<Uid>, Option<Gid>) -> Result<(), Errno>,
+) -> Result<(), Errno> {
+    let (uid, gid) = (Some(Uid::from_raw(entry.uid)), Some(Gid::from_raw(entry.gid)));
+    if let Err(errno) = give(uid, gid) {
+        tolerate(attributes, Err(errno))?;
+        tolerate(attributes, give(uid, None))?;
+        tolerate(attributes, give(None, gid))?;
+    }
+    Ok(())
+}
+
+fn both_times(time: Timestamp) -> fs::Timestamps {
+    let time = fs::Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
+    fs::Timestamps { last_access: time, last_modification: time }
 }
 
 const RESOLVE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);

@@ -2,6 +2,8 @@
 //!
 //! Has a `main` of its own: a user namespace is entered by a process with one thread, and a test runner has several.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test with a main of its own")]
+
 use builder_core::{
     isolation::{
         CancelToken, Entered, ExitStatus, Identity, Isolation as _, Namespaces, Network, RunError, Step, choose,

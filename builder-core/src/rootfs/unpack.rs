@@ -27,6 +27,8 @@ pub struct Unpacker {
     tree: Tree,
     /// What was there below and is not any more, or is something else.
     gone: BTreeSet<TreePath>,
+    /// The directory that was written to last, open: most entries stand beside the one before.
+    parent: Option<(TreePath, ConfinedDir)>,
     /// Directories that are on disk.
     known: HashSet<TreePath>,
     /// Directories whose attributes are set at the end: writing into them changes their time.
@@ -84,6 +86,7 @@ impl Unpacker {
             lower: lower.clone(),
             tree: lower.clone(),
             gone: BTreeSet::new(),
+            parent: None,
             known: HashSet::from([TreePath::root()]),
             touched: BTreeSet::from([TreePath::root()]),
             unpacked: Unpacked::default(),
@@ -210,10 +213,11 @@ impl Unpacker {
 
     /// Makes what is no directory. Nothing stands there.
     fn create(&mut self, path: &TreePath, entry: &Entry, data: &mut dyn Read) -> Result<(), Taking> {
+        let (directory, name) = open_parent(&self.directory, &mut self.parent, path)?;
         match &entry.node {
             Node::Directory => unreachable!("the caller makes directories"),
             Node::File(_) => {
-                let mut file = self.directory.create_file(path, 0o600)?;
+                let mut file = directory.create_file(&name, 0o600)?;
                 loop {
                     match data.read(&mut self.buffer) {
                         Ok(0) => break,
@@ -224,29 +228,29 @@ impl Unpacker {
                         Err(error) => return Err(Taking::Data(error)),
                     }
                 }
+                directory.set_file_attributes(&name, &file, entry, self.attributes)?;
+                return Ok(self.record(path)?);
             }
-            Node::Symlink(target) => self.directory.create_symlink(path, target)?,
-            Node::CharDevice { .. } | Node::BlockDevice { .. } | Node::Fifo => {
-                match self.directory.create_node(path, &entry.node) {
-                    // No user namespace may make devices, nor some pods.
-                    Err(error) if entry.node != Node::Fifo && is_refusal(&error) => {
-                        self.unpacked.unmade.insert(path.clone());
-                        return Ok(());
-                    }
-                    result => result?,
+            Node::Symlink(target) => directory.create_symlink(&name, target)?,
+            Node::CharDevice { .. } | Node::BlockDevice { .. } | Node::Fifo => match directory.create_node(&name, &entry.node) {
+                // No user namespace may make devices, nor some pods.
+                Err(error) if entry.node != Node::Fifo && is_refusal(&error) => {
+                    self.unpacked.unmade.insert(path.clone());
+                    return Ok(());
                 }
-            }
+                result => result?,
+            },
         }
-        self.directory.set_attributes(path, entry, self.attributes)?;
-        self.record(path)?;
-        Ok(())
+        directory.set_attributes(&name, entry, self.attributes)?;
+        Ok(self.record(path)?)
     }
 
     fn record(&mut self, path: &TreePath) -> Result<(), RootfsError> {
-        if matches!(self.below, Below::Here)
-            && let Some(stat) = self.directory.stat(path)?
-        {
-            self.unpacked.records.insert(path.clone(), &stat);
+        if matches!(self.below, Below::Here) {
+            let (directory, name) = open_parent(&self.directory, &mut self.parent, path)?;
+            if let Some(stat) = directory.stat(&name)? {
+                self.unpacked.records.insert(path.clone(), &stat);
+            }
         }
         Ok(())
     }
@@ -307,6 +311,7 @@ impl Unpacker {
         }
         if self.tree.get(path).is_some_and(Entry::is_directory) {
             self.known.retain(|known| known.below(path).is_none());
+            self.parent.take_if(|(parent, _)| parent.below(path).is_some());
         }
         self.directory.remove_all(path)?;
         self.unpacked.unmade.retain(|unmade| unmade.below(path).is_none());
@@ -368,6 +373,28 @@ impl From<ConfinedError> for Taking {
     fn from(error: ConfinedError) -> Self {
         Self::Disk(error.into())
     }
+}
+
+/// The directory that holds `path`, and its name in there.
+fn open_parent<'a>(
+    root: &'a ConfinedDir,
+    open: &'a mut Option<(TreePath, ConfinedDir)>,
+    path: &TreePath,
+) -> Result<(&'a ConfinedDir, TreePath), ConfinedError> {
+    let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return Ok((root, path.clone())) };
+    let name = TreePath::root().child(name);
+    if parent.is_root() {
+        return Ok((root, name));
+    }
+    let kept = open.take().filter(|(kept, _)| *kept == parent);
+    let (_, directory) = match kept {
+        Some(kept) => open.insert(kept),
+        None => {
+            let directory = root.open_directory(&parent)?;
+            open.insert((parent, directory))
+        }
+    };
+    Ok((directory, name))
 }
 
 fn is_refusal(error: &ConfinedError) -> bool {
