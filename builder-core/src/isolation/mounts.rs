@@ -434,11 +434,13 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method itself is not general enough in its lifetime")]
     fn privileged_an_overlay_is_mounted_with_an_option_for_each_layer() {
         mounted(|overlay, target| overlay.mount_each(target));
     }
 
     #[test]
+    #[expect(clippy::redundant_closure_for_method_calls, reason = "the method itself is not general enough in its lifetime")]
     fn privileged_an_overlay_is_mounted_with_all_layers_in_one_page() {
         mounted(|overlay, target| overlay.mount_at_once(target));
     }
