@@ -1,6 +1,6 @@
 //! A build, from a request to an image.
 //!
-//! The story: read the Dockerfile and plan ([`plan`](crate::plan)) → start the needed stages, side by side (`stage.rs`) → each
+//! The story: read the Dockerfile and plan ([`crate::plan`]) → start the needed stages, side by side (`stage.rs`) → each
 //! begins with its base (`base.rs`) and goes through its instructions: COPY, ADD and WORKDIR on values (`copy.rs`), RUN in an
 //! isolation (`run.rs`), results of earlier builds where the key of a step is known → the last stage becomes the image, which
 //! goes to its destinations (`publish.rs`). Finished layers are uploaded while later steps run.
