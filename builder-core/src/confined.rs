@@ -3,7 +3,7 @@
 //! Paths are [`TreePath`]s. Links in the directories above an entry are followed as if this directory were `/`; a link
 //! in the last part is the entry itself.
 
-use crate::tree::{Content, Entry, File as TreeFile, Node, SourceId, Timestamp, TreePath};
+use crate::tree::{Content, Entry, File as TreeFile, Last, Met, Node, ResolveError, SourceId, Timestamp, TreePath, follow};
 use rustix::{
     fs::{self, AtFlags, FileType, Gid, Mode, OFlags, ResolveFlags, StatxFlags, Uid, XattrFlags},
     io::Errno,
@@ -113,6 +113,24 @@ pub enum Attributes {
     Real,
     /// They are left out: somebody else remembers them.
     WherePossible,
+}
+
+/// Why a path could not be resolved.
+enum Unresolved {
+    Confined(ConfinedError),
+    Path(ResolveError),
+}
+
+impl From<ConfinedError> for Unresolved {
+    fn from(error: ConfinedError) -> Self {
+        Self::Confined(error)
+    }
+}
+
+impl From<ResolveError> for Unresolved {
+    fn from(error: ResolveError) -> Self {
+        Self::Path(error)
+    }
 }
 
 impl ConfinedDir {
@@ -419,39 +437,19 @@ impl ConfinedDir {
     /// # Errors
     /// [`ConfinedError`] for a circle of links, or a file in the middle.
     pub fn resolve(&self, path: &TreePath) -> Result<TreePath, ConfinedError> {
-        let mut left: Vec<Vec<u8>> = path.parts().rev().map(<[u8]>::to_vec).collect();
-        let mut here = TreePath::root();
-        let mut links = 0;
-        while let Some(part) = left.pop() {
-            match &part[..] {
-                b"" | b"." => continue,
-                b".." => {
-                    here = here.parent().unwrap_or_default();
-                    continue;
-                }
-                _ => {}
-            }
-            let next = here.child(&part);
-            match self.stat(&next)?.map(|stat| stat.kind) {
-                Some(StatKind::Symlink) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(self.error("follow the links of", path, Errno::LOOP));
-                    }
-                    let target = self.read_link(&next)?;
-                    if target.first() == Some(&b'/') {
-                        here = TreePath::root();
-                    }
-                    left.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
-                }
-                Some(StatKind::Directory) | None => here = next,
-                Some(_) if left.iter().any(|part| !part.is_empty()) => {
-                    return Err(self.error("follow the links of", path, Errno::NOTDIR));
-                }
-                Some(_) => here = next,
-            }
-        }
-        Ok(here)
+        let met = |path: &TreePath| {
+            Ok(match self.stat(path)?.map(|stat| stat.kind) {
+                Some(StatKind::Symlink) => Some(Met::Link(self.read_link(path)?.into())),
+                Some(StatKind::Directory) => Some(Met::Directory),
+                Some(_) => Some(Met::Other),
+                None => None,
+            })
+        };
+        follow(path, Last::Followed, met).map_err(|error: Unresolved| match error {
+            Unresolved::Confined(error) => error,
+            Unresolved::Path(ResolveError::NotADirectory(_)) => self.error("follow the links of", path, Errno::NOTDIR),
+            Unresolved::Path(ResolveError::TooManyLinks(_)) => self.error("follow the links of", path, Errno::LOOP),
+        })
     }
 
     /// Acts on the last part of `path` in the directory that holds it.

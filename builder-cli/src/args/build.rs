@@ -43,7 +43,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "NAME=LOCATION", help_heading = "Input")]
     pub build_context: Vec<String>,
 
-    /// What RUN --mount=type=secret may read: id=ID[,src=FILE][,env=VARIABLE]
+    /// What RUN --mount=type=secret may read: `id=ID[,src=FILE][,env=VARIABLE]`
     #[arg(long, value_name = "id=ID[,…]", help_heading = "Input")]
     pub secret: Vec<String>,
 

@@ -6,7 +6,6 @@
 
 mod accounts;
 mod chmod;
-mod follow;
 mod glob;
 mod ignore;
 mod place;

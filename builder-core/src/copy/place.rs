@@ -4,12 +4,8 @@
 //! the destination keeps its mode and owner, but the directories below it take those of the source; a symbolic link there is followed
 //! if the destination names it, and never replaced by a directory.
 
-use super::{
-    Chmod, Kind, Selected, Selection,
-    follow::{Last, follow},
-    select::Role,
-};
-use crate::tree::{Change, Entry, Node, ResolveError, Timestamp, Tree, TreePath};
+use super::{Chmod, Kind, Selected, Selection, select::Role};
+use crate::tree::{Change, Entry, Last, Met, Node, ResolveError, Timestamp, Tree, TreePath, follow};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// Where and how to place.
@@ -299,12 +295,12 @@ impl Stage<'_> {
     }
 
     fn follow(&self, path: &TreePath, last: Last) -> Result<TreePath, PlaceError> {
-        follow(path, last, |path| Ok(self.get(path).map(|entry| entry.node.clone())))
+        follow(path, last, |path| Ok(self.get(path).map(|entry| Met::from(&entry.node))))
     }
 
     fn follow_below(&self, root: &TreePath, path: &TreePath) -> Result<TreePath, PlaceError> {
         let below: Result<_, ResolveError> =
-            follow(path, Last::Kept, |path| Ok(self.get(&root.join(path)).map(|entry| entry.node.clone())));
+            follow(path, Last::Kept, |path| Ok(self.get(&root.join(path)).map(|entry| Met::from(&entry.node))));
         match below {
             Ok(below) => Ok(root.join(&below)),
             Err(ResolveError::NotADirectory(path)) => Err(PlaceError::NotADirectory(root.join(&path))),

@@ -5,10 +5,11 @@
 
 use super::{
     Rules, Verdict,
-    follow::{Last, follow},
     glob::{Glob, GlobError, Stars, has_wildcard},
 };
-use crate::tree::{Content, ContentDigest, ContentHasher, Entry, File, Inode, Node, ResolveError, Timestamp, Tree, TreePath};
+use crate::tree::{
+    Content, ContentDigest, ContentHasher, Entry, File, Inode, Last, Met, Node, ResolveError, Timestamp, Tree, TreePath, follow,
+};
 use std::{collections::HashMap, convert::Infallible, error::Error, hash::Hash};
 
 /// What a directory holds: path, identity, entry.
@@ -266,7 +267,7 @@ impl<L: Listing> Source<'_, L> {
     }
 
     fn follow(&self, path: &TreePath) -> Result<TreePath, SelectError> {
-        follow(path, Last::Followed, |path| Ok(self.get(path)?.map(|(_, entry)| entry.node)))
+        follow(path, Last::Followed, |path| Ok(self.get(path)?.map(|(_, entry)| Met::from(entry.node))))
     }
 
     fn get(&self, path: &TreePath) -> Result<Option<(L::Inode, Entry)>, SelectError> {

@@ -1,10 +1,10 @@
 //! The tree itself: look up, resolve links inside the root, fold layers. Pure.
 
-use super::{Change, Entry, Node, Timestamp, TreePath};
+use super::{
+    Change, Entry, Timestamp, TreePath,
+    follow::{Last, Met, ResolveError, follow},
+};
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
-
-/// Number of symbolic links that one look-up follows, as in Linux.
-const MAX_LINKS: u32 = 40;
 
 /// A file system: path → entry. The root is always there and is a directory.
 #[derive(Clone, Debug)]
@@ -16,17 +16,6 @@ pub struct Tree {
 /// Identifies a file within one tree: names with the same one are hard links of each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Inode(u64);
-
-/// Why a path leads nowhere.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ResolveError {
-    /// A part in the middle is a file.
-    #[error("{0} is not a directory")]
-    NotADirectory(TreePath),
-    /// A circle of links, or a very long chain.
-    #[error("too many levels of symbolic links at {0}")]
-    TooManyLinks(TreePath),
-}
 
 impl Default for Tree {
     fn default() -> Self {
@@ -83,7 +72,7 @@ impl Tree {
     /// # Errors
     /// [`ResolveError`] if a part in the middle is a file, or for a circle of links.
     pub fn resolve(&self, path: &TreePath) -> Result<TreePath, ResolveError> {
-        self.walk(path, true)
+        self.follow(path, Last::Followed)
     }
 
     /// As [`resolve`](Self::resolve), but a link in the last part is not followed.
@@ -91,41 +80,11 @@ impl Tree {
     /// # Errors
     /// As [`resolve`](Self::resolve).
     pub fn resolve_parent(&self, path: &TreePath) -> Result<TreePath, ResolveError> {
-        self.walk(path, false)
+        self.follow(path, Last::Kept)
     }
 
-    fn walk(&self, path: &TreePath, follow_last: bool) -> Result<TreePath, ResolveError> {
-        let mut left: Vec<Vec<u8>> = path.parts().rev().map(<[u8]>::to_vec).collect();
-        let mut here = TreePath::root();
-        let mut links = 0;
-        while let Some(part) = left.pop() {
-            match &part[..] {
-                b"" | b"." => continue,
-                b".." => {
-                    here = here.parent().unwrap_or_default();
-                    continue;
-                }
-                _ => {}
-            }
-            let next = here.child(&part);
-            match self.get(&next).map(|entry| &entry.node) {
-                Some(Node::Symlink(target)) if follow_last || !left.is_empty() => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        return Err(ResolveError::TooManyLinks(path.clone()));
-                    }
-                    if target.first() == Some(&b'/') {
-                        here = TreePath::root();
-                    }
-                    left.extend(target.split(|byte| *byte == b'/').rev().map(<[u8]>::to_vec));
-                }
-                Some(Node::Directory) | None => here = next,
-                // `file/.` is no file, `file/..` neither.
-                Some(_) if left.iter().any(|part| !part.is_empty()) => return Err(ResolveError::NotADirectory(next)),
-                Some(_) => here = next,
-            }
-        }
-        Ok(here)
+    fn follow(&self, path: &TreePath, last: Last) -> Result<TreePath, ResolveError> {
+        follow(path, last, |path| Ok(self.get(path).map(|entry| Met::from(&entry.node))))
     }
 
     /// Applies one layer. Removals speak of the tree below the layer, wherever they stand in it; then the rest happens in order.

@@ -6,11 +6,13 @@
 
 mod change;
 mod entry;
+mod follow;
 mod fold;
 mod path;
 pub mod text;
 
 pub use change::{Change, LayerIndex};
 pub use entry::{Content, ContentDigest, ContentHasher, Entry, File, Node, SourceId, Timestamp};
-pub use fold::{Inode, ResolveError, Tree};
+pub use fold::{Inode, Tree};
+pub use follow::{Last, Met, ResolveError, follow};
 pub use path::{PathError, TreePath};
