@@ -350,3 +350,68 @@ fn timespec(duration: Duration) -> Timespec {
 fn system<T>(what: &'static str, result: Result<T, Errno>) -> Result<T, RunError> {
     result.map_err(|errno| RunError::System { what, source: errno.into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{choose, probe};
+    use super::*;
+    use crate::rootfs::{OverlayAttributes, RootMount};
+
+    /// Lets the calling thread, and whatever it starts, not call `pivot_root`: as the filters of container runtimes do.
+    fn forbid_pivot_root() {
+        let number = u32::try_from(libc::SYS_pivot_root).unwrap();
+        let refuse = libc::SECCOMP_RET_ERRNO | u32::try_from(libc::EPERM).unwrap();
+        let statement = |code: u32, jt, jf, k| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
+        let mut filter = [
+            statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+            statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, number),
+            statement(libc::BPF_RET | libc::BPF_K, 0, 0, refuse),
+            statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: 4, filter: filter.as_mut_ptr() };
+        // SAFETY: the program and its filter live across the call.
+        let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    }
+
+    #[test]
+    fn privileged_without_pivot_root_a_step_stays_in_its_root() {
+        if !testkit::require_root() || !testkit::require(&["python3"]) {
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let [upper, work, mount_point] = ["upper", "work", "merged"].map(|name| state.path().join(name));
+        for path in [&upper, &work, &mount_point] {
+            std::fs::create_dir(path).unwrap();
+        }
+        // The root is the machine's own, without what is mounted there: there the secret is.
+        let secret = tempfile::NamedTempFile::new_in("/dev/shm").unwrap();
+        let root =
+            RootMount::Overlay { lower: vec!["/".into()], upper, work, attributes: OverlayAttributes::Trusted, mount_point };
+        let script = "import os, sys\nos.mkdir('/tmp/inner')\nos.chroot('/tmp/inner')\n[os.chdir('..') for _ in range(64)]\n\
+                      print(sorted(os.listdir('dev/shm')), os.path.exists(sys.argv[1][1:]))";
+        let step = Step {
+            root,
+            arguments: vec!["/usr/bin/python3".into(), "-c".into(), script.into(), secret.path().into()],
+            environment: Vec::new(),
+            directory: TreePath::root(),
+            identity: Identity::default(),
+            host_name: "test".to_owned(),
+            network: Network::Host,
+            mounts: Vec::new(),
+            resolv_conf: Vec::new(),
+            hosts: Vec::new(),
+            time_limit: None,
+        };
+        let isolation = Namespaces::new(choose(&probe(state.path()).unwrap(), None).unwrap());
+        let mut output = Vec::new();
+        let sink = &mut |_: Stream, bytes: &[u8]| output.extend_from_slice(bytes);
+        let run = || {
+            forbid_pivot_root();
+            isolation.run(&step, sink, &CancelToken::new().unwrap()).unwrap()
+        };
+        let status = std::thread::scope(|scope| scope.spawn(run).join().unwrap());
+        let output = String::from_utf8_lossy(&output);
+        assert_eq!((status, &*output), (ExitStatus::Code(0), "[] False\n"), "the step's own /dev is as far as one gets");
+    }
+}
