@@ -376,13 +376,20 @@ impl BlobReader {
                     // Nobody reads any more.
                     () = sender.closed() => return,
                 };
-                let (piece, last) = match piece {
-                    Ok(Some(bytes)) => (Ok(bytes), false),
-                    Ok(None) => (Ok(Bytes::new()), true),
-                    Err(error) => (Err(error), true),
-                };
-                if sender.send(piece).await.is_err() || last {
-                    return;
+                match piece {
+                    Ok(Some(bytes)) => {
+                        // Small pieces of our own: the connection gets its large buffer back at once instead of a new one each
+                        // time, and the allocator holds no large blocks that another thread has freed.
+                        for piece in bytes.chunks(PIECE_BYTES) {
+                            if sender.send(Ok(Bytes::copy_from_slice(piece))).await.is_err() {
+                                return;
+                            }
+                        }
+                    }
+                    end => {
+                        let _ = sender.send(end.map(Option::unwrap_or_default)).await;
+                        return;
+                    }
                 }
             }
         });
@@ -481,8 +488,10 @@ fn starts_at(response: &Response, offset: u64) -> bool {
     start == Some(offset)
 }
 
-/// Pieces that wait for a blocking reader; hyper's are of up to a few hundred KiB.
-const PIECES_AHEAD: usize = 8;
+/// Pieces that wait for a blocking reader.
+const PIECES_AHEAD: usize = 16;
+/// Size of a piece at most.
+const PIECE_BYTES: usize = 64 << 10;
 
 /// A blob for a blocking reader: an error of the download is an error of the read, its cause a [`RegistryError`].
 #[derive(Debug)]
