@@ -69,10 +69,10 @@ impl Chmod {
         }
     }
 
-    /// The mode of a directory that is made for the destination: only the permissions of an octal mode reach it.
+    /// The mode of a directory that is made for the destination: an octal mode reaches it, with all of its bits.
     pub(super) fn of_made_directory(&self) -> u16 {
         match self.0 {
-            Form::Octal(mode) => mode & 0o777,
+            Form::Octal(mode) => mode,
             Form::Symbolic(_) => 0o755,
         }
     }
@@ -186,6 +186,13 @@ mod tests {
     fn nonsense_is_refused() {
         for text in ["", "rwxq", "888", "10000", "0o755", "u", "u=q", "u=rw,", "=ug", "755x", "-1"] {
             assert_eq!(Chmod::parse(text), Err(ChmodError(text.to_owned())), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_octal_mode_reaches_made_directories_with_all_of_its_bits() {
+        for (text, expected) in [("1777", 0o1777), ("600", 0o600), ("u+x", 0o755)] {
+            assert_eq!(Chmod::parse(text).unwrap().of_made_directory(), expected, "{text}");
         }
     }
 }
