@@ -94,7 +94,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Output")]
     pub label: Vec<String>,
 
-    /// The same image from the same input: no time later than SOURCE_DATE_EPOCH, or than 1970 if that is not set
+    /// The same image from the same input: what the build makes has the time SOURCE_DATE_EPOCH, or 1970 if that is not set
     #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Output")]
     pub reproducible: Option<bool>,
 

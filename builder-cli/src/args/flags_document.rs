@@ -50,7 +50,7 @@ const ENVIRONMENT: &str = "## Environment\n
 | `REGISTRY_AUTH_FILE` | file of credentials as Podman keeps it; else `$XDG_RUNTIME_DIR/containers/auth.json` |
 | `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | proxies, also in lower case |
 | `SSL_CERT_FILE`, `SSL_CERT_DIR` | further certificate authorities |
-| `SOURCE_DATE_EPOCH` | seconds since 1970: no time in the image is later |
+| `SOURCE_DATE_EPOCH` | seconds since 1970: the time of the image, of what the build makes and of what RUN writes |
 | `NO_COLOR` | no colours unless `--log-format color` |
 ";
 

@@ -192,7 +192,8 @@ impl Build {
         let options = PackOptions {
             compression: Compression::Gzip,
             level: None,
-            mtime_limit: self.request.source_date_epoch.map(Timestamp::from_seconds),
+            // Times of what is copied are inputs; those of what a RUN wrote have been dealt with there.
+            mtime_limit: None,
             threads: threads(),
         };
         let pack = move || {

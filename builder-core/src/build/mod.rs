@@ -34,6 +34,7 @@ use crate::oci::{DiffId, Digest, ImageConfig, Platform};
 use crate::plan::{self, Plan};
 use crate::registry;
 use crate::store::{Store, Workspace};
+use crate::tree::Timestamp;
 use base::Bases;
 use contents::Contents;
 use futures_util::future::try_join_all;
@@ -112,6 +113,8 @@ struct Build {
     isolation: OnceCell<Arc<dyn Isolation>>,
     open_isolation: Arc<OpenIsolation>,
     resolv_conf: Vec<u8>,
+    /// A little before the build began: the clock of a file system may lag behind.
+    started: Timestamp,
     events: mpsc::Sender<Event>,
     contents: Arc<Contents>,
     contexts: BTreeMap<Option<String>, OnceCell<Arc<Context>>>,
@@ -195,6 +198,7 @@ impl Build {
             isolation: OnceCell::new(),
             open_isolation: backends.isolation,
             resolv_conf: backends.resolv_conf,
+            started: Timestamp::from_seconds(seconds_since_epoch() - 1),
             events,
             contents,
             contexts,
@@ -279,24 +283,25 @@ impl Build {
 
     /// `SOURCE_DATE_EPOCH`, as a config writes it.
     fn epoch_text(&self) -> Option<String> {
-        self.request.source_date_epoch.map(|seconds| rfc3339(seconds, 0))
+        self.request.source_date_epoch.map(rfc3339)
     }
 
     /// The time of what is made now: never later than `SOURCE_DATE_EPOCH`.
     fn now_text(&self) -> String {
-        self.epoch_text().unwrap_or_else(|| {
-            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            rfc3339(i64::try_from(now.as_secs()).unwrap_or(i64::MAX), now.subsec_nanos())
-        })
+        self.epoch_text().unwrap_or_else(|| rfc3339(seconds_since_epoch()))
     }
 }
 
 /// The variable of reproducible builds.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
 
-fn rfc3339(seconds: i64, nanoseconds: u32) -> String {
-    let nanoseconds = i32::try_from(nanoseconds).unwrap_or_default();
-    jiff::Timestamp::new(seconds, nanoseconds).unwrap_or(jiff::Timestamp::MAX).to_string()
+fn seconds_since_epoch() -> i64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
+fn rfc3339(seconds: i64) -> String {
+    jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
 fn read_dockerfile(source: &DockerfileSource, context: &ContextSource) -> Result<(String, Dockerfile), BuildError> {

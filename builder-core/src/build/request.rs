@@ -39,7 +39,7 @@ pub struct BuildRequest {
     /// The secrets that `RUN --mount=type=secret` may ask for, by id.
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretSource>,
-    /// `SOURCE_DATE_EPOCH` in seconds: no time in the new layers and in the config is later.
+    /// `SOURCE_DATE_EPOCH` in seconds: the time of the image and of everything that the build makes or RUN writes.
     #[serde(default)]
     pub source_date_epoch: Option<i64>,
     /// Whether the results of steps are looked up.

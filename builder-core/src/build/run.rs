@@ -18,7 +18,7 @@ use crate::layer::read::{self, Visitor};
 use crate::oci::{DiffId, Digest};
 use crate::rootfs::{OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};
 use crate::store::Store;
-use crate::tree::{Change, Tree, TreePath};
+use crate::tree::{Change, Timestamp, Tree, TreePath};
 use futures_util::future::try_join_all;
 use std::{
     ffi::OsString,
@@ -69,7 +69,8 @@ impl Build {
         let user = self.user(step.before, &action.user).await?;
         let isolation = self.isolation().await?;
         let disk = self.disk(step.before, &*isolation).await?;
-        let (changes, disk) = self.execute(step, action, user, isolation, disk).await?;
+        let (mut changes, disk) = self.execute(step, action, user, isolation, disk).await?;
+        self.date_back(&mut changes);
         let made = self.make_layer(key, changes).await?;
         let index = made.index.clone();
         let diff_id = made.layer.diff_id;
@@ -85,6 +86,19 @@ impl Build {
             .await?;
         step.before.disk = Some(Arc::new(disk));
         Ok(made)
+    }
+
+    /// With `SOURCE_DATE_EPOCH`, gives that time to what was written since the build began. A time that the command set by
+    /// itself stays, as do those of files that it brought along.
+    fn date_back(&self, changes: &mut [Change]) {
+        let Some(epoch) = self.request.source_date_epoch.map(Timestamp::from_seconds) else { return };
+        for change in changes {
+            if let Change::Put { entry, .. } = change
+                && entry.mtime >= self.started
+            {
+                entry.mtime = epoch;
+            }
+        }
     }
 
     /// Runs the command; gives what it changed.
