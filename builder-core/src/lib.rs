@@ -12,6 +12,8 @@ pub mod dockerfile;
 pub mod plan;
 pub mod evaluate;
 pub mod copy;
+pub mod lint;
+pub mod outline;
 
 // doors: each knows one medium, none knows the build
 pub mod http;

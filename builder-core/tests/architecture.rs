@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Modules that hold values and decisions only. `cache/key.rs` is pure as well, inside a module that is not.
-const PURE: [&str; 7] = ["oci", "tree", "image", "dockerfile", "plan", "evaluate", "copy"];
+const PURE: [&str; 9] = ["oci", "tree", "image", "dockerfile", "plan", "evaluate", "copy", "lint", "outline"];
 
 /// What a pure module does not say.
 const IO: [&str; 19] = [

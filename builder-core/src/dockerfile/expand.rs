@@ -27,6 +27,8 @@ pub struct Expansion {
     pub used: BTreeSet<String>,
     /// The variables that were asked for and are not set.
     pub unset: BTreeSet<String>,
+    /// Those of `unset` for which nothing stands in: `${x:-w}`, `${x:+w}` and `${x:?m}` say what then happens.
+    pub missing: BTreeSet<String>,
 }
 
 /// A word that was split at the blanks of its expansion.
@@ -38,6 +40,8 @@ pub struct SplitExpansion {
     pub used: BTreeSet<String>,
     /// The variables that were asked for and are not set.
     pub unset: BTreeSet<String>,
+    /// Those of `unset` for which nothing stands in: `${x:-w}`, `${x:+w}` and `${x:?m}` say what then happens.
+    pub missing: BTreeSet<String>,
 }
 
 /// Why a word cannot be expanded.
@@ -113,7 +117,7 @@ pub enum ExpandError {
 pub fn expand(word: &str, escape: char, env: &Lookup<'_>) -> Result<Expansion, ExpandError> {
     let mut lexer = Lexer::new(word, Style { escape, ..Style::WORD }, env);
     let text = lexer.run()?.0;
-    Ok(Expansion { text, used: lexer.used, unset: lexer.unset })
+    Ok(Expansion { text, used: lexer.used, unset: lexer.unset, missing: lexer.missing })
 }
 
 /// Expands `word` as [`expand`] does and splits the result at its unquoted blanks, those that come
@@ -121,14 +125,14 @@ pub fn expand(word: &str, escape: char, env: &Lookup<'_>) -> Result<Expansion, E
 pub fn expand_words(word: &str, escape: char, env: &Lookup<'_>) -> Result<SplitExpansion, ExpandError> {
     let mut lexer = Lexer::new(word, Style { escape, ..Style::WORD }, env);
     let words = lexer.run()?.1;
-    Ok(SplitExpansion { words, used: lexer.used, unset: lexer.unset })
+    Ok(SplitExpansion { words, used: lexer.used, unset: lexer.unset, missing: lexer.missing })
 }
 
 /// Expands the body of a `COPY` or `ADD` heredoc: quotes stay, `\` escapes every character.
 pub fn expand_raw(text: &str, env: &Lookup<'_>) -> Result<Expansion, ExpandError> {
     let mut lexer = Lexer::new(text, Style { quotes: Quotes::Ordinary, ..Style::WORD }, env);
     let text = lexer.run()?.0;
-    Ok(Expansion { text, used: lexer.used, unset: lexer.unset })
+    Ok(Expansion { text, used: lexer.used, unset: lexer.unset, missing: lexer.missing })
 }
 
 /// Splits a line into shell words and changes nothing in them: quotes, escapes and variables stay.
@@ -180,6 +184,7 @@ struct Lexer<'a> {
     depth: usize,
     used: BTreeSet<String>,
     unset: BTreeSet<String>,
+    missing: BTreeSet<String>,
 }
 
 /// Collects words while the text is read.
@@ -212,7 +217,7 @@ impl Words {
 impl<'a> Lexer<'a> {
     fn new(text: &'a str, style: Style, env: &'a Lookup<'a>) -> Self {
         let rest = text.chars().peekable();
-        Lexer { rest, style, env, depth: 0, used: BTreeSet::new(), unset: BTreeSet::new() }
+        Lexer { rest, style, env, depth: 0, used: BTreeSet::new(), unset: BTreeSet::new(), missing: BTreeSet::new() }
     }
 
     fn run(&mut self) -> Result<(String, Vec<String>), ExpandError> {
@@ -388,13 +393,18 @@ impl<'a> Lexer<'a> {
                 None => String::new(),
             }),
             '-' | '+' | '?' => {
+                let missing = self.missing.clone();
                 let word = self.operand('}', false, &name)?;
-                let value = self.value_of(&name);
+                let value = self.value_or_unset(&name);
                 if value.is_none() && self.style.keep_unset {
                     return Ok(format!("${{{name}{modifier}{word}}}"));
                 }
                 let was_set = value.is_some();
                 let value = value.filter(|value| !(empty_counts_as_unset && value.is_empty()));
+                // What the word asks for counts only where the word does.
+                if value.is_some() != (operator == '+') {
+                    self.missing = missing;
+                }
                 match (operator, value) {
                     ('-', value) => Ok(value.unwrap_or(word)),
                     ('+', value) => Ok(value.map_or(String::new(), |_| word)),
@@ -470,6 +480,14 @@ impl<'a> Lexer<'a> {
     }
 
     fn value_of(&mut self, name: &str) -> Option<String> {
+        let value = self.value_or_unset(name);
+        if value.is_none() && !self.missing.contains(name) {
+            self.missing.insert(name.to_owned());
+        }
+        value
+    }
+
+    fn value_or_unset(&mut self, name: &str) -> Option<String> {
         let value = (self.env)(name);
         let names = if value.is_some() { &mut self.used } else { &mut self.unset };
         if !names.contains(name) {

@@ -11,6 +11,7 @@
 //! variables are known.
 
 mod ast;
+mod comments;
 mod error;
 mod expand;
 mod flags;
@@ -25,6 +26,7 @@ mod syntax;
 mod tests;
 
 pub use ast::*;
+pub use comments::{description, directly_above};
 pub use error::ParseError;
 pub use expand::{ExpandError, Expansion, Lookup, SplitExpansion, expand, expand_raw, expand_words};
 pub use mount::{

@@ -229,6 +229,21 @@ impl State {
         if self.config.config.working_dir.is_empty() { "/" } else { &self.config.config.working_dir }
     }
 
+    /// What the variable `name` is worth to the next instruction.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str)
+    }
+
+    /// The names of all variables that have a value.
+    pub fn variable_names(&self) -> impl Iterator<Item = &str> {
+        self.variables.keys().map(String::as_str)
+    }
+
+    /// Whether an ARG of this stage, or of those below it, names the variable, with a value or without one.
+    pub fn declares(&self, name: &str) -> bool {
+        self.declared.iter().any(|declared| declared == name)
+    }
+
     /// Says when the last instruction was done: its entry in the history gets the time, and so does the image.
     pub fn set_created(&mut self, created: Option<String>) {
         for entry in self.config.history.iter_mut().skip(self.foreign_history).rev().take_while(|entry| entry.created.is_none()) {

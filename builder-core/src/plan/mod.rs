@@ -91,6 +91,19 @@ pub fn plan(dockerfile: &Dockerfile, options: &Options) -> Result<Plan, Vec<Pars
     Plan { stages: BTreeMap::new(), target, global_args, platform_args }.reaching(dockerfile, options, BTreeSet::from([target]))
 }
 
+/// Decides what all stages together need, as if each were the target: what a check of the whole file looks at. The target
+/// is the last stage, or the one that the options name.
+///
+/// # Errors
+/// As [`plan`], of every stage.
+pub fn plan_all(dockerfile: &Dockerfile, options: &Options) -> Result<Plan, Vec<ParseError>> {
+    let platform_args = platform_args(options);
+    let global_args = global_args(dockerfile, options, &platform_args).map_err(|error| vec![error])?;
+    let target = target(dockerfile, options).map_err(|error| vec![error])?;
+    let every = (0..dockerfile.stages.len()).collect();
+    Plan { stages: BTreeMap::new(), target, global_args, platform_args }.reaching(dockerfile, options, every)
+}
+
 impl Plan {
     /// The plan when the base image of stage `index` turns out to carry `triggers`: whatever stages they need are in it.
     ///
@@ -336,7 +349,10 @@ fn needed_by(
 }
 
 /// The values of the ARGs before the first FROM: `--build-arg`, else the default, which sees the arguments before it.
-fn global_args(
+///
+/// # Errors
+/// A default that cannot be expanded.
+pub fn global_args(
     dockerfile: &Dockerfile,
     options: &Options,
     platform_args: &BTreeMap<String, String>,
@@ -358,7 +374,8 @@ fn global_args(
     Ok(args)
 }
 
-fn platform_args(options: &Options) -> BTreeMap<String, String> {
+/// The arguments that describe the platforms, unless `--build-arg` says otherwise.
+pub fn platform_args(options: &Options) -> BTreeMap<String, String> {
     let mut args = BTreeMap::new();
     for (prefix, platform) in [("TARGET", &options.target_platform), ("BUILD", &options.build_platform)] {
         args.insert(format!("{prefix}PLATFORM"), platform.to_string());
