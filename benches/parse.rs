@@ -1,8 +1,9 @@
-//! Parser, planner and evaluation of a generated Dockerfile of 2,000 lines.
+//! Parser, planner, evaluation and check of a generated Dockerfile of 2,000 lines.
 
 use builder_core::{
     dockerfile::{self, Dockerfile},
     evaluate::{Action, Scope, State},
+    lint::{self, Facts, Subject},
     oci::{ImageConfig, Platform},
     plan::{self, Options, Plan, Source},
 };
@@ -74,6 +75,9 @@ fn benches(criterion: &mut Criterion) {
     group.bench_function("parse", |bencher| bencher.iter(|| dockerfile::parse(black_box(&text))));
     group.bench_function("plan", |bencher| bencher.iter(|| plan::plan(black_box(&file), &options)));
     group.bench_function("evaluate", |bencher| bencher.iter(|| evaluate(black_box(&file), &options, &planned)));
+    let facts = Facts::default();
+    let subject = Subject { dockerfile: &file, options: &options, plan: Some(&planned), facts: &facts };
+    group.bench_function("lint", |bencher| bencher.iter(|| lint::lint(black_box(subject))));
     group.finish();
 }
 

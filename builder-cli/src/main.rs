@@ -10,6 +10,7 @@ mod commands;
 mod environment;
 #[cfg(test)]
 mod golden;
+mod inspection;
 mod progress;
 mod report;
 mod request;

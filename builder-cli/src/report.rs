@@ -13,6 +13,8 @@ use std::fmt::Write;
 pub enum Exit {
     /// All went well.
     Success,
+    /// A check has found something.
+    Warnings,
     /// A command of the Dockerfile failed with this code.
     Step(u8),
     /// The command line.
@@ -39,8 +41,9 @@ pub enum Exit {
     Terminated,
 }
 
-const EXITS: [(Exit, &str); 12] = [
+const EXITS: [(Exit, &str); 13] = [
     (Exit::Success, "the image was built and is where it was asked for"),
+    (Exit::Warnings, "--check, --call=check: warnings were found"),
     (Exit::Usage, "flags: unknown, contradictory or not supported"),
     (Exit::Dockerfile, "Dockerfile: missing, or a mistake in it"),
     (Exit::Context, "context: missing, or without a file that COPY or ADD names"),
@@ -59,6 +62,7 @@ impl Exit {
     pub fn code(self) -> u8 {
         match self {
             Self::Success => 0,
+            Self::Warnings => 1,
             Self::Step(code) => code,
             Self::Usage => 64,
             Self::Dockerfile => 65,
@@ -180,18 +184,34 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
 pub fn failure(failure: &Failure, format: LogFormat, time: &str) -> String {
     let shown = |trouble: &Trouble| match format {
         LogFormat::Json => trouble_as_json(trouble, failure.exit, time),
-        LogFormat::Text => trouble_as_text(trouble, &Renderer::plain(), Colours::Remove),
-        LogFormat::Color => trouble_as_text(trouble, &Renderer::styled(), Colours::Keep),
+        LogFormat::Text => as_text(Level::ERROR, trouble, &Renderer::plain(), Colours::Remove),
+        LogFormat::Color => as_text(Level::ERROR, trouble, &Renderer::styled(), Colours::Keep),
     };
     failure.troubles.iter().map(shown).collect()
 }
 
-fn trouble_as_text(trouble: &Trouble, renderer: &Renderer, colours: Colours) -> String {
+/// The text of something worth knowing that has no place in the Dockerfile.
+pub fn note(text: &str, format: LogFormat, time: &str) -> String {
+    match format {
+        LogFormat::Json => json_line(time, "warning", text, json!({ "event": "warning" })),
+        LogFormat::Text | LogFormat::Color => format!("warning: {}\n", visible(text, Colours::Remove)),
+    }
+}
+
+/// The text of something that is no failure, in the form of one.
+pub fn warning(trouble: &Trouble, colours: Colours) -> String {
+    match colours {
+        Colours::Remove => as_text(Level::WARNING, trouble, &Renderer::plain(), colours),
+        Colours::Keep => as_text(Level::WARNING, trouble, &Renderer::styled(), colours),
+    }
+}
+
+fn as_text(level: Level<'_>, trouble: &Trouble, renderer: &Renderer, colours: Colours) -> String {
     // Text from servers and files: it may not draw on the terminal.
     let clean = |text: &String| text.lines().map(|line| visible(line, Colours::Remove)).collect::<Vec<_>>().join("\n");
     let chain: Vec<String> = trouble.chain.iter().map(clean).collect();
     let (message, causes) = chain.split_first().map_or(("unknown error", &[][..]), |(first, rest)| (first.as_str(), rest));
-    let title = Level::ERROR.primary_title(message);
+    let title = level.primary_title(message);
     let report = match &trouble.place {
         None => title.elements(std::iter::empty::<Snippet<'_, annotate_snippets::Annotation<'_>>>()),
         Some(place) => title.element(excerpt(place)),
@@ -226,7 +246,7 @@ fn trouble_as_json(trouble: &Trouble, exit: Exit, time: &str) -> String {
         "exit_code": exit.code(),
         "causes": trouble.chain.iter().skip(1).collect::<Vec<_>>(),
         "dockerfile": trouble.place.as_ref().map(|place| &place.file_name),
-        "line": trouble.place.as_ref().map(|place| place.focus.unwrap_or(place.position).first_line),
+        "line": trouble.place.as_ref().map(Place::line),
         "hint": trouble.hint,
     });
     json_line(time, "error", trouble.chain.first().map_or("unknown error", String::as_str), fields)

@@ -64,3 +64,59 @@ fn a_signal_cancels_the_build_and_says_so() {
         assert!(text(&output.stderr).ends_with("error: the build was cancelled\n"), "{}", text(&output.stderr));
     }
 }
+
+#[test]
+fn a_check_prints_its_warnings_and_ends_with_1() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let check = |dockerfile: &str, words: &[&str]| {
+        std::fs::write(directory.path().join("Dockerfile"), dockerfile).unwrap();
+        let path = directory.path().to_string_lossy().into_owned();
+        let mut all = vec!["build"];
+        all.extend(words);
+        all.push(&path);
+        cofferdam(&all)
+    };
+    let (clean, warned, wrong) =
+        ("FROM scratch\nCOPY a /\n", "FROM scratch as a\n", "FROM scratch as a\nEXPOSE x\nSTOPSIGNAL y\n");
+    for (dockerfile, words, code, said) in [
+        (clean, &["--check"][..], 0, "check complete: no warnings\n"),
+        (warned, &["--check"], 1, "check complete: 1 warning\n"),
+        (warned, &["--call=check,ignorestatus=true"], 0, "check complete: 1 warning\n"),
+        (warned, &["--check", "--build-arg=BUILDKIT_DOCKERFILE_CHECK=skip=all"], 0, "check complete: no warnings\n"),
+        (wrong, &["--check"], 65, "check complete: 1 warning\n"),
+        (warned, &["--call=targets"], 0, "TARGET       BASE\na (default)  scratch\n"),
+        (warned, &["--call=outline"], 0, "TARGET:  a\n"),
+    ] {
+        let output = check(dockerfile, words);
+        assert_eq!(output.status.code(), Some(code), "{words:?}: {}", text(&output.stderr));
+        assert!(text(&output.stdout).ends_with(said), "{words:?}: {}", text(&output.stdout));
+    }
+    let output = check(wrong, &["--call=lint,format=json"]);
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &json["warnings"][0]["ruleName"]), (Some(65), &"FromAsCasing".into()));
+    let errors = text(&output.stderr);
+    assert!(errors.contains("Dockerfile:2") && errors.contains("Dockerfile:3"), "all at once: {errors}");
+}
+
+#[test]
+fn a_build_tells_its_warnings_and_fails_if_they_are_errors() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let build = |dockerfile: &str| {
+        std::fs::write(directory.path().join("Dockerfile"), dockerfile).unwrap();
+        let state = directory.path().join("state");
+        cofferdam(&["build", "--no-push", "--state-dir", &state.to_string_lossy(), &directory.path().to_string_lossy()])
+    };
+    let output = build("FROM scratch as a\n");
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let errors = text(&output.stderr);
+    assert!(errors.contains("warning: FromAsCasing: 'as' is not written in the case of 'FROM'"), "{errors}");
+    assert!(errors.contains("Dockerfile:1\n"), "{errors}");
+
+    let output = build("# check=error=true\nFROM scratch as a\n");
+    assert_eq!(output.status.code(), Some(65));
+    assert!(text(&output.stderr).contains("error: lint violation found for rules: FromAsCasing"), "{}", text(&output.stderr));
+
+    let output = build("# check=eror=true\nFROM scratch\n");
+    assert_eq!(output.status.code(), Some(65));
+    assert!(text(&output.stderr).contains("there is no option \"eror\""), "{}", text(&output.stderr));
+}

@@ -25,7 +25,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 Event::StepOutput { bytes, .. } => print!("{}", String::from_utf8_lossy(&bytes)),
                 Event::StepFinished { outcome: StepOutcome::Cached, .. } => println!("    cached"),
                 Event::StepFinished { duration, .. } => println!("    {:.1} s", duration.as_secs_f64()),
-                Event::Warning { message } => println!("warning: {message}"),
+                Event::Warning { message, .. } => println!("warning: {message}"),
                 _ => {}
             }
         }

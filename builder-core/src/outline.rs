@@ -254,7 +254,8 @@ mod tests {
             };
             let mounted = |mounted: &Mounted| format!("{}{}", mounted.id, if mounted.required { " !" } else { "" });
             let arguments: Vec<String> = outline.arguments.iter().map(argument).collect();
-            let mounts = [&outline.secrets, &outline.ssh, &outline.caches].map(|list| list.iter().map(mounted).collect::<Vec<_>>());
+            let mounts =
+                [&outline.secrets, &outline.ssh, &outline.caches].map(|list| list.iter().map(mounted).collect::<Vec<_>>());
             (arguments, mounts.concat())
         };
         let build = outlined(TEXT, Some("build"), &[("BASE", "debian")]);

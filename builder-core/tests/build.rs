@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use builder_core::build::{Backends, BuildError, BuildRequest, ErrorKind, Event, Export, Outcome, StepOutcome, build};
+use builder_core::build::{
+    Backends, BuildError, BuildRequest, ErrorKind, Event, Export, Outcome, StepOutcome, build, read_definition,
+};
+use builder_core::lint::Warning;
 use builder_core::{http, registry, store::Store};
 use std::{
     fs,
@@ -249,4 +252,50 @@ fn processes_with(word: &str) -> Vec<u32> {
             *process != std::process::id() && String::from_utf8_lossy(&command).contains(word)
         })
         .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_and_a_build_know_the_base_and_the_ignore_file() {
+    if !require(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let config = serde_json::json!({"Env": ["PATH=/bin", "HOME=/root"]});
+    Image::new().layer("etc/ 0755 0:0").platform("linux/arm64").config(config).push(&bench.registry, "base:1");
+    bench.write(".dockerignore", "secret\n");
+    bench.write("a", "A");
+    let rules = |warnings: &[Warning]| warnings.iter().map(|warning| warning.rule.name()).collect::<Vec<_>>();
+    let text = "FROM REGISTRY/base:1\nWORKDIR $HOME\nCOPY a $HOMF/a\nFROM REGISTRY/none:1\nCOPY secret $WHO_KNOWS /\n\
+        FROM REGISTRY/base:1\nCOPY a /\nENV X=$Y\n";
+
+    let definition = read_definition(bench.request(text)).await.unwrap();
+    let checked = definition.check(&bench.backends().registry).await.unwrap();
+    assert_eq!(
+        rules(&checked.report.warnings),
+        ["InvalidBaseImagePlatform", "UndefinedVar", "CopyIgnoredFile", "InvalidBaseImagePlatform", "UndefinedVar"]
+    );
+    assert!(checked.notes.len() == 1 && checked.notes[0].contains("none:1"), "{:?}", checked.notes);
+
+    let told = |events: Vec<Event>| {
+        let warning = |event| match event {
+            Event::Warning { message, place: Some(place) } => Some(format!("{} {message}", place.line())),
+            _ => None,
+        };
+        events.into_iter().filter_map(warning).collect::<Vec<_>>()
+    };
+    let (result, events) = bench.build(bench.request(text)).await;
+    result.unwrap_or_else(|error| panic!("{}", chain(&error)));
+    let warnings = told(events);
+    assert!(
+        warnings[0].starts_with("6 InvalidBaseImagePlatform: ") && warnings[1].starts_with("8 UndefinedVar: "),
+        "{warnings:?}"
+    );
+    assert_eq!(warnings.len(), 2, "of the stages that are built: {warnings:?}");
+
+    let (result, events) = bench.build(bench.request(&format!("# check=error=true\n{text}"))).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.message, "lint violation found for rules: InvalidBaseImagePlatform, UndefinedVar");
+    assert_eq!(told(events).len(), 2);
+    let (result, _) = bench.build(bench.request(&format!("# check=error=true;skip=all\n{text}"))).await;
+    result.unwrap_or_else(|error| panic!("{}", chain(&error)));
 }

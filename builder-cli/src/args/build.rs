@@ -61,6 +61,15 @@ pub struct BuildArgs {
     )]
     pub platform: Option<String>,
 
+    // ── what is done instead of a build ──
+    /// Check the Dockerfile and build nothing; the same as --call=check
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Instead of a build")]
+    pub check: Option<bool>,
+
+    /// What to do: build, check, outline (what can be given to the target), targets (the stages) [default: build]
+    #[arg(long, value_name = "WHAT[,format=text|json][,ignorestatus=BOOL]", help_heading = "Instead of a build")]
+    pub call: Option<String>,
+
     // ── what comes out ──
     /// Name of the image, pushed to its registry
     #[arg(long, short, visible_alias = "tag", visible_short_alias = 't', value_name = "IMAGE", help_heading = "Output")]

@@ -198,6 +198,4 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
     refused("shm-size", Value, NO_LIMITS),
     refused("cgroup-parent", Value, NO_LIMITS),
     refused("builder", Value, "this is the builder"),
-    refused("check", Boolean, "there is no linter yet"),
-    refused("call", Value, "there is no linter yet"),
 ];

@@ -27,13 +27,18 @@ const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Opens the store in `state` and a way to the registries.
 pub fn open(state: &Path, settings: &RegistrySettings, destinations: &[Reference]) -> Result<Backends, Failure> {
     let store = Store::open(state).map_err(|error| Failure::new(Exit::State, &error, None))?;
+    Ok(Backends::new(store, registry(settings, destinations)?))
+}
+
+/// A way to the registries alone.
+pub fn registry(settings: &RegistrySettings, destinations: &[Reference]) -> Result<registry::Client, Failure> {
     let credentials = credentials(settings).map_err(|error| usage(&error))?;
     let options = options(settings, destinations).map_err(|error| usage(&error))?;
     let mirrors = settings.mirrors.iter().map(|(registry, mirror)| Mirror::new(registry, mirror));
     let mirrors: Vec<Mirror> = mirrors.collect::<Result<_, _>>().map_err(|error| usage(&error))?;
     let http = http::Client::new(http_options(settings)).map_err(|error| usage(&error))?;
     let client = registry::Client::new(http, registry::Options { mirrors, ..options }, Arc::new(credentials));
-    Ok(Backends::new(store, client.map_err(|error| usage(&error))?))
+    client.map_err(|error| usage(&error))
 }
 
 fn usage(error: &(dyn std::error::Error + 'static)) -> Failure {

@@ -1,11 +1,11 @@
 //! `cofferdam build`: prepares the media, runs the build, shows it, and tells how it ended.
 
-use super::{backends, results};
+use super::{backends, inspect, results};
 use crate::args::{BuildArgs, LogFormat};
 use crate::environment::{self, Environment};
 use crate::progress::{self, View};
 use crate::report::{self, Exit, Failure, Trouble};
-use crate::request::{self, Invocation, Note};
+use crate::request::{self, Invocation, Method, Note};
 use builder_core::build::{DockerfileSource, Event, Export, Outcome};
 use builder_core::isolation::{UserNamespaceError, enter_user_namespace};
 use std::io::Write;
@@ -21,12 +21,15 @@ pub fn build(args: &BuildArgs, environment: &Environment) -> Exit {
     let outcome = request::request(args, environment).map_err(Failure::from).and_then(|invocation| {
         if invocation.print_request {
             print_request(&invocation);
-            return Ok(());
+            return Ok(Exit::Success);
         }
-        run(invocation)
+        match invocation.call.method {
+            Method::Build => run(invocation).map(|()| Exit::Success),
+            _ => inspect::inspect(invocation),
+        }
     });
     match outcome {
-        Ok(()) => Exit::Success,
+        Ok(exit) => exit,
         Err(failure) => {
             say(&report::failure(&failure, log.format, &now(log.format)));
             failure.exit
@@ -59,7 +62,7 @@ fn run(mut invocation: Invocation) -> Result<(), Failure> {
 }
 
 /// Finds the Dockerfile among its candidates, or reads it from standard input.
-fn settle_dockerfile(invocation: &mut Invocation) -> Result<(), Failure> {
+pub(super) fn settle_dockerfile(invocation: &mut Invocation) -> Result<(), Failure> {
     invocation.request.dockerfile = match &invocation.request.dockerfile {
         DockerfileSource::Path(_) => DockerfileSource::Path(environment::first_existing(&invocation.dockerfile_candidates)),
         DockerfileSource::Inline { .. } => {
@@ -144,7 +147,7 @@ fn tell(invocation: &Invocation, outcome: &Outcome) {
     }
 }
 
-fn now(format: LogFormat) -> String {
+pub(super) fn now(format: LogFormat) -> String {
     match format {
         LogFormat::Json => jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string(),
         LogFormat::Text | LogFormat::Color => String::new(),

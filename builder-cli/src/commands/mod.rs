@@ -2,6 +2,7 @@
 
 mod backends;
 mod build;
+mod inspect;
 mod results;
 
 pub use build::{build, say};

@@ -91,7 +91,14 @@ impl Json {
                     json!({ "event": "blob_pushed", "blob": digest.to_string(), "size_bytes": size_bytes, "reused": reused });
                 self.object(at, Verbosity::Info, &reference.to_string(), fields, out);
             }
-            Event::Warning { message } => self.object(at, Verbosity::Warn, message, json!({ "event": "warning" }), out),
+            Event::Warning { message, place } => {
+                let mut fields = json!({ "event": "warning" });
+                if let Some(place) = place {
+                    fields["dockerfile"] = json!(place.file_name);
+                    fields["line"] = json!(place.line());
+                }
+                self.object(at, Verbosity::Warn, message, fields, out);
+            }
         }
     }
 

@@ -143,7 +143,10 @@ impl Lines {
                     self.line(at, &format!("{verb}: {digest} ({}) at {reference}", measure::size(*size_bytes)), out);
                 }
             }
-            Event::Warning { message } => self.warning(at, message, out),
+            Event::Warning { message, place: None } => self.warning(at, message, out),
+            Event::Warning { message, place: Some(place) } => {
+                self.warning(at, &format!("{message} {}:{}", place.file_name, place.line()), out);
+            }
         }
     }
 

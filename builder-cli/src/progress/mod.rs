@@ -112,7 +112,7 @@ mod tests {
     use super::*;
     use crate::args::Verbosity;
     use StepOutcome::{Cached, Executed, Metadata};
-    use builder_core::build::{LayerSummary, StepId, StepOutcome, Stream};
+    use builder_core::build::{LayerSummary, Place, StepId, StepOutcome, Stream};
     use builder_core::dockerfile::Position;
 
     /// A build of two stages side by side, as `(milliseconds, event)`.
@@ -133,10 +133,16 @@ mod tests {
             duration: Duration::from_millis(milliseconds),
             layer,
         };
+        let place = Place {
+            file_name: "Dockerfile".to_owned(),
+            text: "".into(),
+            position: Position { first_line: 1, ..Position::default() },
+            focus: None,
+        };
         let debian: builder_core::oci::Reference = "debian:12".parse().unwrap();
         vec![
             (0, Event::Planned { stages: 2, steps: 6 }),
-            (0, Event::Warning { message: "stage name \"Builder\" should be lower case".to_owned() }),
+            (0, Event::Warning { message: "the cache cannot be used".to_owned(), place: None }),
             (2, started(0, 1, "FROM debian:12 AS Builder", 1)),
             (2, started(1, 1, "FROM scratch", 5)),
             (3, finished(1, 1, Metadata, 1, None)),
@@ -158,6 +164,7 @@ mod tests {
             (1300, finished(1, 2, Executed, 835, None)),
             (1301, started(1, 3, "COPY --from=builder /src /src", 7)),
             (1302, finished(1, 3, Cached, 1, layer(512))),
+            (1302, Event::Warning { message: "StageNameCasing: lower case, please".to_owned(), place: Some(Box::new(place)) }),
             (1303, started(1, 4, "RUN false", 8)),
             (1304, output(1, 4, Stream::Stderr, "about to fail\nvery")),
         ]

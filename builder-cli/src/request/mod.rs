@@ -1,8 +1,10 @@
 //! What was typed and what the environment says, made into what is asked of the builder. Pure.
 
+mod call;
 mod describe;
 mod registry;
 
+pub use call::{Call, CallFormat, Method};
 pub use describe::describe;
 pub use registry::{CredentialSource, RegistrySettings};
 
@@ -17,6 +19,8 @@ use std::path::{Component, Path, PathBuf};
 /// Everything that `cofferdam build` is going to do.
 #[derive(Clone)]
 pub struct Invocation {
+    /// What is done with the Dockerfile.
+    pub call: Call,
     /// The build. Its Dockerfile is the first of `dockerfile_candidates` until someone has looked.
     pub request: BuildRequest,
     /// Where the Dockerfile may be; empty if it comes from standard input.
@@ -122,6 +126,7 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
     }
     let mut notes: Vec<Note> = args.notes.iter().cloned().map(Note::Information).collect();
 
+    let call = call::call(args, problems);
     let context = context(args, environment, problems);
     let (dockerfile, dockerfile_candidates) = dockerfile(args, environment, &context, problems);
     let state_candidates = state_candidates(args, environment, &context);
@@ -137,7 +142,7 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
     let absolute = |path: &PathBuf| environment.absolute(path);
     let oci_layout = args.oci_layout_path.iter().map(absolute).map(Export::OciLayout);
     let exports: Vec<Export> = oci_layout.chain(args.tar_path.iter().map(absolute).map(Export::DockerTar)).collect();
-    if args.destination.is_empty() && exports.is_empty() && !no_push {
+    if call.method == Method::Build && args.destination.is_empty() && exports.is_empty() && !no_push {
         problems.push(Problem::with_hint(
             "the image has nowhere to go",
             "name it with --destination REGISTRY/REPOSITORY:TAG, write it with --oci-layout-path or --tar-path, or build only with --no-push",
@@ -165,6 +170,7 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         step_timeout_seconds: None,
     };
     Invocation {
+        call,
         request,
         dockerfile_candidates,
         registry: registry::registry(args, environment, problems),

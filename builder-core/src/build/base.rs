@@ -25,7 +25,7 @@ pub(super) struct Base {
 /// The images of one build, each resolved once.
 #[derive(Default)]
 pub(super) struct Bases {
-    known: Mutex<BTreeMap<(Reference, Platform), Pending>>,
+    pub(super) known: Mutex<BTreeMap<(Reference, Platform), Pending>>,
 }
 
 /// An image that is being resolved, or was.

@@ -34,6 +34,14 @@ pub struct Place {
     pub focus: Option<Position>,
 }
 
+impl Place {
+    /// The line to show.
+    #[must_use]
+    pub fn line(&self) -> usize {
+        self.focus.unwrap_or(self.position).first_line
+    }
+}
+
 /// Who can mend a failure; decides the exit code of the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorKind {

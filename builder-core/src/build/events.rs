@@ -1,5 +1,6 @@
 //! What a build tells while it runs. Pure values; the receiver decides what to show.
 
+use super::Place;
 use crate::dockerfile::Position;
 use crate::oci::{Digest, Reference};
 use std::time::Duration;
@@ -77,6 +78,8 @@ pub enum Event {
     Warning {
         /// One sentence.
         message: String,
+        /// Where in the Dockerfile, if it is about that.
+        place: Option<Box<Place>>,
     },
 }
 

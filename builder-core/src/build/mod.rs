@@ -8,6 +8,7 @@
 //! This is the only module that knows all others.
 
 mod base;
+mod check;
 mod contents;
 mod copy;
 mod error;
@@ -18,6 +19,7 @@ mod run;
 mod stage;
 mod work;
 
+pub use check::{Checked, Definition, read_definition};
 pub use error::{BuildError, ErrorKind, Place};
 pub use events::{Event, LayerSummary, StepId, StepOutcome, Stream};
 pub use publish::Pushed;
@@ -145,9 +147,11 @@ pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Send
     let plan = build.plan();
     let steps = plan.stages.keys().map(|index| build.dockerfile.stages[*index].instructions.len() + 1).sum();
     build.tell(Event::Planned { stages: plan.stages.len(), steps }).await;
-    try_join_all(plan.stages.keys().map(|index| build.stage(*index))).await?;
-    let result = build.stage(plan.target).await?;
-    build.finish(&result).await
+    build.refuse_warnings().await?;
+    let outcome = build.run_stages(&plan).await;
+    // Of a failed build as well: a warning may say why it failed.
+    build.tell_warnings().await;
+    outcome
 }
 
 impl Build {
@@ -155,13 +159,7 @@ impl Build {
         let work = Work::new()?;
         let source = (request.dockerfile.clone(), request.context.clone());
         let (file_name, dockerfile) = work.run(move || read_dockerfile(&source.0, &source.1)).await?;
-        let options = plan::Options {
-            build_args: request.build_args.clone(),
-            target: request.target.clone(),
-            target_platform: request.platform.clone(),
-            build_platform: Platform::linux_amd64(),
-            contexts: request.build_contexts.keys().cloned().collect(),
-        };
+        let options = plan_options(&request);
         let plan = plan::plan(&dockerfile, &options)
             .map_err(|mistakes| BuildError::mistakes(&file_name, &dockerfile.source, mistakes))?;
         if request.source_date_epoch.is_none()
@@ -213,6 +211,12 @@ impl Build {
         })
     }
 
+    async fn run_stages(&self, plan: &Plan) -> Result<Outcome, BuildError> {
+        try_join_all(plan.stages.keys().map(|index| self.stage(*index))).await?;
+        let result = self.stage(plan.target).await?;
+        self.finish(&result).await
+    }
+
     /// The last stage becomes the image.
     async fn finish(&self, result: &StageState) -> Result<Outcome, BuildError> {
         let mut config = result.state.config.clone();
@@ -260,7 +264,7 @@ impl Build {
     async fn warn_about_cache(&self, error: &CacheError) {
         if self.cache_warned.set(()).is_ok() {
             let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
-            self.tell(Event::Warning { message: format!("{error}{cause}; the build goes on without it") }).await;
+            self.tell(Event::Warning { message: format!("{error}{cause}; the build goes on without it"), place: None }).await;
         }
     }
 
@@ -289,6 +293,16 @@ impl Build {
     /// The time of what is made now: never later than `SOURCE_DATE_EPOCH`.
     fn now_text(&self) -> String {
         self.epoch_text().unwrap_or_else(|| rfc3339(seconds_since_epoch()))
+    }
+}
+
+fn plan_options(request: &BuildRequest) -> plan::Options {
+    plan::Options {
+        build_args: request.build_args.clone(),
+        target: request.target.clone(),
+        target_platform: request.platform.clone(),
+        build_platform: Platform::linux_amd64(),
+        contexts: request.build_contexts.keys().cloned().collect(),
     }
 }
 

@@ -102,6 +102,11 @@ impl Context {
         Ok(self.directory.open_file(path)?)
     }
 
+    /// What is left out.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
     /// Whether a path that was not found is there and left out by the rules: for a hint.
     pub fn is_excluded(&self, path: &TreePath) -> bool {
         self.rules.excluded(path) && self.directory.stat(path).is_ok_and(|stat| stat.is_some())

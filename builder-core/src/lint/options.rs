@@ -48,7 +48,8 @@ impl Options {
         };
         if let Some(given) = build_args.get(CHECK_ARGUMENT) {
             let position = dockerfile.stages.first().map(|stage| stage.position).unwrap_or_default();
-            return Self::parse(given).map_err(|reason| refuse(format!("the build argument {CHECK_ARGUMENT}: {reason}"), position));
+            return Self::parse(given)
+                .map_err(|reason| refuse(format!("the build argument {CHECK_ARGUMENT}: {reason}"), position));
         }
         match dockerfile.directives.iter().find(|directive| directive.key == DirectiveKey::Check) {
             Some(directive) => {

@@ -88,23 +88,23 @@ impl Rule {
             Rule::MaintainerDeprecated => {
                 ("MaintainerDeprecated", "MAINTAINER is deprecated: the label org.opencontainers.image.authors replaces it")
             }
-            Rule::UndefinedArgInFrom => ("UndefinedArgInFrom", "FROM uses only arguments that an ARG above the first FROM declares"),
-            Rule::WorkdirRelativePath => (
-                "WorkdirRelativePath",
-                "the first WORKDIR of a build is absolute: else its meaning changes with the base image",
-            ),
+            Rule::UndefinedArgInFrom => {
+                ("UndefinedArgInFrom", "FROM uses only arguments that an ARG above the first FROM declares")
+            }
+            Rule::WorkdirRelativePath => {
+                ("WorkdirRelativePath", "the first WORKDIR of a build is absolute: else its meaning changes with the base image")
+            }
             Rule::UndefinedVar => ("UndefinedVar", "a variable is declared by ARG or ENV before it is used"),
             Rule::MultipleInstructionsDisallowed => {
                 ("MultipleInstructionsDisallowed", "of several CMD, ENTRYPOINT or HEALTHCHECK in a stage only the last counts")
             }
             Rule::LegacyKeyValueFormat => ("LegacyKeyValueFormat", "ENV and LABEL are written with =, not with a blank"),
             Rule::InvalidBaseImagePlatform => ("InvalidBaseImagePlatform", "a base image is for the platform that is built for"),
-            Rule::RedundantTargetPlatform => {
-                ("RedundantTargetPlatform", "--platform=$TARGETPLATFORM says what is so anyway")
-            }
-            Rule::SecretsUsedInArgOrEnv => {
-                ("SecretsUsedInArgOrEnv", "what ARG and ENV hold stays in the image: secrets are given with RUN --mount=type=secret")
-            }
+            Rule::RedundantTargetPlatform => ("RedundantTargetPlatform", "--platform=$TARGETPLATFORM says what is so anyway"),
+            Rule::SecretsUsedInArgOrEnv => (
+                "SecretsUsedInArgOrEnv",
+                "what ARG and ENV hold stays in the image: secrets are given with RUN --mount=type=secret",
+            ),
             Rule::InvalidDefaultArgInFrom => {
                 ("InvalidDefaultArgInFrom", "the defaults of the arguments in FROM make a valid image name")
             }

@@ -154,7 +154,8 @@ impl Course {
         {
             let message = format!("{instruction} in shell form: a signal to the container reaches the shell, not the command");
             let finding = Finding::new(Rule::JsonArgsRecommended, message).at(text.position);
-            findings.add(place, finding.hint(format!("write {instruction} [\"program\", \"argument\"], or choose a SHELL above")));
+            findings
+                .add(place, finding.hint(format!("write {instruction} [\"program\", \"argument\"], or choose a SHELL above")));
         }
     }
 
@@ -209,9 +210,10 @@ impl Course {
             // A name that no pattern means but one that means everything.
             let asked = if path.is_root() { path.child(b"\x01\x01") } else { path.clone() };
             let before_wildcard = expansion.text.split(['*', '?', '[']).next().unwrap_or_default();
-            let directory = match before_wildcard.len() == expansion.text.len() {
-                true => path,
-                false => TreePath::clamp(before_wildcard.rsplit_once('/').map_or("", |(directory, _)| directory)),
+            let directory = if before_wildcard.len() == expansion.text.len() {
+                path
+            } else {
+                TreePath::clamp(before_wildcard.rsplit_once('/').map_or("", |(directory, _)| directory))
             };
             if rules.excluded(&asked) && !rules.may_bring_back_below(&directory) {
                 let message = format!("{instruction} names {:?}, which .dockerignore leaves out", expansion.text);
@@ -312,12 +314,7 @@ fn legacy(place: Place<'_>, instruction: &str, pairs: &Pairs, findings: &mut Fin
     }
 }
 
-fn secrets<'a>(
-    place: Place<'_>,
-    instruction: &str,
-    names: impl Iterator<Item = (&'a str, Position)>,
-    findings: &mut Findings,
-) {
+fn secrets<'a>(place: Place<'_>, instruction: &str, names: impl Iterator<Item = (&'a str, Position)>, findings: &mut Findings) {
     for (name, position) in names.filter(|(name, _)| is_secret(name)) {
         let message = format!("{instruction} {name} looks like a secret, and would stay in the image");
         let finding = Finding::new(Rule::SecretsUsedInArgOrEnv, message).at(position);

@@ -210,9 +210,7 @@ fn legacy_key_value_format() {
 #[test]
 fn invalid_base_image_platform() {
     let arm = BASE.replace("amd64", "arm64");
-    for (base, expected) in
-        [(Some(arm.as_str()), &["1 InvalidBaseImagePlatform"][..]), (Some(BASE), &[]), (None, &[])]
-    {
+    for (base, expected) in [(Some(arm.as_str()), &["1 InvalidBaseImagePlatform"][..]), (Some(BASE), &[]), (None, &[])] {
         assert_eq!(found("FROM debian\n", &World { base, ..World::default() }), expected);
     }
 }
@@ -297,7 +295,10 @@ fn invalid_definition_description() {
     for (text, expected) in [
         ("# bar is the bar\nARG foo=bar\nFROM scratch\n", &["3 InvalidDefinitionDescription"][..]),
         ("# BasE is the base\nFROM scratch AS base\n", &["3 InvalidDefinitionDescription"]),
-        ("FROM scratch\n# bad\nARG version=1\n# bad\nARG a=1 b=2\n", &["4 InvalidDefinitionDescription", "6 InvalidDefinitionDescription"]),
+        (
+            "FROM scratch\n# bad\nARG version=1\n# bad\nARG a=1 b=2\n",
+            &["4 InvalidDefinitionDescription", "6 InvalidDefinitionDescription"],
+        ),
         ("# foo is the foo\nARG foo=bar\n# base is the base\nFROM scratch AS base\n", &[]),
         ("FROM scratch\n# baz is the baz\nARG foo=1 bar=2 baz=3\n#\nARG bit=1\n# whatever\nCOPY a /\n", &[]),
         ("# about the file\n\nFROM scratch AS base\n", &[]),
@@ -333,9 +334,18 @@ fn the_file_says_which_rules_count_and_the_build_argument_overrides_it() {
         ("skip=all;error=true", None, &[], None),
         ("skip=ConsistentInstructionCasing,FromAsCasing;error=true", None, &[], None),
         ("skip=ConsistentInstructionCasing", None, &["2 FromAsCasing"], None),
-        ("skip=ConsistentInstructionCasing;error=true", None, &["2 FromAsCasing"], Some("lint violation found for rules: FromAsCasing")),
-        ("skip=all", Some("skip=FromAsCasing;error=true"), &["3 ConsistentInstructionCasing"],
-            Some("lint violation found for rules: ConsistentInstructionCasing")),
+        (
+            "skip=ConsistentInstructionCasing;error=true",
+            None,
+            &["2 FromAsCasing"],
+            Some("lint violation found for rules: FromAsCasing"),
+        ),
+        (
+            "skip=all",
+            Some("skip=FromAsCasing;error=true"),
+            &["3 ConsistentInstructionCasing"],
+            Some("lint violation found for rules: ConsistentInstructionCasing"),
+        ),
         ("error=true", Some("skip=all"), &[], None),
     ] {
         let build_args: Vec<(&str, &str)> = argument.iter().map(|argument| (CHECK_ARGUMENT, *argument)).collect();

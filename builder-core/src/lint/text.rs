@@ -110,7 +110,7 @@ fn definition_description(place: Place<'_>, instruction: &str, names: &[&str], f
     let above = dockerfile::directly_above(place.comments, line);
     let is_about = |name: &&str| dockerfile::description(above, line, name).is_some();
     let Some(comment) = above.iter().rfind(|comment| !options::is_option(comment)) else { return };
-    if names.iter().any(|name| is_about(&name)) {
+    if names.iter().any(is_about) {
         return;
     }
     let name = if let [only] = names { only } else { "NAME" };
