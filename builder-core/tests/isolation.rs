@@ -132,6 +132,14 @@ fn privileged_a_step_ends_as_its_command_ended() {
 }
 
 #[test]
+fn privileged_a_step_does_not_see_the_arguments_of_the_builder() {
+    let Some(fixture) = Fixture::new() else { return };
+    let shown = fixture.sh("cat /proc/1/cmdline");
+    assert_eq!(shown.trim_end_matches('\0'), "", "they may hold secrets");
+    assert!(fs::read("/proc/self/cmdline").unwrap().len() > 1, "the builder keeps its own");
+}
+
+#[test]
 fn privileged_a_program_that_cannot_start_is_named() {
     let Some(fixture) = Fixture::new() else { return };
     fs::write(fixture.path("root/bin/plain"), "text").unwrap();

@@ -6,7 +6,7 @@
 #![expect(unsafe_code, reason = "between clone and exec there is nothing but system calls")]
 
 use super::capabilities;
-use std::{ffi::CString, io, os::fd::RawFd, ptr};
+use std::{ffi::CString, io, ops::Range, os::fd::RawFd, ptr};
 
 /// Where the old /proc is bound from, if a new one is refused.
 const PROC: &std::ffi::CStr = c"/proc";
@@ -53,6 +53,8 @@ pub(super) struct Program {
     pub(super) start: RawFd,
     /// The other end of `start`.
     pub(super) start_writer: RawFd,
+    /// Where this process keeps the arguments that it was started with.
+    pub(super) own_arguments: Range<usize>,
 }
 
 /// Texts as `execve` wants them. The texts do not move while the list lives.
@@ -206,6 +208,7 @@ fn init(program: &Program) -> ! {
         }
     };
     stage(Stage::Start, await_start(program));
+    forget_arguments(program);
     stage(Stage::Descriptors, take_descriptors(program));
     stage(Stage::Proc, if program.fresh_proc { mount_proc(&program.proc) } else { bind_proc(&program.proc) });
     stage(Stage::Hide, hide(program));
@@ -289,6 +292,13 @@ fn await_start(program: &Program) -> Result<(), Refusal> {
         // The builder's memory is still mapped here: nobody in the namespace may look into it.
         check(libc::c_long::from(libc::prctl(libc::PR_SET_DUMPABLE, 0)))
     }
+}
+
+/// Overwrites our copy of the builder's command line: `/proc/1/cmdline` shows it to everybody, whatever is in it.
+fn forget_arguments(program: &Program) {
+    let arguments = &program.own_arguments;
+    // SAFETY: the kernel says that the arguments are there, on our own copy of the stack; nothing here reads them.
+    unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(arguments.start), 0, arguments.len()) };
 }
 
 /// Standard streams in their places, everything else closed but the report pipe.

@@ -20,6 +20,7 @@ use rustix::{
 use std::{
     ffi::{CString, OsString},
     io,
+    ops::Range,
     os::{
         fd::{AsRawFd, FromRawFd as _, OwnedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
@@ -273,7 +274,19 @@ fn program(step: &Step, places: mounts::Places<'_>, fresh_proc: bool, descriptor
         report,
         start,
         start_writer,
+        own_arguments: system("find out the place of its arguments", own_arguments())?,
     })
+}
+
+/// Where in the memory of this process its arguments are, as `/proc` shows them to others.
+fn own_arguments() -> Result<Range<usize>, Errno> {
+    let stat = std::fs::read_to_string("/proc/self/stat");
+    let stat = stat.map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    // The second field is a name, with anything in it; the arguments begin at the 48th and end at the 49th.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
+    let mut fields = fields.split_ascii_whitespace().skip(45).map(str::parse);
+    let (Some(Ok(start)), Some(Ok(end))) = (fields.next(), fields.next()) else { return Err(Errno::INVAL) };
+    Ok(start..end)
 }
 
 /// Where the program may be: itself, or its name in each directory of `PATH`.
