@@ -244,6 +244,85 @@ async fn privileged_dropping_the_future_leaves_no_process_no_mount_and_no_direct
     assert!(left.is_empty(), "directories are left: {left:?}");
 }
 
+/// Builds until an event that `is_there` accepts, then gives the build up; says how long that took.
+async fn dropped_after(bench: &Bench, request: BuildRequest, is_there: impl Fn(&Event) -> bool) -> Duration {
+    let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
+    let mut building = Box::pin(build(request, bench.backends(), sender));
+    loop {
+        tokio::select! {
+            result = &mut building => panic!("the build ended: {:?}", result.map(|outcome| outcome.digest)),
+            event = receiver.recv() => if event.as_ref().is_some_and(&is_there) { break },
+        }
+    }
+    // Whatever comes next has begun.
+    let _ = tokio::time::timeout(Duration::from_millis(300), &mut building).await;
+    let started = Instant::now();
+    drop(building);
+    let took = started.elapsed();
+    drop(receiver);
+    assert_eq!(fs::read_dir(bench.path("state/builds")).unwrap().count(), 0, "directories are left");
+    took
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_file_does_not_hold_up_a_build_that_is_given_up() {
+    if !require(&["docker-registry"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let request = BuildRequest { push: false, ..bench.request("FROM scratch\nCOPY huge /\n") };
+    fs::File::create(bench.path("context/huge")).unwrap().set_len(1 << 40).unwrap();
+    let copying = |event: &Event| matches!(event, Event::StepStarted { step, .. } if step.number == 2);
+    let took = dropped_after(&bench, request, copying).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_says_nothing_does_not_hold_up_a_build_that_is_given_up() {
+    if !require(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let bench = Bench::new();
+    Image::new().layer("a 0644 0:0 \"a\"").push(&bench.registry, "base:1");
+    let silent = silent_after_the_first_bytes(bench.registry.address().to_owned());
+    let request = BuildRequest { push: false, ..bench.request(&format!("FROM {silent}/base:1\nCOPY Dockerfile /\n")) };
+    let pulling = |event: &Event| matches!(event, Event::PullStarted { .. });
+    let took = dropped_after(&bench, request, pulling).await;
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// Passes requests on to `registry`, but gives only the first bytes of a layer and keeps the connection open.
+fn silent_after_the_first_bytes(registry: String) -> String {
+    use std::io::{Read as _, Write as _};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let serve = move |mut client: std::net::TcpStream| {
+        let mut request = vec![0; 16 << 10];
+        let length = client.read(&mut request).unwrap_or(0);
+        let text = String::from_utf8_lossy(&request[..length]).into_owned();
+        if !text.starts_with("GET ") && !text.starts_with("HEAD ") {
+            return;
+        }
+        let mut server = std::net::TcpStream::connect(&registry).unwrap();
+        let closing = text.replacen("\r\n", "\r\nConnection: close\r\n", 1);
+        server.write_all(closing.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        server.read_to_end(&mut answer).unwrap();
+        if text.contains("/blobs/") && String::from_utf8_lossy(&answer).contains("\u{1f}\u{fffd}") {
+            let _ = client.write_all(&answer[..answer.len() - 20]);
+            std::thread::sleep(Duration::from_mins(1));
+        }
+        let _ = client.write_all(&answer);
+    };
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let serve = serve.clone();
+            std::thread::spawn(move || serve(client.unwrap()));
+        }
+    });
+    address
+}
+
 fn processes_with(word: &str) -> Vec<u32> {
     let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().to_str()?.parse::<u32>().ok());
     processes

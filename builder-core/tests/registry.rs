@@ -134,7 +134,7 @@ async fn a_file_is_pushed_and_a_blob_is_read_on_another_thread() {
     let path = directory.path().join("blob");
     std::fs::write(&path, &bytes).unwrap();
     client.push_blob(&to, &blob_of(&bytes), file_opener(path.clone())).await.unwrap();
-    let mut reader = client.blob(&to, &blob_of(&bytes)).await.unwrap().into_read(&tokio::runtime::Handle::current());
+    let (mut reader, _download) = client.blob(&to, &blob_of(&bytes)).await.unwrap().into_read(&tokio::runtime::Handle::current());
     let read = tokio::task::spawn_blocking(move || {
         let mut read = Vec::new();
         reader.read_to_end(&mut read).map(|_| read)
@@ -183,7 +183,7 @@ async fn one_request_at_a_time_is_enough_for_everything() {
         assert!(!client.mount_blob(&other, &to, Digest::of(b"absent")).await.unwrap());
         // A blob goes from one repository to another: what comes does not wait for what goes.
         let runtime = tokio::runtime::Handle::current();
-        let source = client.blob(&to, &blob_of(&layer)).await.unwrap().into_read(&runtime);
+        let (source, _download) = client.blob(&to, &blob_of(&layer)).await.unwrap().into_read(&runtime);
         let source = Mutex::new(Some(source));
         let open: Opener = Arc::new(move || Ok(Box::new(source.lock().unwrap().take().unwrap())));
         client.push_blob(&other, &blob_of(&layer), open).await.unwrap();

@@ -118,12 +118,14 @@ impl Build {
         let size_bytes = layer.blob.size_bytes;
         self.tell(Event::PullStarted { reference: (**reference).clone(), digest: layer.blob.digest, size_bytes }).await;
         let blob = self.registry.blob(reference, &layer.blob).await.map_err(|error| failed().because(error))?;
+        // The thread below may wait for bytes when the build is given up.
+        let (blob, _download) = blob.into_read(&tokio::runtime::Handle::current());
+        let blob = self.contents.stoppable(blob);
         let (store, layer_, limits) = (self.store.clone(), layer.clone(), *self.contents.limits());
-        let runtime = tokio::runtime::Handle::current();
         let index = self
             .work
             .run(move || {
-                let (mut blob, mut writer) = (blob.into_read(&runtime), None);
+                let (mut blob, mut writer) = (blob, None);
                 let mut accounts = Accounts::default();
                 let reading = match keep {
                     Keep::Indexes => read::read(&mut blob, layer_.diff_id, &limits, &mut accounts),

@@ -1,7 +1,9 @@
 //! Opens the bytes of files, wherever they are: in a context, an archive, a layer, a root file system.
 
+use super::work::Stoppable;
 use super::{BuildError, ErrorKind};
 use crate::confined::ConfinedDir;
+use crate::isolation::CancelToken;
 use crate::layer::read::{Limits, Wanted, extract};
 use crate::layer::write::OpenContent;
 use crate::oci::DiffId;
@@ -22,6 +24,8 @@ pub(super) struct Contents {
     /// Where files are kept that must be read in another order than they come.
     spools: PathBuf,
     limits: Limits,
+    /// Ends what is being read.
+    cancel: CancelToken,
     media: Mutex<Vec<Medium>>,
 }
 
@@ -34,8 +38,13 @@ enum Medium {
 }
 
 impl Contents {
-    pub(super) fn new(store: Store, spools: PathBuf, limits: Limits) -> Self {
-        Self { store, spools, limits, media: Mutex::default() }
+    pub(super) fn new(store: Store, spools: PathBuf, limits: Limits, cancel: CancelToken) -> Self {
+        Self { store, spools, limits, cancel, media: Mutex::default() }
+    }
+
+    /// `from`, until the build is given up.
+    pub(super) fn stoppable<R: Read>(&self, from: R) -> Stoppable<R> {
+        Stoppable::new(from, self.cancel.clone())
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -123,11 +132,11 @@ impl Contents {
     }
 
     /// The blob of a layer, from the store.
-    pub(super) fn blob(&self, layer: DiffId) -> Result<fs::File, BuildError> {
+    pub(super) fn blob(&self, layer: DiffId) -> Result<Stoppable<fs::File>, BuildError> {
         let failed = || BuildError::new(ErrorKind::Host, format!("cannot open the layer {layer}"));
         for blob in self.store.layer_blobs(layer).map_err(|error| failed().because(error))? {
             if let Some(file) = self.store.open_blob(&blob.digest).map_err(|error| failed().because(error))? {
-                return Ok(file);
+                return Ok(self.stoppable(file));
             }
         }
         Err(BuildError::new(ErrorKind::Internal, format!("the layer {layer} is not in the store")))
@@ -163,11 +172,13 @@ impl OpenContent for Contents {
                 Err(io::Error::other(format!("a file of the layer {diff_id} was not taken out of it")))
             }
             Content::Host { source, path } => match medium(source)? {
-                Medium::Directory(directory) => Ok(Box::new(directory.open_file(path).map_err(io::Error::other)?)),
+                Medium::Directory(directory) => {
+                    Ok(Box::new(self.stoppable(directory.open_file(path).map_err(io::Error::other)?)))
+                }
                 Medium::File(_) | Medium::Reserved => Err(io::Error::other("a path in a source that is no directory")),
             },
             Content::Range { source, offset_bytes } => match medium(source)? {
-                Medium::File(file) => Ok(Box::new(Range { file, offset_bytes: *offset_bytes })),
+                Medium::File(file) => Ok(Box::new(self.stoppable(Range { file, offset_bytes: *offset_bytes }))),
                 Medium::Directory(_) | Medium::Reserved => Err(io::Error::other("a range of a source that is no file")),
             },
         }

@@ -11,6 +11,7 @@ use crate::context::Context;
 use crate::copy::{self, Accounts, Chmod, Ground, Item, Kind, Placement, Rules, SelectError, Selection};
 use crate::evaluate::{CopyAction, CopySource, WorkdirAction};
 use crate::image::{Layer, Origin};
+use crate::isolation::CancelToken;
 use crate::layer::{
     archive,
     write::{self, OpenContent as _, PackOptions},
@@ -53,8 +54,8 @@ impl Build {
         };
         copy::check_destination(action.sources.len(), &placement.destination)
             .map_err(|error| mistake("the destination").because(error))?;
-        let selecting = (action.clone(), from.clone(), placement.now);
-        let selections = self.work.run(move || select(&selecting.0, &selecting.1, selecting.2)).await?;
+        let (selecting, cancel) = ((action.clone(), from.clone(), placement.now), self.work.cancel_token());
+        let selections = self.work.run(move || select(&selecting.0, &selecting.1, selecting.2, &cancel)).await?;
         let key = self.copy_key(step, action, owner, &selections)?;
         if let Some(found) = self.known(key).await {
             return Ok(found);
@@ -222,7 +223,7 @@ fn mistake(message: impl Into<String>) -> BuildError {
 }
 
 /// Finds the files and hashes those of a context.
-fn select(action: &CopyAction, from: &From, now: Timestamp) -> Result<Vec<Selection>, BuildError> {
+fn select(action: &CopyAction, from: &From, now: Timestamp, cancel: &CancelToken) -> Result<Vec<Selection>, BuildError> {
     let excludes = Rules::from_patterns(&action.excludes).map_err(|error| mistake("a pattern of --exclude").because(error))?;
     let kind = if action.parents { Kind::Parents } else { Kind::Contents };
     let mut selections = Vec::new();
@@ -237,7 +238,7 @@ fn select(action: &CopyAction, from: &From, now: Timestamp) -> Result<Vec<Select
     }
     if let From::Context(context) = from {
         context
-            .complete(&mut selections, threads())
+            .complete(&mut selections, threads(), &|| cancel.is_cancelled())
             .map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error))?;
     }
     Ok(selections)

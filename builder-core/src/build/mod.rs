@@ -176,7 +176,7 @@ impl Build {
         let opening = store.clone();
         let workspace = Arc::new(work.run(move || opening.workspace().map_err(BuildError::store)).await?);
         let limits = Limits { uncompressed_bytes: request.max_unpacked_bytes, ..Limits::default() };
-        let contents = Arc::new(Contents::new(store.clone(), workspace.path().to_owned(), limits));
+        let contents = Arc::new(Contents::new(store.clone(), workspace.path().to_owned(), limits, work.cancel_token()));
         let contexts = std::iter::once(None)
             .chain(request.build_contexts.keys().cloned().map(Some))
             .map(|name| (name, OnceCell::new()))

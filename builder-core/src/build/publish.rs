@@ -1,6 +1,7 @@
 //! Puts the image where it belongs. A layer is on its way to the registries as soon as it is finished, while later steps
 //! run; the manifest goes last, so nobody ever sees half an image.
 
+use super::contents::Contents;
 use super::{Build, BuildError, ErrorKind, Event, Export};
 use crate::export::{self, Blobs, ExportError};
 use crate::image::{Assembled, Image, Layer, Origin};
@@ -11,7 +12,7 @@ use futures_util::future::try_join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::Read,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -173,7 +174,7 @@ impl Build {
         try_join_all(image.layers.iter().map(|layer| self.need_blob(layer.diff_id))).await?;
         for place in &self.request.exports {
             let (image, assembled, place) = (image.clone(), assembled.clone(), place.clone());
-            let (names, blobs) = (self.request.destinations.clone(), Stored(self.store.clone()));
+            let (names, blobs) = (self.request.destinations.clone(), Stored(self.store.clone(), self.contents.clone()));
             let write = move || {
                 let path = match &place {
                     Export::OciLayout(path) | Export::DockerTar(path) => path.clone(),
@@ -193,13 +194,13 @@ impl Build {
 }
 
 /// Blobs of the store.
-struct Stored(Store);
+struct Stored(Store, Arc<Contents>);
 
 impl Blobs for Stored {
     fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, ExportError> {
         let failed = |source| ExportError::Blob { digest: layer.blob.digest, source };
         match self.0.open_blob(&layer.blob.digest) {
-            Ok(Some(file)) => Ok(Box::new(file)),
+            Ok(Some(file)) => Ok(Box::new(self.1.stoppable(file))),
             Ok(None) => Err(failed("it is not in the store any more".into())),
             Err(error) => Err(failed(error.into())),
         }

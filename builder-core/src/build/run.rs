@@ -22,7 +22,7 @@ use crate::tree::{Change, Timestamp, Tree, TreePath};
 use futures_util::future::try_join_all;
 use std::{
     ffi::OsString,
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -251,7 +251,7 @@ impl Disk {
         let index =
             index.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("the layer {} has no index", layer.diff_id)))?;
         let unpack = |visitor: &mut dyn Visitor| {
-            let blob: File = contents.blob(layer.diff_id)?;
+            let blob = contents.blob(layer.diff_id)?;
             read::read(blob, layer.diff_id, contents.limits(), visitor).map(drop).map_err(|error| failed().because(error))
         };
         match place {

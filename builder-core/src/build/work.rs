@@ -3,6 +3,7 @@
 use super::{BuildError, ErrorKind};
 use crate::isolation::CancelToken;
 use std::{
+    io::{self, Read},
     sync::{Arc, Condvar, Mutex, PoisonError},
     time::Duration,
 };
@@ -57,6 +58,27 @@ impl Work {
             Err(error) if error.is_panic() => Err(BuildError::new(ErrorKind::Internal, "a thread of the builder panicked")),
             Err(error) => Err(BuildError::new(ErrorKind::Internal, "a thread of the builder was lost").because(error)),
         }
+    }
+}
+
+/// A reader that fails once the build is given up, so that a thread which works on many bytes soon ends.
+pub(super) struct Stoppable<R> {
+    from: R,
+    cancel: CancelToken,
+}
+
+impl<R: Read> Stoppable<R> {
+    pub(super) fn new(from: R, cancel: CancelToken) -> Self {
+        Self { from, cancel }
+    }
+}
+
+impl<R: Read> Read for Stoppable<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.cancel.is_cancelled() {
+            return Err(io::Error::other("the build was cancelled"));
+        }
+        self.from.read(buffer)
     }
 }
 

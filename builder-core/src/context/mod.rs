@@ -32,6 +32,9 @@ pub struct Context {
 /// Device and number of an inode.
 pub type HostInode = ((u32, u32), u64);
 
+/// Asked between pieces of work, on several threads: whether to give up.
+pub type Stop<'a> = dyn Fn() -> bool + Sync + 'a;
+
 /// Why a context cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ContextError {
@@ -52,6 +55,9 @@ pub enum ContextError {
         /// The file.
         path: PathBuf,
     },
+    /// Nobody wants the digests any more.
+    #[error("stopped")]
+    Stopped,
     /// The ignore file is malformed.
     #[error("cannot understand {path:?}")]
     Ignore {
@@ -116,7 +122,7 @@ impl Context {
     ///
     /// # Errors
     /// [`ContextError`] if a file cannot be read, or changed since it was listed.
-    pub fn complete(&self, selections: &mut [Selection], threads: NonZeroUsize) -> Result<(), ContextError> {
+    pub fn complete(&self, selections: &mut [Selection], threads: NonZeroUsize, stop: &Stop<'_>) -> Result<(), ContextError> {
         let entries = selections.iter_mut().flat_map(|selection| &mut selection.entries).map(|selected| &mut selected.entry);
         let incomplete = entries.filter(|entry| self.file_to_read(entry).is_some());
         let left = Mutex::new(incomplete.collect::<Vec<_>>().into_iter());
@@ -129,7 +135,7 @@ impl Context {
                     return Ok(());
                 }
                 for entry in batch {
-                    self.complete_entry(entry, &mut buffer)?;
+                    self.complete_entry(entry, &mut buffer, stop)?;
                 }
             }
         };
@@ -151,12 +157,12 @@ impl Context {
         }
     }
 
-    fn complete_entry(&self, entry: &mut Entry, buffer: &mut [u8]) -> Result<(), ContextError> {
+    fn complete_entry(&self, entry: &mut Entry, buffer: &mut [u8], stop: &Stop<'_>) -> Result<(), ContextError> {
         let Some((path, size_bytes)) = self.file_to_read(entry) else { return Ok(()) };
         let known = self.known().digests.get(&path).cloned();
         let completed = match known {
             Some(completed) => completed,
-            None => self.read(&path, size_bytes, entry.mode, buffer)?,
+            None => self.read(&path, size_bytes, entry.mode, buffer, stop)?,
         };
         entry.capability.clone_from(&completed.capability);
         if let Node::File(file) = &mut entry.node {
@@ -166,12 +172,22 @@ impl Context {
         Ok(())
     }
 
-    fn read(&self, path: &TreePath, size_bytes: u64, mode: u16, buffer: &mut [u8]) -> Result<Completed, ContextError> {
+    fn read(
+        &self,
+        path: &TreePath,
+        size_bytes: u64,
+        mode: u16,
+        buffer: &mut [u8],
+        stop: &Stop<'_>,
+    ) -> Result<Completed, ContextError> {
         let mut file = self.directory.open_file(path)?;
         let shown = || self.directory.shown().join(path.as_path());
         let mut hasher = ContentHasher::default();
         let mut read_bytes = 0;
         loop {
+            if stop() {
+                return Err(ContextError::Stopped);
+            }
             match file.read(buffer) {
                 Ok(0) => break,
                 Ok(length) => {
@@ -388,7 +404,7 @@ mod tests {
         let mut selections = select(&context, b".", Kind::Contents, &Rules::default()).unwrap();
         assert_eq!(content_digest(&selections), None);
         for threads in [1, 3] {
-            context.complete(&mut selections, NonZeroUsize::new(threads).unwrap()).unwrap();
+            context.complete(&mut selections, NonZeroUsize::new(threads).unwrap(), &|| false).unwrap();
         }
         let file = |path: &str| selections[0].entries.iter().find(|selected| selected.path == TreePath::clamp(path)).unwrap();
         assert_eq!(file("d/x.md").entry.file().unwrap().digest, Some(ContentDigest::of(b"E")));
@@ -402,7 +418,7 @@ mod tests {
         let context = context(&directory, "");
         let mut selections = select(&context, b"a.txt", Kind::Contents, &Rules::default()).unwrap();
         fs::write(directory.path().join("a.txt"), "longer").unwrap();
-        let error = context.complete(&mut selections, NonZeroUsize::MIN).unwrap_err();
+        let error = context.complete(&mut selections, NonZeroUsize::MIN, &|| false).unwrap_err();
         assert!(matches!(error, ContextError::Changed { .. }), "{error}");
     }
 

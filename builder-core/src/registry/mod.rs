@@ -32,7 +32,7 @@ mod push;
 pub use credentials::{Anonymous, Chain, Credential, Credentials, CredentialsError, DockerConfig, Helpers};
 pub use error::{Action, Answer, RegistryError};
 pub use place::{Hosts, Mirror, MirrorError};
-pub use pull::{BlobRead, BlobReader, Fetched, Resolved};
+pub use pull::{BlobRead, BlobReader, Download, Fetched, Resolved};
 pub use push::file_opener;
 
 use crate::http::{

@@ -12,7 +12,7 @@ use futures_util::{
     future::{BoxFuture, FutureExt as _},
 };
 use std::{io, sync::Arc};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
 
 /// Manifests and indexes are small; registries refuse larger ones (distribution specification).
 const MANIFEST_BYTES: u64 = 4 << 20;
@@ -366,10 +366,10 @@ impl BlobReader {
     }
 
     /// The bytes for a reader on a blocking thread. `runtime` downloads a few pieces ahead; it must not be the thread that
-    /// reads.
-    pub fn into_read(mut self, runtime: &Handle) -> BlobRead {
+    /// reads. The download lasts no longer than the second value.
+    pub fn into_read(mut self, runtime: &Handle) -> (BlobRead, Download) {
         let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
-        runtime.spawn(async move {
+        let download = runtime.spawn(async move {
             loop {
                 let piece = tokio::select! {
                     piece = self.chunk() => piece,
@@ -393,7 +393,7 @@ impl BlobReader {
                 }
             }
         });
-        BlobRead { receiver, piece: Bytes::new(), ended: false }
+        (BlobRead { receiver, piece: Bytes::new(), ended: false }, Download(download.abort_handle()))
     }
 
     /// Opens the blob where we are in it.
@@ -493,6 +493,16 @@ const PIECES_AHEAD: usize = 16;
 /// Size of a piece at most.
 const PIECE_BYTES: usize = 64 << 10;
 
+/// A download under way. Dropped, it ends, and the thread that waits for its bytes gets an error at once.
+#[derive(Debug)]
+pub struct Download(AbortHandle);
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// A blob for a blocking reader: an error of the download is an error of the read, its cause a [`RegistryError`].
 #[derive(Debug)]
 pub struct BlobRead {
@@ -514,7 +524,7 @@ impl io::Read for BlobRead {
                     self.ended = true;
                     return Err(io::Error::other(error));
                 }
-                // The download was dropped with its runtime: what we have is not the whole blob.
+                // The download was dropped: what we have is not the whole blob.
                 None => return Err(io::Error::other("the download was given up")),
             }
         }
