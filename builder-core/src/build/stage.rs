@@ -61,7 +61,6 @@ impl Build {
         let mut current = self.start(index, planned).await.map_err(|error| error.at(self.place(stage.position)))?;
         let triggers = self.triggers(&mut current.state, stage.position)?;
         self.plan_triggers(index, &triggers).map_err(|mistakes| self.of_the_base(mistakes, stage.position))?;
-        id.total += triggers.len();
         self.tell(Event::StepFinished {
             step: id.clone(),
             outcome: StepOutcome::Metadata,
@@ -69,6 +68,7 @@ impl Build {
             duration: started.elapsed(),
         })
         .await;
+        id.total += triggers.len();
         let mut instructions: Vec<(&Instruction, Position)> = triggers.iter().map(|trigger| (trigger, stage.position)).collect();
         instructions.extend(stage.instructions.iter().map(|instruction| (instruction, instruction.position)));
         for (instruction, position) in instructions {
