@@ -51,7 +51,7 @@ const EXITS: [(Exit, &str); 13] = [
     (Exit::Internal, "a bug in Cofferdam"),
     (Exit::Host, "host: it does not permit what RUN needs"),
     (Exit::State, "state directory: none can be written, or it is damaged or full"),
-    (Exit::File, "a file that a flag names cannot be written"),
+    (Exit::File, "a file or directory that a flag names cannot be written"),
     (Exit::Push, "push: the image is built and could not be delivered"),
     (Exit::Interrupted, "interrupted by Ctrl-C"),
     (Exit::Terminated, "ended by SIGTERM"),
@@ -89,6 +89,8 @@ impl From<ErrorKind> for Exit {
             ErrorKind::Request => Self::Usage,
             ErrorKind::Base => Self::Registry,
             ErrorKind::Host => Self::Host,
+            ErrorKind::State => Self::State,
+            ErrorKind::Export => Self::File,
             ErrorKind::Push => Self::Push,
             ErrorKind::Internal => Self::Internal,
         }

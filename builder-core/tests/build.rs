@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use builder_core::build::{
-    Backends, BuildError, BuildRequest, ErrorKind, Event, Export, Outcome, StepOutcome, build, read_definition,
+    Backends, BuildError, BuildRequest, DockerfileSource, ErrorKind, Event, Export, Outcome, StepOutcome, build, read_definition,
 };
 use builder_core::lint::Warning;
 use builder_core::{http, registry, store::Store};
@@ -242,6 +242,37 @@ async fn privileged_dropping_the_future_leaves_no_process_no_mount_and_no_direct
     drop(receiver);
     let left: Vec<_> = fs::read_dir(bench.path("state/builds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.is_empty(), "directories are left: {left:?}");
+}
+
+#[tokio::test]
+async fn who_can_mend_a_missing_file_is_told_apart() {
+    if !require(&["docker-registry"]) {
+        return;
+    }
+    let bench = Bench::new();
+    let built = || BuildRequest { push: false, ..bench.request("FROM scratch\nCOPY Dockerfile /\n") };
+    let no_file = BuildRequest { dockerfile: DockerfileSource::Path(bench.path("context/other")), ..built() };
+    let no_context = BuildRequest { push: false, ..BuildRequest::new(bench.path("absent")) };
+    let no_place = BuildRequest { exports: vec![Export::DockerTar("/dev/null/image.tar".into())], ..built() };
+    let wrong = [(no_file, ErrorKind::Dockerfile), (no_context, ErrorKind::Context), (no_place, ErrorKind::Export)];
+    for (request, kind) in wrong {
+        let error = bench.build(request).await.0.unwrap_err();
+        assert_eq!(error.kind, kind, "{}", chain(&error));
+    }
+}
+
+#[tokio::test]
+async fn a_base_with_triggers_ends_the_step_that_it_began() {
+    if !require(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let bench = Bench::new();
+    bench.build(bench.request("FROM scratch\nONBUILD COPY Dockerfile /\n")).await.0.unwrap();
+    let (result, events) = bench.build(bench.request("FROM REGISTRY/app:1\nCOPY Dockerfile /b\n")).await;
+    result.unwrap();
+    let started = events.iter().filter_map(|event| if let Event::StepStarted { step, .. } = event { Some(step) } else { None });
+    let finished = events.iter().filter_map(|event| if let Event::StepFinished { step, .. } = event { Some(step) } else { None });
+    assert_eq!(started.collect::<Vec<_>>(), finished.collect::<Vec<_>>());
 }
 
 /// Builds until an event that `is_there` accepts, then gives the build up; says how long that took.

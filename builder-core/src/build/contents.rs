@@ -78,7 +78,7 @@ impl Contents {
     /// Fills a file without a name, and makes it readable as [`Content::Range`].
     pub(super) fn spool<T>(&self, fill: impl FnOnce(SourceId, &mut dyn Write) -> Result<T, BuildError>) -> Result<T, BuildError> {
         let failed =
-            |error| BuildError::new(ErrorKind::Host, "cannot make a temporary file in the state directory").because(error);
+            |error| BuildError::new(ErrorKind::State, "cannot make a temporary file in the state directory").because(error);
         let file = tempfile::tempfile_in(&self.spools).map_err(failed)?;
         let source = self.add(Medium::File(Arc::new(file.try_clone().map_err(failed)?)));
         let mut writer = io::BufWriter::with_capacity(1 << 18, file);
@@ -114,7 +114,7 @@ impl Contents {
                     at += io::copy(data, spool)?;
                     Ok(())
                 };
-                let failed = || BuildError::new(ErrorKind::Host, format!("cannot read files out of the layer {layer}"));
+                let failed = || BuildError::new(ErrorKind::State, format!("cannot read files out of the layer {layer}"));
                 extract(self.blob(layer)?, &wanted, &self.limits, &mut take).map_err(|error| failed().because(error))?;
                 Ok(moved)
             })?;
@@ -133,7 +133,7 @@ impl Contents {
 
     /// The blob of a layer, from the store.
     pub(super) fn blob(&self, layer: DiffId) -> Result<Stoppable<fs::File>, BuildError> {
-        let failed = || BuildError::new(ErrorKind::Host, format!("cannot open the layer {layer}"));
+        let failed = || BuildError::new(ErrorKind::State, format!("cannot open the layer {layer}"));
         for blob in self.store.layer_blobs(layer).map_err(|error| failed().because(error))? {
             if let Some(file) = self.store.open_blob(&blob.digest).map_err(|error| failed().because(error))? {
                 return Ok(self.stoppable(file));

@@ -14,7 +14,7 @@ use crate::image::{Layer, Origin};
 use crate::isolation::CancelToken;
 use crate::layer::{
     archive,
-    write::{self, OpenContent as _, PackOptions},
+    write::{self, OpenContent as _, PackError, PackOptions},
 };
 use crate::oci::Compression;
 use crate::plan::{self, Source};
@@ -202,7 +202,7 @@ impl Build {
             contents.take_out_of_layers(&mut changes)?;
             let mut writer = store.blob_writer().map_err(BuildError::store)?;
             let packed = write::pack(&changes, &*contents, &options, &mut writer)
-                .map_err(|error| BuildError::new(ErrorKind::Host, "cannot write the layer").because(error))?;
+                .map_err(|error| BuildError::new(kind_of(&error), "cannot write the layer").because(error))?;
             writer.finish(Some(&packed.blob)).map_err(BuildError::store)?;
             store.put_layer_index(packed.diff_id, &packed.index).map_err(BuildError::store)?;
             store.add_layer_blob(packed.diff_id, &packed.blob).map_err(BuildError::store)?;
@@ -220,6 +220,11 @@ impl Build {
 
 fn mistake(message: impl Into<String>) -> BuildError {
     BuildError::new(ErrorKind::Dockerfile, message)
+}
+
+/// Who can mend a layer that is not written.
+fn kind_of(error: &PackError) -> ErrorKind {
+    if matches!(error, PackError::Write(_)) { ErrorKind::State } else { ErrorKind::Host }
 }
 
 /// Finds the files and hashes those of a context.

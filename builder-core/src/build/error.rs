@@ -58,8 +58,12 @@ pub enum ErrorKind {
         /// Its exit code; 128 and the signal's number if a signal ended it.
         exit_code: u8,
     },
-    /// This machine: isolation, disk, memory.
+    /// This machine: isolation, memory.
     Host,
+    /// The state directory: damaged, full, or not to be written.
+    State,
+    /// A place on disk that the image was to be written to.
+    Export,
     /// A destination.
     Push,
     /// A mistake of ours.
@@ -74,7 +78,7 @@ impl BuildError {
 
     /// The store of this machine refused.
     pub(super) fn store(error: StoreError) -> Self {
-        Self::new(ErrorKind::Host, "cannot use the state directory").because(error)
+        Self::new(ErrorKind::State, "cannot use the state directory").because(error)
     }
 
     /// With a cause.

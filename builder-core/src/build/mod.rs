@@ -330,7 +330,14 @@ fn read_dockerfile(source: &DockerfileSource, context: &ContextSource) -> Result
             if path.file_name().is_some_and(|name| name == "Dockerfile") {
                 places.extend(places.clone().iter().map(|place| place.with_file_name("dockerfile")));
             }
-            let found = places.iter().find(|place| place.exists()).unwrap_or(path);
+            let found = places.iter().find(|place| place.exists());
+            if let (None, ContextSource::Directory(directory)) = (found, context)
+                && !directory.is_dir()
+            {
+                let message = format!("the context {} is not a directory", directory.display());
+                return Err(BuildError::new(ErrorKind::Context, message).hint("name it with --context"));
+            }
+            let found = found.unwrap_or(path);
             (found.display().to_string(), read_limited(found)?)
         }
     };
@@ -346,7 +353,7 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, BuildError> {
     let failed = |error: std::io::Error| {
         let error_kind = error.kind();
         let failure =
-            BuildError::new(ErrorKind::Context, format!("cannot read the Dockerfile {}", path.display())).because(error);
+            BuildError::new(ErrorKind::Dockerfile, format!("cannot read the Dockerfile {}", path.display())).because(error);
         match error_kind {
             std::io::ErrorKind::NotFound => failure.hint("name it with --dockerfile, or the context with --context"),
             _ => failure,

@@ -184,7 +184,7 @@ impl Build {
                     Export::DockerTar(path) => export::docker::write(&image, &assembled, &names, path, &blobs),
                 }
                 .map_err(|error| {
-                    BuildError::new(ErrorKind::Host, format!("cannot write the image to {}", path.display())).because(error)
+                    BuildError::new(ErrorKind::Export, format!("cannot write the image to {}", path.display())).because(error)
                 })
             };
             self.work.run(write).await?;

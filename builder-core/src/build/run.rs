@@ -246,7 +246,7 @@ impl Build {
 impl Disk {
     /// Unpacks the next layer. One of an image goes to `place`, where other builds find it.
     fn add(&mut self, layer: &Layer, place: Option<Digest>, store: &Store, contents: &Contents) -> Result<(), BuildError> {
-        let failed = || BuildError::new(ErrorKind::Host, format!("cannot unpack the layer {}", layer.diff_id));
+        let failed = || BuildError::new(ErrorKind::State, format!("cannot unpack the layer {}", layer.diff_id));
         let index = store.layer_index(layer.diff_id).map_err(BuildError::store)?;
         let index =
             index.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("the layer {} has no index", layer.diff_id)))?;
