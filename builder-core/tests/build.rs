@@ -275,6 +275,22 @@ async fn a_base_with_triggers_ends_the_step_that_it_began() {
     assert_eq!(started.collect::<Vec<_>>(), finished.collect::<Vec<_>>());
 }
 
+#[tokio::test]
+async fn a_base_of_another_platform_is_not_taken_in_silence() {
+    if !require(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let bench = Bench::new();
+    Image::new().layer("a 0644 0:0 \"a\"").push(&bench.registry, "base:1");
+    for (platform, warned) in [("linux/amd64", false), ("linux/arm64", true)] {
+        let request = BuildRequest { platform: platform.parse().unwrap(), ..bench.request("FROM REGISTRY/base:1\n") };
+        let (result, events) = bench.build(request).await;
+        result.unwrap();
+        let warning = |event: &Event| matches!(event, Event::Warning { message } if message.contains("linux/amd64 only"));
+        assert_eq!(events.iter().any(warning), warned, "{platform}");
+    }
+}
+
 /// Builds until an event that `is_there` accepts, then gives the build up; says how long that took.
 async fn dropped_after(bench: &Bench, request: BuildRequest, is_there: impl Fn(&Event) -> bool) -> Duration {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(16);

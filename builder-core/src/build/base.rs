@@ -56,6 +56,13 @@ impl Build {
     async fn resolve(&self, reference: &Reference, platform: &Platform, keep: Keep) -> Result<Base, BuildError> {
         let failed = || BuildError::new(ErrorKind::Base, format!("cannot use the image {reference}"));
         let resolved = self.registry.resolve(reference, platform).await.map_err(|error| failed().because(error))?;
+        let config = &resolved.config;
+        let found = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
+        // As BuildKit: an image without an index is what it is, and many say nothing of their platform.
+        if !config.architecture.is_empty() && (&found.os, &found.architecture) != (&platform.os, &platform.architecture) {
+            let message = format!("{reference} is there for {found} only; it is used although {platform} was asked for");
+            self.tell(Event::Warning { message }).await;
+        }
         let diff_ids = resolved.config.rootfs.diff_ids.iter().copied();
         let layers: Vec<Layer> = diff_ids
             .zip(&resolved.manifest.layers)
