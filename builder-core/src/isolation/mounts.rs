@@ -171,9 +171,9 @@ impl Mounted {
     /// Gives the place for /proc.
     fn attach_all(&mut self, step: &Step, points: &mut MountPoints<'_>) -> Result<PathBuf, RunError> {
         let proc = points.require(&TreePath::clamp("proc"), Shape::Directory)?;
-        // Files in memory are made here and bound to their places; /proc covers it later.
+        // Files in memory are made here and bound to their places; /proc covers it later. A script among them is executed.
         let files = host_path(&self.root, &proc);
-        self.mount("tmpfs", &proc, SAFE, "mode=0700")?;
+        self.mount("tmpfs", &proc, MountFlags::NOSUID | MountFlags::NODEV, "mode=0700")?;
         self.mount_sys(points)?;
         self.mount_dev(points)?;
         let mut files = Files { directory: files, count: 0 };
