@@ -56,7 +56,7 @@ impl Build {
             .map_err(|error| mistake("the destination").because(error))?;
         let (selecting, cancel) = ((action.clone(), from.clone(), placement.now), self.work.cancel_token());
         let selections = self.work.run(move || select(&selecting.0, &selecting.1, selecting.2, &cancel)).await?;
-        let key = self.copy_key(step, action, owner, &selections)?;
+        let key = self.copy_key(step, action, &placement, &selections)?;
         if let Some(found) = self.known(key).await {
             return Ok(found);
         }
@@ -76,12 +76,8 @@ impl Build {
         let owner = match action.user.as_str() {
             "" => (0, 0),
             user => {
-                let user = self
-                    .accounts(step.before)
-                    .await?
-                    .user(user)
-                    .map_err(|error| mistake(format!("USER {user}")).because(error))?;
-                (user.uid, user.gid)
+                let accounts = self.accounts(step.before).await?;
+                accounts.maker(user).map_err(|error| mistake(format!("USER {user}")).because(error))?
             }
         };
         let mut key = KeyBuilder::new("WORKDIR", Some(step.before.key));
@@ -128,26 +124,26 @@ impl Build {
         })
     }
 
-    /// Everything that the layer depends on. A layer of `--link` does not depend on what is below it.
+    /// Everything that the layer depends on. A layer that is made on nothing does not depend on what is below it.
     fn copy_key(
         &self,
         step: &CurrentStep<'_>,
         action: &CopyAction,
-        owner: Option<(u32, u32)>,
+        placement: &Placement,
         selections: &[Selection],
     ) -> Result<Key, BuildError> {
         let content = copy::content_digest(selections)
             .ok_or_else(|| BuildError::new(ErrorKind::Internal, "a file to copy was not hashed"))?;
-        let mut key =
-            KeyBuilder::new(if action.add.is_some() { "ADD" } else { "COPY" }, Some(step.before.key).filter(|_| !action.link));
+        let parent = Some(step.before.key).filter(|_| placement.ground == Ground::Tree);
+        let mut key = KeyBuilder::new(if action.add.is_some() { "ADD" } else { "COPY" }, parent);
         key.part("content", content.as_bytes())
             .part("destination", &action.destination)
             .part("working directory", &action.working_dir)
             .optional("chmod", action.chmod.as_deref())
             .part("sources", [u8::from(action.sources.len() > 1)])
-            .part("link", [u8::from(action.link)])
+            .part("link", [u8::from(placement.ground == Ground::Empty)])
             .part("parents", [u8::from(action.parents)]);
-        if let Some((uid, gid)) = owner {
+        if let Some((uid, gid)) = placement.owner {
             key.part("uid", uid.to_le_bytes()).part("gid", gid.to_le_bytes());
         }
         if let Some(unpack) = action.add.as_ref().and_then(|add| add.unpack) {

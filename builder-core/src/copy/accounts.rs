@@ -72,8 +72,8 @@ impl Accounts {
         Self { users: users.collect(), groups: groups.collect() }
     }
 
-    /// Whom `--chown` names, and whom a directory made by WORKDIR belongs to: `user`, `user:group`, names or numbers.
-    /// Without a group it is the user's own; a number without a group is also the group's number.
+    /// Whom `--chown` names: `user`, `user:group`, names or numbers. Without a group it is the user's own; a number without a
+    /// group is also the group's number.
     ///
     /// # Errors
     /// [`AccountError`] for a name that the image does not know.
@@ -84,6 +84,22 @@ impl Accounts {
             None => self.named(user).map(|account| (account.uid, account.gid))?,
         };
         Ok((uid, group.map_or(Ok(own_gid), |group| self.group(group))?))
+    }
+
+    /// Whom a directory belongs to that WORKDIR makes for this `USER`: as [`owner`](Self::owner) says, but a name that is not
+    /// known is root's, because an image may name its user before it has one, or have no list of users at all (BuildKit).
+    ///
+    /// # Errors
+    /// [`AccountError::Number`] for a number that is none.
+    pub fn maker(&self, text: &str) -> Result<(u32, u32), AccountError> {
+        let (user, group) = split(text);
+        let known = |found: Result<(u32, u32), AccountError>, otherwise| match found {
+            Err(AccountError::User(_) | AccountError::Group(_)) => Ok(otherwise),
+            found => found,
+        };
+        let (uid, own_gid) = known(self.owner(user), (0, 0))?;
+        let with_group = |group| self.group(group).map(|gid| (uid, gid));
+        group.map_or(Ok((uid, own_gid)), |group| known(with_group(group), (uid, own_gid)))
     }
 
     /// Whom `USER` names, as a process: a known user comes with the groups of `/etc/group` unless a group is named, an
@@ -173,6 +189,21 @@ mod tests {
             assert_eq!(accounts().owner(text), Ok(expected), "{text}");
         }
         assert_eq!(Accounts::default().owner("9:8"), Ok((9, 8)));
+    }
+
+    #[test]
+    fn a_working_directory_of_an_unknown_user_is_roots() {
+        for (text, expected) in [
+            ("svc", (1001, 2001)),
+            ("1001", (1001, 1001)),
+            ("svc:staff", (1001, 50)),
+            ("phantom", (0, 0)),
+            ("phantom:staff", (0, 50)),
+            ("svc:phantom", (1001, 2001)),
+        ] {
+            assert_eq!(accounts().maker(text), Ok(expected), "{text}");
+        }
+        assert_eq!(Accounts::default().maker("nobody"), Ok((0, 0)));
     }
 
     #[test]

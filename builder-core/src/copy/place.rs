@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 /// Where and how to place.
 #[derive(Clone, Debug)]
 pub struct Placement {
-    /// The destination as written, variables expanded. `/` at its end, `.` and nothing at all mean a directory.
+    /// The destination as written, variables expanded. `/` or `/.` at its end, `.` and nothing at all mean a directory.
     pub destination: Vec<u8>,
     /// What a relative destination is relative to.
     pub workdir: TreePath,
@@ -162,7 +162,7 @@ impl Placement {
 }
 
 fn names_directory(destination: &[u8]) -> bool {
-    matches!(destination, b"" | b"." | [.., b'/'])
+    matches!(destination, b"" | b"." | [.., b'/'] | [.., b'/', b'.'])
 }
 
 /// A tree with what has been placed on it so far.
