@@ -164,7 +164,7 @@ pub struct AddOptions {
 /// A WORKDIR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkdirAction {
-    /// Absolute and clean.
+    /// Absolute, as written.
     pub path: String,
     /// Who owns a directory that has to be made; empty is root.
     pub user: String,
@@ -312,14 +312,14 @@ impl Step<'_> {
             InstructionKind::Cmd(command) => {
                 let argv = self.command(command);
                 self.state.history(format!("CMD {}", quoted(&argv)), false);
-                self.state.config.config.cmd = Some(argv);
+                self.state.config.config.cmd = Some(argv).filter(|argv| !argv.is_empty());
                 self.state.config.config.args_escaped = true;
                 self.state.has_command = true;
             }
             InstructionKind::Entrypoint(command) => {
                 let argv = self.command(command);
                 self.state.history(format!("ENTRYPOINT {}", quoted(&argv)), false);
-                self.state.config.config.entrypoint = Some(argv);
+                self.state.config.config.entrypoint = Some(argv).filter(|argv| !argv.is_empty());
                 if !self.state.has_command {
                     self.state.config.config.cmd = None;
                 }
@@ -573,11 +573,8 @@ impl Step<'_> {
     }
 
     fn workdir(&mut self, word: &Word) -> Result<Action, ParseError> {
-        let path = self.expand(word)?;
-        if path.is_empty() {
-            return Err(self.mistake(format!("the working directory is empty: {} expands to nothing", word.text), word.position));
-        }
-        let path = absolute(self.state.working_dir(), &path);
+        // What expands to nothing leaves the directory as it is, as with BuildKit.
+        let path = absolute(self.state.working_dir(), &self.expand(word)?);
         self.state.config.config.working_dir.clone_from(&path);
         let makes_layer = path != "/";
         self.state.history(format!("WORKDIR {path}"), makes_layer);
@@ -653,10 +650,13 @@ fn healthcheck(check: &Healthcheck) -> crate::oci::Healthcheck {
     }
 }
 
-/// `path` from `working_dir`, clean and absolute.
+/// `path` from `working_dir`. BuildKit cleans what it joins, and leaves an absolute path as it is written.
 pub fn absolute(working_dir: &str, path: &str) -> String {
-    let joined = if path.starts_with('/') { path.to_owned() } else { format!("{working_dir}/{path}") };
-    crate::tree::TreePath::clamp(joined).to_string()
+    match path {
+        "" => working_dir.to_owned(),
+        path if path.starts_with('/') => path.to_owned(),
+        path => crate::tree::TreePath::clamp(format!("{working_dir}/{path}")).to_string(),
+    }
 }
 
 fn copy_history(keyword: &str, action: &CopyAction) -> String {

@@ -369,7 +369,6 @@ fn a_mistake_has_its_line_its_word_and_a_remedy_and_changes_nothing() {
         ("ARG WHY=\"plum pudding\"\nENV V=1 \\\n W=\"${V2:?$WHY}\"\n", 3, "V2: plum pudding", None),
         ("ENV $NOT=1\n", 2, "ENV names can not be blank: $NOT expands to nothing", None),
         ("label $NOT=1\n", 2, "LABEL names can not be blank: $NOT expands to nothing", None),
-        ("WORKDIR $NOT\n", 2, "the working directory is empty: $NOT expands to nothing", None),
         ("VOLUME /a $NOT\n", 2, "VOLUME names no path: $NOT expands to nothing", None),
         (
             "EXPOSE 80 eighty\n",
