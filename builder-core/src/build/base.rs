@@ -61,7 +61,7 @@ impl Build {
         // As BuildKit: an image without an index is what it is, and many say nothing of their platform.
         if !config.architecture.is_empty() && (&found.os, &found.architecture) != (&platform.os, &platform.architecture) {
             let message = format!("{reference} is there for {found} only; it is used although {platform} was asked for");
-            self.tell(Event::Warning { message }).await;
+            self.tell(Event::Warning { message, place: None }).await;
         }
         let diff_ids = resolved.config.rootfs.diff_ids.iter().copied();
         let layers: Vec<Layer> = diff_ids
