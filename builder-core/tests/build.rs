@@ -286,7 +286,7 @@ async fn a_base_of_another_platform_is_not_taken_in_silence() {
         let request = BuildRequest { platform: platform.parse().unwrap(), ..bench.request("FROM REGISTRY/base:1\n") };
         let (result, events) = bench.build(request).await;
         result.unwrap();
-        let warning = |event: &Event| matches!(event, Event::Warning { message } if message.contains("linux/amd64 only"));
+        let warning = |event: &Event| matches!(event, Event::Warning { message, .. } if message.contains("linux/amd64 only"));
         assert_eq!(events.iter().any(warning), warned, "{platform}");
     }
 }
