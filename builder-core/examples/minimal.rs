@@ -2,7 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use builder_core::build::{Backends, BuildRequest, Export, build};
+use builder_core::build::{Backends, BuildRequest, Export};
 use builder_core::{http, registry, store::Store};
 use std::{env, error::Error, path::PathBuf, sync::Arc};
 
@@ -19,7 +19,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
     // Nobody listens to the events: the receiver is dropped.
     let (events, _) = tokio::sync::mpsc::channel(1);
-    let outcome = build(request, Backends::new(store, registry), events).await?;
+    let outcome = builder_core::build(request, Backends::new(store, registry), events).await?;
     println!("{}", outcome.digest);
     Ok(())
 }

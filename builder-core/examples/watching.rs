@@ -3,7 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-use builder_core::build::{Backends, BuildRequest, Event, StepOutcome, build};
+use builder_core::build::{Backends, BuildRequest, Event, StepOutcome};
 use builder_core::{http, registry, store::Store};
 use std::{env, error::Error, sync::Arc, time::Duration};
 
@@ -31,7 +31,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         }
     });
     let limit = Duration::from_secs(seconds.parse()?);
-    let built = tokio::time::timeout(limit, build(BuildRequest::new(context), Backends::new(store, registry), events)).await;
+    let built =
+        tokio::time::timeout(limit, builder_core::build(BuildRequest::new(context), Backends::new(store, registry), events))
+            .await;
     watcher.await?;
     match built {
         Ok(outcome) => println!("{}", outcome?.digest),

@@ -29,3 +29,5 @@ pub mod export;
 
 // the conductor: the only module that knows the others
 pub mod build;
+
+pub use build::build;
