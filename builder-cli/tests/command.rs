@@ -42,6 +42,25 @@ fn the_request_can_be_printed() {
 }
 
 #[test]
+fn an_image_that_was_not_pushed_is_not_called_pushed() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    std::fs::write(directory.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\n").expect("a Dockerfile");
+    let (context, state) = (directory.path().display().to_string(), directory.path().join("state").display().to_string());
+    let output = cofferdam(&[
+        "build",
+        "--no-push",
+        "--digest-file=/dev/null/digest",
+        "--state-dir",
+        &state,
+        &context,
+        "-d",
+        "r.example/a",
+    ]);
+    assert_eq!(output.status.code(), Some(73), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).ends_with("hint: the image is built all the same\n"), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_signal_cancels_the_build_and_says_so() {
     for (signal, expected) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let directory = tempfile::tempdir().expect("a temporary directory");

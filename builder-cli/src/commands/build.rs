@@ -56,9 +56,14 @@ fn run(mut invocation: Invocation) -> Result<(), Failure> {
     let outcome = runtime.block_on(build_and_show(&invocation, &state))?;
 
     results::write(&invocation.result_files, &invocation.request.destinations, &outcome)
-        .map_err(|error| Failure::new(Exit::File, &error, Some("the image is built and pushed all the same".to_owned())))?;
+        .map_err(|error| Failure::new(Exit::File, &error, Some(all_the_same(&outcome).to_owned())))?;
     tell(&invocation, &outcome);
     Ok(())
+}
+
+/// What is true of the image although something after it went wrong.
+fn all_the_same(outcome: &Outcome) -> &'static str {
+    if outcome.pushed.is_empty() { "the image is built all the same" } else { "the image is built and pushed all the same" }
 }
 
 /// Finds the Dockerfile among its candidates, or reads it from standard input.
