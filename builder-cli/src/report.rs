@@ -39,9 +39,11 @@ pub enum Exit {
     Interrupted,
     /// SIGTERM.
     Terminated,
+    /// SIGHUP: the terminal is gone.
+    HungUp,
 }
 
-const EXITS: [(Exit, &str); 13] = [
+const EXITS: [(Exit, &str); 14] = [
     (Exit::Success, "the image was built and is where it was asked for"),
     (Exit::Warnings, "--check, --call=check: warnings were found"),
     (Exit::Usage, "flags: unknown, contradictory or not supported"),
@@ -53,6 +55,7 @@ const EXITS: [(Exit, &str); 13] = [
     (Exit::State, "state directory: none can be written, or it is damaged or full"),
     (Exit::File, "a file or directory that a flag names cannot be written"),
     (Exit::Push, "push: the image is built and could not be delivered"),
+    (Exit::HungUp, "ended by SIGHUP: the terminal was closed"),
     (Exit::Interrupted, "interrupted by Ctrl-C"),
     (Exit::Terminated, "ended by SIGTERM"),
 ];
@@ -75,6 +78,7 @@ impl Exit {
             Self::Push => 74,
             Self::Interrupted => 130,
             Self::Terminated => 143,
+            Self::HungUp => 129,
         }
     }
 }

@@ -120,10 +120,12 @@ async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome
     let listen = |kind| signal(kind).map_err(|error| Failure::new(Exit::Host, &error, None));
     let mut interrupt = listen(SignalKind::interrupt())?;
     let mut terminate = listen(SignalKind::terminate())?;
+    let mut hang_up = listen(SignalKind::hangup())?;
     let ended = tokio::select! {
         built = engine(invocation, state, sender) => built,
         _ = interrupt.recv() => Err(cancelled(Exit::Interrupted)),
         _ = terminate.recv() => Err(cancelled(Exit::Terminated)),
+        _ = hang_up.recv() => Err(cancelled(Exit::HungUp)),
     };
     // The senders are gone with the build; what they sent last is shown before anything else is said.
     let _ = shown.await;

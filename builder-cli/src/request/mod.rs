@@ -137,7 +137,13 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         )));
     }
 
-    let destinations = gather(problems, &args.destination, "--destination", |text| text.parse::<Reference>().map_err(chain));
+    let destinations = gather(problems, &args.destination, "--destination", |text| {
+        let name: Reference = text.parse().map_err(chain)?;
+        match name.digest() {
+            Some(_) => Err(format!("{text:?} names an image by its digest, which is not known before it is built")),
+            None => Ok(name),
+        }
+    });
     let no_push = args.no_push.unwrap_or_else(|| switched_on(environment, "KANIKO_NO_PUSH", problems));
     let absolute = |path: &PathBuf| environment.absolute(path);
     let oci_layout = args.oci_layout_path.iter().map(absolute).map(Export::OciLayout);

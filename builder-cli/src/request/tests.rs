@@ -190,6 +190,10 @@ fn contradictions_and_mistakes_are_named() {
         ("-d a -c /a --context-sub-path ../b", "--context-sub-path ../b leads out of the context"),
         ("-d a -f https://x/D", "a Dockerfile is not downloaded yet"),
         (
+            "-d a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+            "--destination: \"a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\" names an image by its digest, which is not known before it is built",
+        ),
+        (
             "-d A/b",
             "--destination: invalid image name \"A/b\": the repository \"A/b\" may hold only a-z, 0-9 and single separators . _ - / (it must be lower case)",
         ),
