@@ -267,7 +267,10 @@ fn privileged_mount_points_leave_no_trace() {
     let mounts = vec![
         bind("link", Access::ReadOnly, "mnt/d"),
         bind("d/x", Access::ReadWrite, "one/file"),
-        Mount { kind: MountKind::Tmpfs { size_bytes: Some(4096), mode: 0o700 }, target: TreePath::clamp("etc/sub/deep") },
+        Mount {
+            kind: MountKind::Tmpfs { size_bytes: Some(4096), mode: 0o700, access: Access::ReadWrite },
+            target: TreePath::clamp("etc/sub/deep"),
+        },
         Mount {
             kind: MountKind::File { content: FileContent(b"secret".to_vec()), mode: 0o400, uid: 33, gid: 0 },
             target: TreePath::clamp("run/secrets/id"),

@@ -47,6 +47,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "id=ID[,…]", help_heading = "Input")]
     pub secret: Vec<String>,
 
+    /// The SSH agent that RUN --mount=type=ssh may talk to: default is that of $SSH_AUTH_SOCK, ID=SOCKET another one
+    #[arg(long, value_name = "ID[=SOCKET]", help_heading = "Input")]
+    pub ssh: Vec<String>,
+
     /// The stage that becomes the image [default: the last]
     #[arg(long, value_name = "STAGE", value_delimiter = ',', help_heading = "Input")]
     pub target: Vec<String>,

@@ -170,6 +170,7 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         exports,
         build_contexts: build_contexts(args, environment, problems),
         secrets: secrets(args, environment, problems),
+        ssh: agents(args, environment, problems),
         source_date_epoch: source_date_epoch(args, environment, problems),
         use_cache: if args.cache.unwrap_or(true) && !args.no_cache.unwrap_or(false) { CacheUse::On } else { CacheUse::WriteOnly },
         max_unpacked_bytes: max_unpacked_bytes(args, problems),
@@ -377,6 +378,31 @@ fn secret(text: &str, environment: &Environment) -> Result<(String, SecretSource
         },
     };
     Ok((id.to_owned(), source))
+}
+
+fn agents(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> BTreeMap<String, PathBuf> {
+    let mut agents = BTreeMap::new();
+    for (id, socket) in gather(problems, &args.ssh, "--ssh", |text| agent(text, environment)) {
+        if agents.insert(id.clone(), socket).is_some() {
+            problems.push(Problem::new(format!("--ssh: the id {id:?} is given twice")));
+        }
+    }
+    agents
+}
+
+/// Reads `default` or `ID[=SOCKET]`, as buildx does; what it also takes are files with keys.
+fn agent(text: &str, environment: &Environment) -> Result<(String, PathBuf), String> {
+    let (id, socket) = text.split_once('=').map_or((text, None), |(id, socket)| (id, Some(socket)));
+    if id.is_empty() {
+        return Err("the id is missing".to_owned());
+    }
+    match socket.or_else(|| environment.get("SSH_AUTH_SOCK")) {
+        None | Some("") => Err(format!("there is no agent for {text:?}: SSH_AUTH_SOCK is not set")),
+        Some(sockets) if socket.is_some() && sockets.contains(',') => {
+            Err("one agent for an id: load all keys into it with ssh-add".to_owned())
+        }
+        Some(socket) => Ok((id.to_owned(), environment.absolute(Path::new(socket)))),
+    }
 }
 
 fn source_date_epoch(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> Option<i64> {

@@ -36,6 +36,8 @@ type Pending = Arc<OnceCell<Base>>;
 pub(super) enum Keep {
     /// They go into the store while they are read.
     Blobs,
+    /// They go into the store if they have to be read for their index.
+    WhatIsRead,
     /// They are read for their index and nothing is written.
     Indexes,
 }
@@ -93,7 +95,7 @@ impl Build {
         let diff_id = layer.diff_id;
         let known = self.work.run(move || store.layer_index(diff_id).map_err(BuildError::store)).await?;
         match known {
-            Some(index) if keep == Keep::Indexes || self.store.has_blob(&layer.blob) => Ok(index),
+            Some(index) if keep != Keep::Blobs || self.store.has_blob(&layer.blob) => Ok(index),
             _ => self.download(layer, keep).await,
         }
     }
@@ -136,7 +138,7 @@ impl Build {
                 let mut accounts = Accounts::default();
                 let reading = match keep {
                     Keep::Indexes => read::read(&mut blob, layer_.diff_id, &limits, &mut accounts),
-                    Keep::Blobs => {
+                    Keep::Blobs | Keep::WhatIsRead => {
                         let writer = writer.insert(store.blob_writer().map_err(BuildError::store)?);
                         read::read(Tee { from: &mut blob, to: writer }, layer_.diff_id, &limits, &mut accounts)
                     }

@@ -9,6 +9,7 @@ use super::{
 use crate::cache::{Key, KeyBuilder, Record};
 use crate::context::Context;
 use crate::copy::{self, Accounts, Chmod, Ground, Item, Kind, Placement, Rules, SelectError, Selection};
+use crate::dockerfile::Word;
 use crate::evaluate::{CopyAction, CopySource, WorkdirAction};
 use crate::image::{Layer, Origin};
 use crate::isolation::CancelToken;
@@ -113,15 +114,19 @@ impl Build {
 
     async fn copy_source(&self, step: &CurrentStep<'_>, action: &CopyAction) -> Result<From, BuildError> {
         let Some(name) = &action.from else { return Ok(From::Context(self.context(None).await?)) };
-        let contexts = self.request.build_contexts.keys().cloned().collect();
-        let source = plan::source(&self.dockerfile, step.id.stage, name, &contexts)
-            .map_err(|mistake| BuildError::mistakes(&self.file_name, &self.dockerfile.source, vec![mistake]))?;
-        Ok(match source {
+        Ok(match self.named_source(step, name)? {
             Source::Scratch => From::Tree(Arc::new(Tree::new())),
             Source::Stage(index) => From::Tree(self.stage(index).await?.tree.clone()),
             Source::Image(name) => From::Tree(self.base(&name, &step.stage.platform, Keep::Indexes).await?.tree),
             Source::Context(name) => From::Context(self.context(Some(name)).await?),
         })
+    }
+
+    /// What a name after `from=` means in this stage.
+    pub(super) fn named_source(&self, step: &CurrentStep<'_>, name: &Word) -> Result<Source, BuildError> {
+        let contexts = self.request.build_contexts.keys().cloned().collect();
+        plan::source(&self.dockerfile, step.id.stage, name, &contexts)
+            .map_err(|mistake| BuildError::mistakes(&self.file_name, &self.dockerfile.source, vec![mistake]))
     }
 
     /// Everything that the layer depends on. A layer that is made on nothing does not depend on what is below it.
@@ -232,8 +237,10 @@ fn select(action: &CopyAction, from: &From, now: Timestamp, cancel: &CancelToken
         match source {
             CopySource::Inline { name, content } => selections.push(Selection::inline(name.as_bytes(), content, now)),
             CopySource::Path(path) => selections.extend(match from {
-                From::Tree(tree) => found(copy::select(&**tree, path.as_bytes(), kind, &excludes), None),
-                From::Context(context) => found(copy::select(&**context, path.as_bytes(), kind, &excludes), Some(context)),
+                From::Tree(tree) => found("copy", copy::select(&**tree, path.as_bytes(), kind, &excludes), None),
+                From::Context(context) => {
+                    found("copy", copy::select(&**context, path.as_bytes(), kind, &excludes), Some(context))
+                }
             }?),
         }
     }
@@ -245,24 +252,25 @@ fn select(action: &CopyAction, from: &From, now: Timestamp, cancel: &CancelToken
     Ok(selections)
 }
 
-fn found(selected: Result<Vec<Selection>, SelectError>, context: Option<&Context>) -> Result<Vec<Selection>, BuildError> {
+/// What was found, or why it cannot be copied or mounted.
+pub(super) fn found<T>(verb: &str, selected: Result<T, SelectError>, context: Option<&Context>) -> Result<T, BuildError> {
     selected.map_err(|error| match &error {
         SelectError::NotFound { path, .. } if context.is_some_and(|context| context.is_excluded(path)) => {
-            BuildError::new(ErrorKind::Context, "cannot copy")
+            BuildError::new(ErrorKind::Context, format!("cannot {verb}"))
                 .hint("the file exists, but .dockerignore leaves it out")
                 .because(error)
         }
         SelectError::NotFound { .. } => {
-            let failure = BuildError::new(ErrorKind::Context, "cannot copy").because(error);
+            let failure = BuildError::new(ErrorKind::Context, format!("cannot {verb}")).because(error);
             if context.is_some() { failure.hint("sources are paths below the context directory") } else { failure }
         }
-        SelectError::Read { .. } => BuildError::new(ErrorKind::Context, "cannot read what is to be copied").because(error),
-        SelectError::Pattern { .. } | SelectError::Resolve(_) => mistake("cannot copy").because(error),
+        SelectError::Read { .. } => BuildError::new(ErrorKind::Context, format!("cannot {verb}")).because(error),
+        SelectError::Pattern { .. } | SelectError::Resolve(_) => mistake(format!("cannot {verb}")).because(error),
     })
 }
 
 /// Threads for work that keeps a processor busy.
-fn threads() -> NonZeroUsize {
+pub(super) fn threads() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 

@@ -2,17 +2,19 @@
 //!
 //! The story: read the Dockerfile and plan ([`crate::plan`]) → start the needed stages, side by side (`stage.rs`) → each
 //! begins with its base (`base.rs`) and goes through its instructions: COPY, ADD and WORKDIR on values (`copy.rs`), RUN in an
-//! isolation (`run.rs`), results of earlier builds where the key of a step is known → the last stage becomes the image, which
+//! isolation (`run.rs`, `mounts.rs`), results of earlier builds where the key of a step is known → the last stage becomes the image, which
 //! goes to its destinations (`publish.rs`). Finished layers are uploaded while later steps run.
 //!
 //! This is the only module that knows all others.
 
+mod agent;
 mod base;
 mod check;
 mod contents;
 mod copy;
 mod error;
 mod events;
+mod mounts;
 mod publish;
 mod request;
 mod run;
@@ -40,6 +42,7 @@ use crate::tree::Timestamp;
 use base::Bases;
 use contents::Contents;
 use futures_util::future::try_join_all;
+use mounts::MountSources;
 use publish::Publisher;
 use stage::StageState;
 use std::{
@@ -121,6 +124,7 @@ struct Build {
     contents: Arc<Contents>,
     contexts: BTreeMap<Option<String>, OnceCell<Arc<Context>>>,
     bases: Bases,
+    mount_sources: MountSources,
     /// By their index in the Dockerfile; those that nobody asks for stay empty.
     stages: Vec<OnceCell<Arc<StageState>>>,
     /// Where each layer can be had.
@@ -201,6 +205,7 @@ impl Build {
             contents,
             contexts,
             bases: Bases::default(),
+            mount_sources: MountSources::default(),
             stages,
             layers: Mutex::default(),
             downloads: Semaphore::new(MAX_DOWNLOADS),

@@ -39,6 +39,9 @@ pub struct BuildRequest {
     /// The secrets that `RUN --mount=type=secret` may ask for, by id.
     #[serde(default)]
     pub secrets: BTreeMap<String, SecretSource>,
+    /// The sockets of the SSH agents that `RUN --mount=type=ssh` may talk to, by id.
+    #[serde(default)]
+    pub ssh: BTreeMap<String, PathBuf>,
     /// `SOURCE_DATE_EPOCH` in seconds: the time of the image and of everything that the build makes or RUN writes.
     #[serde(default)]
     pub source_date_epoch: Option<i64>,
@@ -134,6 +137,7 @@ impl BuildRequest {
             exports: Vec::new(),
             build_contexts: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
             source_date_epoch: None,
             use_cache: CacheUse::On,
             max_unpacked_bytes: default_unpacked_bytes(),

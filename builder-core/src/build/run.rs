@@ -6,6 +6,7 @@
 use super::{
     Build, BuildError, ErrorKind, Event, StepId, Stream,
     contents::Contents,
+    mounts::{Attached, FoundMount},
     stage::{CurrentStep, StageState, StepLayer},
 };
 use crate::cache::{Key, KeyBuilder};
@@ -21,6 +22,7 @@ use crate::store::Store;
 use crate::tree::{Change, Timestamp, Tree, TreePath};
 use futures_util::future::try_join_all;
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
@@ -37,11 +39,11 @@ const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-lo
 /// The root file system of a stage, as far as it is on disk.
 #[derive(Debug)]
 pub(super) struct Disk {
-    rootfs: Rootfs,
+    pub(super) rootfs: Rootfs,
     /// How many of the stage's layers are in it.
     layers: usize,
     /// What they add up to.
-    tree: Tree,
+    pub(super) tree: Tree,
     /// Names them, for directories that builds share.
     chain: Option<Digest>,
 }
@@ -62,14 +64,17 @@ impl Build {
     /// Does a RUN.
     pub(super) async fn run(&self, step: &mut CurrentStep<'_>, action: RunAction) -> Result<StepLayer, BuildError> {
         refuse(&action)?;
-        let key = self.run_key(step.before.key, &action);
+        let mounts = self.find_mounts(step, &action).await?;
+        let key = self.run_key(step.before.key, &action, &mounts);
         if let Some(found) = self.known(key).await {
             return Ok(found);
         }
         let user = self.user(step.before, &action.user).await?;
         let isolation = self.isolation().await?;
-        let disk = self.disk(step.before, &*isolation).await?;
-        let (mut changes, disk) = self.execute(step, action, user, isolation, disk).await?;
+        let known = step.before.disk.take();
+        let disk = self.disk(known, &step.before.layers, &*isolation).await?;
+        let attached = self.attach(mounts, &isolation).await?;
+        let (mut changes, disk) = self.execute(step, action, user, isolation, disk, attached).await?;
         self.date_back(&mut changes);
         let made = self.make_layer(key, changes).await?;
         let index = made.index.clone();
@@ -109,6 +114,7 @@ impl Build {
         user: User,
         isolation: Arc<dyn Isolation>,
         mut disk: Disk,
+        mut attached: Attached,
     ) -> Result<(Vec<Change>, Disk), BuildError> {
         let command = shown(&action);
         let (tree, contents, cancel) = (step.before.tree.clone(), self.contents.clone(), self.work.cancel_token());
@@ -116,14 +122,16 @@ impl Build {
         let output = Output { events: self.events.clone(), step: step.id.clone(), cancel: cancel.clone() };
         let run = move || {
             let root = disk.rootfs.begin_step(&tree).map_err(|error| on_disk(&error))?;
+            let mut mounts = std::mem::take(&mut attached.mounts);
+            mounts.extend(action.script.clone().map(script));
             let step = Step {
                 root,
-                environment: environment(&action, &user),
+                environment: environment(&action, &user, &attached),
                 directory: TreePath::clamp(&action.working_dir),
                 identity: Identity { uid: user.uid, gid: user.gid, groups: user.groups },
                 host_name: HOST_NAME.to_owned(),
                 network: if action.network == Some(Network::None) { isolation::Network::None } else { isolation::Network::Host },
-                mounts: action.script.into_iter().map(script).collect(),
+                mounts,
                 arguments: action.argv.into_iter().map(OsString::from).collect(),
                 resolv_conf,
                 hosts: HOSTS.as_bytes().to_vec(),
@@ -133,6 +141,8 @@ impl Build {
                 let kind = error.exit_code().map_or(ErrorKind::Host, |code| ErrorKind::Step { exit_code: exit_code(code) });
                 BuildError::new(kind, format!("cannot run {command}")).because(error)
             })?;
+            // What it was given goes before its changes are read: others may wait for it.
+            drop(attached);
             succeeded(status, &command)?;
             let source = contents.reserve();
             let StepChanges { changes, files } = disk.rootfs.end_step(&tree, source).map_err(|error| on_disk(&error))?;
@@ -143,7 +153,7 @@ impl Build {
     }
 
     /// Everything that the result depends on. Proxies are left out: they say how to reach something, not what.
-    fn run_key(&self, parent: Key, action: &RunAction) -> Key {
+    fn run_key(&self, parent: Key, action: &RunAction, mounts: &[FoundMount]) -> Key {
         let mut key = KeyBuilder::new("RUN", Some(parent));
         for word in &action.argv {
             key.part("argument", word);
@@ -156,6 +166,9 @@ impl Build {
             key.part("script", &script.name).part("content", &script.content);
         }
         key.optional("network", (action.network == Some(Network::None)).then_some("none"));
+        for mount in mounts {
+            mount.add_to(&mut key);
+        }
         self.with_epoch(&mut key)
     }
 
@@ -189,12 +202,16 @@ impl Build {
         self.isolation.get_or_try_init(|| open).await.cloned()
     }
 
-    /// The root file system of a stage, with all of its layers.
-    async fn disk(&self, before: &mut StageState, isolation: &dyn Isolation) -> Result<Disk, BuildError> {
+    /// A root file system with all of `layers`; `known` has some of them already.
+    pub(super) async fn disk(
+        &self,
+        known: Option<Arc<Disk>>,
+        layers: &[Layer],
+        isolation: &dyn Isolation,
+    ) -> Result<Disk, BuildError> {
         let choice = isolation.choice();
         let (overlay, owners) = (choice.overlay, choice.owners);
         let directory = self.workspace.path().to_owned();
-        let known = before.disk.take();
         let disk = self
             .work
             .run(move || {
@@ -215,7 +232,7 @@ impl Build {
                 }
             })
             .await?;
-        let missing: Vec<Layer> = before.layers[disk.layers..].to_vec();
+        let missing: Vec<Layer> = layers[disk.layers..].to_vec();
         let mut shared = Vec::new();
         let mut at = disk.chain;
         let mut wanted = Vec::new();
@@ -285,7 +302,7 @@ impl Disk {
 }
 
 /// Names a stack of layers, as in the OCI image specification (`ChainID`).
-fn chain(below: Option<Digest>, layer: DiffId) -> Digest {
+pub(super) fn chain(below: Option<Digest>, layer: DiffId) -> Digest {
     below.map_or(layer.0, |below| Digest::of(format!("{below} {layer}").as_bytes()))
 }
 
@@ -299,7 +316,7 @@ fn root_of(directory: &Path) -> PathBuf {
     directory.join("root")
 }
 
-fn on_disk(error: &RootfsError) -> BuildError {
+pub(super) fn on_disk(error: &RootfsError) -> BuildError {
     let mut message = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -310,12 +327,15 @@ fn on_disk(error: &RootfsError) -> BuildError {
 }
 
 /// The variables of a step; nothing of the builder's own.
-fn environment(action: &RunAction, user: &User) -> Vec<(OsString, OsString)> {
-    let mut variables = (*action.environment).clone();
-    variables.extend(action.proxies.clone());
-    variables.entry("HOME".to_owned()).or_insert_with(|| user.home.clone());
-    variables.entry("PATH".to_owned()).or_insert_with(|| evaluate::DEFAULT_PATH.to_owned());
-    variables.into_iter().map(|(name, value)| (name.into(), value.into())).collect()
+fn environment(action: &RunAction, user: &User, attached: &Attached) -> Vec<(OsString, OsString)> {
+    let image = (*action.environment).clone().into_iter().chain(action.proxies.clone());
+    let mut variables: BTreeMap<OsString, OsString> = image.map(|(name, value)| (name.into(), value.into())).collect();
+    let defaults = [("HOME", user.home.as_str()), ("PATH", evaluate::DEFAULT_PATH)].into_iter();
+    for (name, value) in defaults.chain(attached.agent_socket.as_deref().map(|socket| ("SSH_AUTH_SOCK", socket))) {
+        variables.entry(name.into()).or_insert_with(|| value.into());
+    }
+    variables.extend(attached.secrets.clone());
+    variables.into_iter().collect()
 }
 
 fn script(script: evaluate::ScriptFile) -> Mount {
@@ -359,9 +379,6 @@ fn exit_code(code: i32) -> u8 {
 /// Says what cannot be done yet, rather than leaving it out.
 fn refuse(action: &RunAction) -> Result<(), BuildError> {
     let refused = |message: &str| Err(BuildError::new(ErrorKind::Dockerfile, message));
-    if !action.mounts.is_empty() {
-        return refused("RUN --mount is not supported yet");
-    }
     if !action.devices.is_empty() {
         return refused("RUN --device is not supported: a build has no devices of the host");
     }

@@ -113,6 +113,25 @@ impl Context {
         &self.rules
     }
 
+    /// The directory on this machine, if a step that sees it finds what `selection` says: no rule leaves anything out, and
+    /// everything is root's.
+    ///
+    /// # Errors
+    /// [`ContextError`] if something cannot be asked for its owner.
+    pub fn as_directory(&self, selection: &Selection) -> Result<Option<PathBuf>, ContextError> {
+        if !self.rules.is_empty() {
+            return Ok(None);
+        }
+        for selected in &selection.entries {
+            let stat = self.directory.stat(&selection.origin.join(&selected.path))?;
+            if stat.is_none_or(|stat| (stat.uid, stat.gid) != (0, 0)) {
+                return Ok(None);
+            }
+        }
+        let path = self.directory.shown();
+        path.canonicalize().map(Some).map_err(|source| ContextError::Read { path: path.to_owned(), source })
+    }
+
     /// Whether a path that was not found is there and left out by the rules: for a hint.
     pub fn is_excluded(&self, path: &TreePath) -> bool {
         self.rules.excluded(path) && self.directory.stat(path).is_ok_and(|stat| stat.is_some())

@@ -164,6 +164,17 @@ pub fn select<L: Listing>(from: &L, source_text: &[u8], kind: Kind, excludes: &R
     }
 }
 
+/// Finds what a path names in `from`, whatever characters are in it. Links are followed as [`select`] does.
+///
+/// # Errors
+/// [`SelectError::NotFound`] if nothing is there.
+pub fn select_path<L: Listing>(from: &L, path: &[u8]) -> Result<Selection, SelectError> {
+    let source = Source { from, shown: String::from_utf8_lossy(path).into_owned() };
+    let path = TreePath::clamp(path);
+    let name = path.name().unwrap_or_default().to_vec();
+    source.gather(name, source.follow(&path)?, Kind::Contents, None, &Rules::default())
+}
+
 /// One source on its way through the functions below.
 struct Source<'a, L> {
     from: &'a L,

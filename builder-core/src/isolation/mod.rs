@@ -106,7 +106,7 @@ pub struct Mount {
 /// What is mounted.
 #[derive(Clone, Debug)]
 pub enum MountKind {
-    /// A file or directory of another root: a context or cache directory, or a stage.
+    /// A file, socket or directory of another root: a context or cache directory, or a stage.
     Bind {
         /// The other root. A [`RootMount::Overlay`] needs a mount point and an upper directory of its own; what is written
         /// goes there.
@@ -122,6 +122,8 @@ pub enum MountKind {
         size_bytes: Option<u64>,
         /// Mode of the directory.
         mode: u16,
+        /// Whether the step may write to it.
+        access: Access,
     },
     /// A read-only file in memory: a secret, a script.
     File {

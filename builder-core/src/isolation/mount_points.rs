@@ -60,10 +60,15 @@ impl<'a> MountPoints<'a> {
         Ok(())
     }
 
-    /// Removes what was made and is still empty. The time of the directory above goes back to what it was, unless the
-    /// step changed that directory too: then its own change counts.
-    pub(super) fn remove(self) -> Result<(), RunError> {
-        for point in self.made.iter().rev() {
+    /// How many were made so far.
+    pub(super) fn count(&self) -> usize {
+        self.made.len()
+    }
+
+    /// Removes those made after the first `count` that are still empty. The time of the directory above goes back to what
+    /// it was, unless the step changed that directory too: then its own change counts.
+    pub(super) fn remove_after(&mut self, count: usize) -> Result<(), RunError> {
+        for point in self.made.split_off(count).iter().rev() {
             let failed = |source| RunError::Prepare { target: point.path.clone(), source };
             let Some(stat) = self.root.stat(&point.path).map_err(failed)? else { continue };
             let is_empty = match stat.kind {
@@ -112,7 +117,7 @@ mod tests {
         assert_eq!(points.require(&path("etc/hosts"), Shape::File).unwrap(), path("etc/hosts"));
         assert_eq!(points.require(&path("proc"), Shape::Directory).unwrap(), path("proc"));
         assert_eq!(points.require(&path("etc"), Shape::Directory).unwrap(), path("etc"));
-        points.remove().unwrap();
+        points.remove_after(0).unwrap();
 
         assert_eq!(root.list(&TreePath::root()).unwrap(), [b"etc"]);
         assert_eq!(root.list(&path("etc")).unwrap(), [b"resolv.conf"]);
@@ -130,7 +135,7 @@ mod tests {
         std::fs::write(directory.path().join("a/kept"), "").unwrap();
         std::fs::write(directory.path().join("f"), "x").unwrap();
         root.set_mtime(&path("a"), Timestamp::from_seconds(300)).unwrap();
-        points.remove().unwrap();
+        points.remove_after(0).unwrap();
         assert_eq!(root.list(&TreePath::root()).unwrap(), [&b"a"[..], b"f"]);
         assert_eq!(root.list(&path("a")).unwrap(), [b"kept"]);
         assert_eq!(root.stat(&path("a")).unwrap().unwrap().mtime, Timestamp::from_seconds(300));

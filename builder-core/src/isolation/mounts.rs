@@ -45,7 +45,15 @@ pub(super) struct Mounted {
     /// Where the root is, on the host.
     pub(super) root: PathBuf,
     directory: ConfinedDir,
-    attached: Vec<PathBuf>,
+    /// What has to be undone, last first.
+    undo: Vec<Undo>,
+}
+
+enum Undo {
+    /// A mount.
+    Detach(PathBuf),
+    /// The mount points made after so many.
+    RemovePoints(usize),
 }
 
 /// Where the rest has to be done, on the host.
@@ -65,8 +73,7 @@ pub(super) fn with_mounts<T>(step: &Step, inside: impl FnOnce(Places<'_>) -> Res
     let directory = ConfinedDir::open(&mounted.root).map_err(|source| RunError::Prepare { target: TreePath::root(), source })?;
     let mut points = MountPoints::new(&directory);
     let result = mounted.attach_all(step, &mut points).and_then(|proc| inside(Places { root: &mounted.root, proc: &proc }));
-    mounted.detach_all();
-    let removed = points.remove();
+    let removed = mounted.detach_all(&mut points);
     drop((directory, mounted.directory));
     if matches!(step.root, RootMount::Overlay { .. }) {
         // Now, so that nobody finds the upper directory in use; with the namespace at the latest.
@@ -165,7 +172,7 @@ impl Mounted {
     fn root(root: &RootMount) -> Result<Self, RunError> {
         let path = attach_root(root)?;
         let directory = ConfinedDir::open(&path).map_err(|source| RunError::Prepare { target: TreePath::root(), source })?;
-        Ok(Self { root: path, directory, attached: Vec::new() })
+        Ok(Self { root: path, directory, undo: Vec::new() })
     }
 
     /// Gives the place for /proc.
@@ -183,6 +190,7 @@ impl Mounted {
             self.bind(&file, &TreePath::clamp(name), Access::ReadWrite, MountFlags::empty(), points)?;
         }
         for mount in &step.mounts {
+            self.undo.push(Undo::RemovePoints(points.count()));
             self.attach(mount, &mut files, points)?;
         }
         let directory = self.directory.resolve(&step.directory);
@@ -196,7 +204,7 @@ impl Mounted {
             }
         }
         mount::unmount(&files.directory, UnmountFlags::DETACH).map_err(|errno| failed("nothing", "proc", errno))?;
-        self.attached.retain(|path| *path != files.directory);
+        self.undo.retain(|undo| !matches!(undo, Undo::Detach(path) if *path == files.directory));
         Ok(files.directory)
     }
 
@@ -206,8 +214,9 @@ impl Mounted {
                 let source = match root {
                     RootMount::Directory { path } => path.clone(),
                     RootMount::Overlay { .. } => {
-                        self.attached.push(attach_root(root)?);
-                        self.attached[self.attached.len() - 1].clone()
+                        let path = attach_root(root)?;
+                        self.undo.push(Undo::Detach(path.clone()));
+                        path
                     }
                 };
                 let failed = |source| RunError::Prepare { target: path.clone(), source };
@@ -215,10 +224,11 @@ impl Mounted {
                 let source = host_path(&source, &confined.resolve(path).map_err(failed)?);
                 self.bind(&source, &mount.target, *access, MountFlags::empty(), points)
             }
-            MountKind::Tmpfs { size_bytes, mode } => {
+            MountKind::Tmpfs { size_bytes, mode, access } => {
                 let target = points.require(&mount.target, Shape::Directory)?;
                 let size = size_bytes.map_or_else(String::new, |size| format!(",size={size}"));
-                self.mount("tmpfs", &target, MountFlags::NOSUID, &format!("mode={mode:o}{size}"))
+                let read_only = if *access == Access::ReadOnly { MountFlags::RDONLY } else { MountFlags::empty() };
+                self.mount("tmpfs", &target, MountFlags::NOSUID | read_only, &format!("mode={mode:o}{size}"))
             }
             MountKind::File { content, mode, uid, gid } => {
                 let target = mount.target.to_string();
@@ -248,7 +258,7 @@ impl Mounted {
             restrict(&place, flags | read_only)
         };
         bind().map_err(|errno: Errno| failed(&what(), target.as_bytes(), errno))?;
-        self.attached.push(place);
+        self.undo.push(Undo::Detach(place));
         Ok(())
     }
 
@@ -257,7 +267,7 @@ impl Mounted {
         let options = CString::new(data).expect("our own words and numbers");
         let result = mount::mount(kind, &place, kind, flags, Some(options.as_c_str()));
         result.map_err(|errno| failed(kind, target.as_bytes(), errno))?;
-        self.attached.push(place);
+        self.undo.push(Undo::Detach(place));
         Ok(())
     }
 
@@ -272,7 +282,7 @@ impl Mounted {
                 restrict(&place, SAFE | MountFlags::RDONLY)
             };
             bind().map_err(|errno: Errno| failed("/sys", "sys", errno))?;
-            self.attached.push(place.clone());
+            self.undo.push(Undo::Detach(place.clone()));
         }
         for name in HIDDEN_IN_SYS {
             let hidden = place.join(name);
@@ -280,13 +290,13 @@ impl Mounted {
                 let flags = SAFE | MountFlags::RDONLY;
                 let result = mount::mount("tmpfs", &hidden, "tmpfs", flags, None);
                 result.map_err(|errno| failed("nothing", format!("sys/{name}"), errno))?;
-                self.attached.push(hidden);
+                self.undo.push(Undo::Detach(hidden));
             }
         }
         // Language runtimes look here for their memory limit. Where it cannot be had they look at the machine.
         let control_groups = place.join("fs/cgroup");
         if mount::mount("cgroup2", &control_groups, "cgroup2", SAFE | MountFlags::RDONLY, None).is_ok() {
-            self.attached.push(control_groups);
+            self.undo.push(Undo::Detach(control_groups));
         }
         Ok(())
     }
@@ -330,16 +340,21 @@ impl Mounted {
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
         fs::open(path, flags, Mode::from_raw_mode(0o666))?;
         mount::mount_bind(Path::new("/dev").join(name), path)?;
-        self.attached.push(path.to_owned());
+        self.undo.push(Undo::Detach(path.to_owned()));
         Ok(())
     }
 
-    /// Takes down everything but the root, last first.
-    fn detach_all(&mut self) {
-        for path in self.attached.drain(..).rev() {
-            // What stays goes with the namespace.
-            let _ = mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+    /// Takes down everything but the root, last first. A mount point inside of another mount is found only while that stands.
+    fn detach_all(&mut self, points: &mut MountPoints<'_>) -> Result<(), RunError> {
+        let mut removed = Ok(());
+        for undo in self.undo.drain(..).rev() {
+            match undo {
+                // What stays goes with the namespace.
+                Undo::Detach(path) => drop(mount::unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)),
+                Undo::RemovePoints(count) => removed = removed.and(points.remove_after(count)),
+            }
         }
+        removed.and(points.remove_after(0))
     }
 }
 

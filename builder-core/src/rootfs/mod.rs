@@ -241,6 +241,14 @@ impl Rootfs {
         Ok(RootMount::Overlay { lower, upper, work, attributes, mount_point })
     }
 
+    /// The directory that all of this root is in, to look at; `None` for an overlay.
+    pub fn as_directory(&self) -> Option<RootMount> {
+        match &self.form {
+            Form::Plain { root, .. } => Some(RootMount::Directory { path: root.clone() }),
+            Form::Overlay { .. } => None,
+        }
+    }
+
     /// Says what the step that ran since [`begin_step`](Self::begin_step) changed in `tree`, the same tree. The next step
     /// starts from there.
     ///

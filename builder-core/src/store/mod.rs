@@ -6,6 +6,7 @@
 //! layers/<diff id hex>     JSON: the blobs that are known to hold a layer
 //! steps/<key hex>          JSON: what a step led to
 //! unpacked/<chain id hex>/ directories that hold an unpacked chain of layers
+//! caches/<name hex>-<n>/   directories of `RUN --mount=type=cache`; `<name hex>-<n>.lock` is locked while a step uses one
 //! builds/<id>/             what builds in progress write; `<id>.lock` is locked as long as its process lives
 //! ```
 //! Several processes may use one store at once: everything is written in `builds/` and renamed to its place when it is
@@ -13,11 +14,13 @@
 //! damaged entry is a miss. Works on any file system that can rename. Does I/O on its own directory only.
 
 mod blob;
+mod caches;
 mod record;
 mod unpacked;
 mod workspace;
 
 pub use blob::BlobWriter;
+pub use caches::{CacheLease, Sharing};
 pub use unpacked::UnpackedWriter;
 pub use workspace::Workspace;
 
@@ -101,7 +104,7 @@ impl Store {
     /// [`StoreError`] if the directory cannot be made or written.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = directory.into();
-        for name in ["blobs/sha256", "indexes", "layers", "steps", "unpacked", "builds"] {
+        for name in ["blobs/sha256", "indexes", "layers", "steps", "unpacked", "caches", "builds"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(|error| StoreError::io("make the directory", &path, error))?;
         }

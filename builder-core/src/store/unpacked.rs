@@ -26,12 +26,17 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if no directory can be made.
     pub fn unpacked_writer(&self, chain: &Digest) -> Result<UnpackedWriter, StoreError> {
+        self.directory_writer(self.unpacked_path(chain))
+    }
+
+    /// Starts a directory that will be at `place`.
+    pub(super) fn directory_writer(&self, place: PathBuf) -> Result<UnpackedWriter, StoreError> {
         let staging = self.shared.staging.path();
         let staged = tempfile::Builder::new()
             .prefix("unpacked-")
             .tempdir_in(staging)
             .map_err(|error| StoreError::io("make a directory in", staging, error))?;
-        Ok(UnpackedWriter { staged: Some(staged.keep()), place: self.unpacked_path(chain) })
+        Ok(UnpackedWriter { staged: Some(staged.keep()), place })
     }
 
     fn unpacked_path(&self, chain: &Digest) -> PathBuf {
