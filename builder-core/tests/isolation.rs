@@ -5,7 +5,7 @@
 use builder_core::{
     isolation::{
         Access, CancelToken, Choice, ExitStatus, FileContent, Identity, Isolation as _, Mount, MountKind, Namespaces, Network,
-        Proc, RunError, Step, Stream, choose, probe,
+        Privileges, Proc, RunError, Step, Stream, choose, probe,
     },
     rootfs::{OverlayAttributes, RootMount},
     tree::TreePath,
@@ -64,6 +64,7 @@ impl Fixture {
             identity: Identity::default(),
             host_name: "buildkitsandbox".to_owned(),
             network: Network::Host,
+            privileges: Privileges::Usual,
             mounts: Vec::new(),
             resolv_conf: b"nameserver 192.0.2.1\n".to_vec(),
             hosts: b"127.0.0.1 localhost\n".to_vec(),
@@ -397,6 +398,7 @@ fn privileged_a_step_can_be_cut_off_from_the_network() {
     let Some(fixture) = Fixture::new() else { return };
     let step = Step {
         network: Network::None,
+        privileges: Privileges::Usual,
         ..fixture.step("ls /sys/class/net; cat /sys/class/net/lo/flags; wc -l < /proc/net/route")
     };
     let ran = fixture.run(&step);

@@ -2,9 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use builder_core::build::{Backends, BuildError, BuildRequest, ContextSource, Event, Outcome, SecretSource, StepOutcome, build};
-use builder_core::{http, registry, store::Store, tree::Change};
+use builder_core::build::{
+    Backends, BuildError, BuildRequest, ContextSource, Entitlement, Event, Outcome, SecretSource, StepOutcome, build,
+};
+use builder_core::{
+    http,
+    isolation::{Choice, Namespaces, choose, probe},
+    registry,
+    store::Store,
+    tree::Change,
+};
 use std::{
+    fmt::Write as _,
     fs,
     os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::{Path, PathBuf},
@@ -19,6 +28,8 @@ const BASE: &str = "FROM scratch AS base\nCOPY --from=tools busybox /bin/busybox
 /// A context, a state directory, and builds with them.
 struct Bench {
     directory: tempfile::TempDir,
+    /// Whether a root file system is an overlay, where the kernel has them.
+    overlay: bool,
 }
 
 /// How a build went.
@@ -33,7 +44,7 @@ impl Bench {
             return None;
         }
         let directory = tempfile::tempdir().unwrap();
-        let bench = Self { directory };
+        let bench = Self { directory, overlay: true };
         for name in ["context", "tools", "other"] {
             fs::create_dir(bench.path(name)).unwrap();
         }
@@ -84,7 +95,13 @@ impl Bench {
             }
             events
         });
-        let result = build(request, Backends::new(self.store(), registry), sender).await;
+        let mut backends = Backends::new(self.store(), registry);
+        if !self.overlay {
+            let facts = probe(&self.path("state")).unwrap();
+            let choice = Choice { overlay: None, ..choose(&facts, None).unwrap() };
+            backends.isolation = Arc::new(move || Ok(Arc::new(Namespaces::new(choice.clone()))));
+        }
+        let result = build(request, backends, sender).await;
         Built { result, events: listening.await.unwrap() }
     }
 
@@ -131,10 +148,10 @@ impl Built {
     }
 
     fn last_outcome(&self) -> StepOutcome {
-        let outcomes = self.events.iter();
-        let outcomes =
-            outcomes.filter_map(|event| if let Event::StepFinished { outcome, .. } = event { Some(*outcome) } else { None });
-        outcomes.last().unwrap()
+        let mut outcomes = self.events.iter().rev();
+        let outcome =
+            outcomes.find_map(|event| if let Event::StepFinished { outcome, .. } = event { Some(*outcome) } else { None });
+        outcome.unwrap()
     }
 }
 
@@ -146,6 +163,18 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 #[tokio::test(flavor = "multi_thread")]
 async fn privileged_what_is_bound_is_seen_and_read_only() {
     let Some(bench) = Bench::new() else { return };
+    what_is_bound_is_seen(&bench).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privileged_what_is_bound_is_seen_without_overlays_too() {
+    let Some(mut bench) = Bench::new() else { return };
+    bench.overlay = false;
+    what_is_bound_is_seen(&bench).await;
+    what_is_written_reaches_nobody(&bench).await;
+}
+
+async fn what_is_bound_is_seen(bench: &Bench) {
     bench.write("context/d/x", "X");
     bench.write("context/a[1]*", "odd");
     bench.write("other/o", "O");
@@ -177,6 +206,14 @@ async fn privileged_what_is_bound_is_seen_and_read_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn privileged_what_a_step_writes_to_a_bind_reaches_nobody() {
     let Some(bench) = Bench::new() else { return };
+    what_is_written_reaches_nobody(&bench).await;
+}
+
+async fn what_is_written_reaches_nobody(bench: &Bench) {
+    for name in ["context", "other"] {
+        fs::remove_dir_all(bench.path(name)).unwrap();
+        fs::create_dir(bench.path(name)).unwrap();
+    }
     bench.write("context/f", "old\n");
     for from in ["", "from=stage,", "from=other,"] {
         bench.write("other/f", "old\n");
@@ -432,21 +469,27 @@ async fn privileged_mounts_of_every_kind_leave_no_trace() {
     let Some(bench) = Bench::new() else { return };
     bench.write("context/d/x", "");
     bench.write("other/f", "");
-    let prepare = "COPY --from=other . /there\nCOPY --from=other . /etc/deep\n";
+    let mut text = "COPY --from=other . /there\nCOPY --from=other . /etc/deep\n".to_owned();
+    let mut runs = 0;
     for mount in
         ["source=d", "source=d,rw", "source=d/x", "from=base", "type=cache", "type=tmpfs", "type=secret,id=s", "type=ssh"]
     {
         for target in ["/missing", "/quite/missing/at/all", "/there", "/there/below", "/etc/deep/er/still"] {
-            if target == "/there" && ["source=d/x", "type=secret,id=s", "type=ssh"].contains(&mount) {
-                continue;
+            let is_file = ["source=d/x", "type=secret,id=s", "type=ssh"].contains(&mount);
+            if !is_file || target != "/there" {
+                writeln!(text, "RUN --mount={mount},target={target} test -e {target}").unwrap();
+                runs += 1;
             }
-            let mut request = bench.request(&format!("{prepare}RUN --mount={mount},target={target} test -e {target}\n"));
-            let _agent = UnixListener::bind(bench.path("agent"));
-            request.ssh.insert("default".to_owned(), bench.path("agent"));
-            request.secrets.insert("s".to_owned(), SecretSource::Value(http::Secret::new("s")));
-            let built = bench.build(request).await;
-            assert_eq!(bench.last_layer(&built), [], "{mount} {target}");
         }
+    }
+    let _agent = UnixListener::bind(bench.path("agent")).unwrap();
+    let mut request = bench.request(&text);
+    request.ssh.insert("default".to_owned(), bench.path("agent"));
+    request.secrets.insert("s".to_owned(), SecretSource::Value(http::Secret::new("s")));
+    let built = bench.build(request).await;
+    let layers = &built.succeeded().layers;
+    for (layer, line) in layers[layers.len() - runs..].iter().zip(text.lines().skip(2)) {
+        assert_eq!(bench.store().layer_index(layer.diff_id).unwrap().unwrap().changes, [], "{line}");
     }
 }
 
@@ -469,4 +512,26 @@ async fn privileged_a_mount_inside_of_another_is_found_in_whatever_order_they_st
     let nested = "RUN --mount=type=cache,id=outer,target=/o --mount=type=tmpfs,target=/o/in/ner ls -R /o\n";
     assert_eq!(bench.output(nested).await, "/o:\nin\n\n/o/in:\nner\n\n/o/in/ner:\n");
     assert_eq!(bench.output("RUN --mount=type=cache,id=outer,target=/o ls -A /o | wc -l\n").await, "0\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privileged_a_step_is_insecure_only_where_that_is_allowed() {
+    let Some(bench) = Bench::new() else { return };
+    let run = |options: &str| {
+        let settings = "grep -q 'proc/sys ro' /proc/self/mountinfo && echo closed || echo open";
+        format!("RUN {options} grep CapEff /proc/self/status; {settings}\n")
+    };
+    let mut insecure = bench.request(&run("--security=insecure"));
+    let error = bench.build(insecure.clone()).await.error();
+    assert!(error.starts_with("line 5: RUN --security=insecure is not allowed in this build"), "{error}");
+    insecure.allowed.insert(Entitlement::SecurityInsecure);
+    let built = bench.build(insecure).await;
+    built.succeeded();
+    let own = fs::read_to_string("/proc/self/status").unwrap();
+    let own = own.lines().find(|line| line.starts_with("CapEff")).unwrap();
+    assert_eq!(built.output(), format!("{own}\nopen\n"));
+    let sandboxed = bench.output(&run("--security=sandbox --network=host")).await;
+    assert_eq!(sandboxed, "CapEff:\t00000000a80425fb\nclosed\n");
+    let error = bench.error("RUN --device=vendor.com/gpu=all true\n").await;
+    assert!(error.starts_with("line 5: RUN --device is not supported"), "{error}");
 }

@@ -4,8 +4,8 @@
 
 use builder_core::{
     isolation::{
-        Access, CancelToken, ExitStatus, Identity, Isolation as _, Mount, MountKind, Namespaces, Network, Step, Stream, choose,
-        probe,
+        Access, CancelToken, ExitStatus, Identity, Isolation as _, Mount, MountKind, Namespaces, Network, Privileges, Step,
+        Stream, choose, probe,
     },
     layer::read::Visitor as _,
     rootfs::{OverlayAttributes, Owners, RootMount, Rootfs},
@@ -95,6 +95,7 @@ fn run(isolation: &Namespaces, root: RootMount, mounts: Vec<Mount>, script: &str
         identity: Identity::default(),
         host_name: "test".to_owned(),
         network: Network::Host,
+        privileges: Privileges::Usual,
         mounts,
         resolv_conf: Vec::new(),
         hosts: Vec::new(),

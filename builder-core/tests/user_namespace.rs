@@ -6,7 +6,7 @@
 
 use builder_core::{
     isolation::{
-        CancelToken, Entered, ExitStatus, Identity, Isolation as _, Namespaces, Network, RunError, Step, choose,
+        CancelToken, Entered, ExitStatus, Identity, Isolation as _, Namespaces, Network, Privileges, RunError, Step, choose,
         enter_user_namespace, probe,
     },
     layer::read::Visitor as _,
@@ -103,6 +103,7 @@ fn run(isolation: &Namespaces, root: RootMount, identity: Identity, script: &str
         identity,
         host_name: "test".to_owned(),
         network: Network::Host,
+        privileges: Privileges::Usual,
         mounts: Vec::new(),
         resolv_conf: Vec::new(),
         hosts: Vec::new(),

@@ -185,6 +185,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Building")]
     pub max_unpacked_size: Option<String>,
 
+    /// What a RUN may ask for: security.insecure, or network.host, which each has anyway
+    #[arg(long, value_name = "ENTITLEMENT", help_heading = "Building")]
+    pub allow: Vec<String>,
+
     // ── what is said ──
     /// How much is said [default: info]
     #[arg(long, short, value_enum, ignore_case = true, value_name = "LEVEL", help_heading = "Log")]

@@ -186,13 +186,6 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
     refused("no-cache-filter", Value, "use --no-cache for all stages"),
     met_by("network", Value, &["default", "host"], NO_NETWORK_CHOICE, NO_NETWORK_CHOICE),
     refused("add-host", Value, "let the name be resolved by the pod (hostAliases)"),
-    met_by(
-        "allow",
-        Value,
-        &["network.host"],
-        "every step but those of RUN --network=none uses the network of the builder",
-        "only network.host is granted: no step gets more privileges than the others, and none gets a device",
-    ),
     refused("squash", Boolean, "copy the result into a last stage"),
     refused("memory", Value, NO_LIMITS),
     refused("cpuset-cpus", Value, NO_LIMITS),

@@ -38,6 +38,7 @@ pub fn describe(invocation: &Invocation) -> Value {
         "build_contexts": request.build_contexts.iter().map(|(name, source)| (name.clone(), context(source))).collect::<Map<_, _>>(),
         "secrets": request.secrets.iter().map(secret).collect::<Vec<_>>(),
         "ssh": request.ssh,
+        "allowed": request.allowed,
         "source_date_epoch": request.source_date_epoch,
         "cache": request.use_cache == CacheUse::On,
         "max_unpacked_bytes": request.max_unpacked_bytes,

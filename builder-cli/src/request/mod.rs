@@ -10,7 +10,7 @@ pub use registry::{CredentialSource, RegistrySettings};
 
 use crate::args::{BuildArgs, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
 use crate::environment::Environment;
-use builder_core::build::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Export, SecretSource};
+use builder_core::build::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Entitlement, Export, SecretSource};
 use builder_core::http::Secret;
 use builder_core::oci::{Platform, Reference};
 use std::collections::BTreeMap;
@@ -171,6 +171,7 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         build_contexts: build_contexts(args, environment, problems),
         secrets: secrets(args, environment, problems),
         ssh: agents(args, environment, problems),
+        allowed: gather(problems, &args.allow, "--allow", entitlement).into_iter().flatten().collect(),
         source_date_epoch: source_date_epoch(args, environment, problems),
         use_cache: if args.cache.unwrap_or(true) && !args.no_cache.unwrap_or(false) { CacheUse::On } else { CacheUse::WriteOnly },
         max_unpacked_bytes: max_unpacked_bytes(args, problems),
@@ -402,6 +403,15 @@ fn agent(text: &str, environment: &Environment) -> Result<(String, PathBuf), Str
             Err("one agent for an id: load all keys into it with ssh-add".to_owned())
         }
         Some(socket) => Ok((id.to_owned(), environment.absolute(Path::new(socket)))),
+    }
+}
+
+/// Reads what `--allow` allows; nothing if it is allowed anyway.
+fn entitlement(text: &str) -> Result<Option<Entitlement>, String> {
+    match text {
+        "security.insecure" => Ok(Some(Entitlement::SecurityInsecure)),
+        "network.host" => Ok(None),
+        _ => Err(format!("{text:?} is neither security.insecure nor network.host")),
     }
 }
 

@@ -25,7 +25,7 @@ pub use check::{Checked, Definition, read_definition};
 pub use error::{BuildError, ErrorKind, Place};
 pub use events::{Event, LayerSummary, StepId, StepOutcome, Stream};
 pub use publish::Pushed;
-pub use request::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Export, SecretSource};
+pub use request::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Entitlement, Export, SecretSource};
 
 use crate::cache::{CacheError, DirectoryCache, LayerCache};
 use crate::confined::ConfinedDir;

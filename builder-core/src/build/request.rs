@@ -3,7 +3,10 @@
 use crate::http::Secret;
 use crate::oci::{Platform, Reference};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+};
 
 /// One build.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -42,6 +45,9 @@ pub struct BuildRequest {
     /// The sockets of the SSH agents that `RUN --mount=type=ssh` may talk to, by id.
     #[serde(default)]
     pub ssh: BTreeMap<String, PathBuf>,
+    /// What steps may do beyond the usual, if they ask for it.
+    #[serde(default)]
+    pub allowed: BTreeSet<Entitlement>,
     /// `SOURCE_DATE_EPOCH` in seconds: the time of the image and of everything that the build makes or RUN writes.
     #[serde(default)]
     pub source_date_epoch: Option<i64>,
@@ -102,6 +108,14 @@ pub enum SecretSource {
     Value(Secret),
 }
 
+/// Something that a step may do only where the user allows it. (The network of the builder every step may use.)
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Entitlement {
+    /// `RUN --security=insecure`: whatever the builder may do.
+    #[serde(rename = "security.insecure")]
+    SecurityInsecure,
+}
+
 /// What the cache of earlier results is used for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -138,6 +152,7 @@ impl BuildRequest {
             build_contexts: BTreeMap::new(),
             secrets: BTreeMap::new(),
             ssh: BTreeMap::new(),
+            allowed: BTreeSet::new(),
             source_date_epoch: None,
             use_cache: CacheUse::On,
             max_unpacked_bytes: default_unpacked_bytes(),

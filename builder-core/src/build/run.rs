@@ -7,6 +7,7 @@ use super::{
     Build, BuildError, ErrorKind, Event, StepId, Stream,
     contents::Contents,
     mounts::{Attached, FoundMount},
+    request::Entitlement,
     stage::{CurrentStep, StageState, StepLayer},
 };
 use crate::cache::{Key, KeyBuilder};
@@ -14,7 +15,9 @@ use crate::copy::User;
 use crate::dockerfile::{Network, Security};
 use crate::evaluate::{self, RunAction};
 use crate::image::{Layer, Origin};
-use crate::isolation::{self, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Namespaces, Refused, Step};
+use crate::isolation::{
+    self, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Namespaces, Privileges, Refused, Step,
+};
 use crate::layer::read::{self, Visitor};
 use crate::oci::{DiffId, Digest};
 use crate::rootfs::{OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};
@@ -63,7 +66,7 @@ pub(super) fn host_resolv_conf() -> Vec<u8> {
 impl Build {
     /// Does a RUN.
     pub(super) async fn run(&self, step: &mut CurrentStep<'_>, action: RunAction) -> Result<StepLayer, BuildError> {
-        refuse(&action)?;
+        self.refuse(&action)?;
         let mounts = self.find_mounts(step, &action).await?;
         let key = self.run_key(step.before.key, &action, &mounts);
         if let Some(found) = self.known(key).await {
@@ -131,6 +134,7 @@ impl Build {
                 identity: Identity { uid: user.uid, gid: user.gid, groups: user.groups },
                 host_name: HOST_NAME.to_owned(),
                 network: if action.network == Some(Network::None) { isolation::Network::None } else { isolation::Network::Host },
+                privileges: if action.security == Some(Security::Insecure) { Privileges::All } else { Privileges::Usual },
                 mounts,
                 arguments: action.argv.into_iter().map(OsString::from).collect(),
                 resolv_conf,
@@ -166,10 +170,25 @@ impl Build {
             key.part("script", &script.name).part("content", &script.content);
         }
         key.optional("network", (action.network == Some(Network::None)).then_some("none"));
+        key.optional("security", (action.security == Some(Security::Insecure)).then_some("insecure"));
         for mount in mounts {
             mount.add_to(&mut key);
         }
         self.with_epoch(&mut key)
+    }
+
+    /// Says what a step does not get.
+    fn refuse(&self, action: &RunAction) -> Result<(), BuildError> {
+        let refused = |message: &str| BuildError::new(ErrorKind::Dockerfile, message);
+        if !action.devices.is_empty() {
+            return Err(refused("RUN --device is not supported: a step has no devices of this machine")
+                .hint("do this work where the image runs, or before the build"));
+        }
+        if action.security == Some(Security::Insecure) && !self.request.allowed.contains(&Entitlement::SecurityInsecure) {
+            return Err(refused("RUN --security=insecure is not allowed in this build")
+                .hint("allow it with --allow security.insecure, if you trust the Dockerfile with this machine"));
+        }
+        Ok(())
     }
 
     async fn user(&self, before: &StageState, text: &str) -> Result<User, BuildError> {
@@ -374,18 +393,6 @@ fn succeeded(status: ExitStatus, command: &str) -> Result<(), BuildError> {
 /// A command that failed makes the build fail, whatever its number.
 fn exit_code(code: i32) -> u8 {
     u8::try_from(code).ok().filter(|code| *code != 0).unwrap_or(1)
-}
-
-/// Says what cannot be done yet, rather than leaving it out.
-fn refuse(action: &RunAction) -> Result<(), BuildError> {
-    let refused = |message: &str| Err(BuildError::new(ErrorKind::Dockerfile, message));
-    if !action.devices.is_empty() {
-        return refused("RUN --device is not supported: a build has no devices of the host");
-    }
-    if action.security == Some(Security::Insecure) {
-        return refused("RUN --security=insecure is not allowed");
-    }
-    Ok(())
 }
 
 /// Hands the output of a step over, and does not wait for a listener when the build is being cancelled.

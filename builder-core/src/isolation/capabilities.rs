@@ -19,5 +19,8 @@ pub(super) const DEFAULT: u64 = 1 << 0 // CHOWN: give files away
     | 1 << 29 // AUDIT_WRITE: su and login
     | 1 << 31; // SETFCAP: file capabilities
 
+/// Whatever the builder has.
+pub(super) const ALL: u64 = u64::MAX;
+
 /// The number above which the kernel knows no capability; it is asked one by one until it says so.
 pub(super) const MAX: u32 = 63;

@@ -41,6 +41,8 @@ pub(super) struct Program {
     pub(super) gid: u32,
     /// Supplementary groups.
     pub(super) groups: Vec<u32>,
+    /// Capabilities that it may have, as bits.
+    pub(super) capabilities: u64,
     /// /dev/null.
     pub(super) input: RawFd,
     /// Takes the standard output.
@@ -254,9 +256,9 @@ fn command(program: &Program) -> ! {
     stage(Stage::Start, calm_process());
     // As root, as runc does: a user may be put where they could not go themselves.
     stage(Stage::Directory, check(libc::c_long::from(change_directory(&program.directory))));
-    stage(Stage::Capabilities, drop_bounding_set());
+    stage(Stage::Capabilities, drop_bounding_set(program.capabilities));
     stage(Stage::Identity, become_user(program));
-    stage(Stage::Capabilities, limit_capabilities());
+    stage(Stage::Capabilities, limit_capabilities(program.capabilities));
     let (mut stage, mut refusal) = (Stage::NotFound, libc::ENOENT);
     for candidate in &program.candidates {
         // SAFETY: a text and two lists that end with null, all owned by `program`.
@@ -403,8 +405,8 @@ fn calm_process() -> Result<(), Refusal> {
 }
 
 /// What is not in the bounding set comes back by no program.
-fn drop_bounding_set() -> Result<(), Refusal> {
-    for capability in (0..=capabilities::MAX).filter(|number| capabilities::DEFAULT & (1 << number) == 0) {
+fn drop_bounding_set(kept: u64) -> Result<(), Refusal> {
+    for capability in (0..=capabilities::MAX).filter(|number| kept & (1 << number) == 0) {
         // SAFETY: plain numbers.
         match check(libc::c_long::from(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) })) {
             Ok(()) => {}
@@ -432,7 +434,7 @@ fn become_user(program: &Program) -> Result<(), Refusal> {
 }
 
 /// What is permitted now, cut to the set; another user than root has none.
-fn limit_capabilities() -> Result<(), Refusal> {
+fn limit_capabilities(kept: u64) -> Result<(), Refusal> {
     #[repr(C)]
     struct Header {
         version: u32,
@@ -450,7 +452,7 @@ fn limit_capabilities() -> Result<(), Refusal> {
     // SAFETY: the structures have the layout of version 3, and are ours.
     unsafe {
         check(libc::syscall(libc::SYS_capget, &raw const header, sets.as_mut_ptr()))?;
-        for (set, wanted) in sets.iter_mut().zip([capabilities::DEFAULT, capabilities::DEFAULT >> 32]) {
+        for (set, wanted) in sets.iter_mut().zip([kept, kept >> 32]) {
             #[expect(clippy::cast_possible_truncation, reason = "the lower half is what belongs in this word")]
             let wanted = wanted as u32;
             *set = Sets { effective: set.effective & wanted, permitted: set.permitted & wanted, inheritable: 0 };

@@ -64,6 +64,8 @@ pub struct Step {
     pub host_name: String,
     /// Which network it sees.
     pub network: Network,
+    /// What it may do.
+    pub privileges: Privileges,
     /// What is mounted besides /proc, /dev and /sys, in this order.
     pub mounts: Vec<Mount>,
     /// Content of /etc/resolv.conf while the step runs.
@@ -92,6 +94,15 @@ pub enum Network {
     Host,
     /// A loopback device and nothing else.
     None,
+}
+
+/// What a step may do to the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Privileges {
+    /// What Docker lets a container do.
+    Usual,
+    /// All that the builder may do itself, with nothing hidden: `RUN --security=insecure`.
+    All,
 }
 
 /// Something mounted into the root of a step. A mount point that is missing is made and, if still empty, removed afterwards.

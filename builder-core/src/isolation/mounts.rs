@@ -2,7 +2,7 @@
 //! sees, and gone with it on every way out.
 
 use super::{
-    Access, Mount, MountKind, RunError, Step, host_path,
+    Access, Mount, MountKind, Privileges, RunError, Step, host_path,
     mount_points::{MountPoints, Shape},
 };
 use crate::confined::ConfinedDir;
@@ -181,7 +181,7 @@ impl Mounted {
         // Files in memory are made here and bound to their places; /proc covers it later. A script among them is executed.
         let files = host_path(&self.root, &proc);
         self.mount("tmpfs", &proc, MountFlags::NOSUID | MountFlags::NODEV, "mode=0700")?;
-        self.mount_sys(points)?;
+        self.mount_sys(step.privileges, points)?;
         self.mount_dev(points)?;
         let mut files = Files { directory: files, count: 0 };
         for (name, bytes) in [("etc/resolv.conf", &step.resolv_conf), ("etc/hosts", &step.hosts)] {
@@ -271,23 +271,26 @@ impl Mounted {
         Ok(())
     }
 
-    /// /sys, read-only. It shows the network devices of the network namespace that it is mounted in.
-    fn mount_sys(&mut self, points: &mut MountPoints<'_>) -> Result<(), RunError> {
+    /// /sys, read-only for the usual step. It shows the network devices of the network namespace that it is mounted in.
+    fn mount_sys(&mut self, privileges: Privileges, points: &mut MountPoints<'_>) -> Result<(), RunError> {
         let sys = points.require(&TreePath::clamp("sys"), Shape::Directory)?;
         let place = host_path(&self.root, &sys);
-        if self.mount("sysfs", &sys, SAFE | MountFlags::RDONLY, "").is_err() {
+        let (flags, hidden_in_sys) = match privileges {
+            Privileges::Usual => (SAFE | MountFlags::RDONLY, &HIDDEN_IN_SYS[..]),
+            Privileges::All => (SAFE, &[][..]),
+        };
+        if self.mount("sysfs", &sys, flags, "").is_err() {
             // A user namespace owns no network namespace of the host, nor its /sys.
             let bind = || {
                 mount::mount_bind_recursive("/sys", &place)?;
-                restrict(&place, SAFE | MountFlags::RDONLY)
+                restrict(&place, flags)
             };
             bind().map_err(|errno: Errno| failed("/sys", "sys", errno))?;
             self.undo.push(Undo::Detach(place.clone()));
         }
-        for name in HIDDEN_IN_SYS {
+        for name in hidden_in_sys {
             let hidden = place.join(name);
             if hidden.is_dir() {
-                let flags = SAFE | MountFlags::RDONLY;
                 let result = mount::mount("tmpfs", &hidden, "tmpfs", flags, None);
                 result.map_err(|errno| failed("nothing", format!("sys/{name}"), errno))?;
                 self.undo.push(Undo::Detach(hidden));
@@ -295,7 +298,7 @@ impl Mounted {
         }
         // Language runtimes look here for their memory limit. Where it cannot be had they look at the machine.
         let control_groups = place.join("fs/cgroup");
-        if mount::mount("cgroup2", &control_groups, "cgroup2", SAFE | MountFlags::RDONLY, None).is_ok() {
+        if mount::mount("cgroup2", &control_groups, "cgroup2", flags, None).is_ok() {
             self.undo.push(Undo::Detach(control_groups));
         }
         Ok(())

@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "leaving the namespaces that a thread shares with others")]
 
 use super::{
-    CancelToken, Choice, ExitStatus, Identity, Isolation, Network, Proc, RunError, Step, Stream,
+    CancelToken, Choice, ExitStatus, Identity, Isolation, Network, Privileges, Proc, RunError, Step, Stream, capabilities,
     child::{self, Program, Report, Stage, TextList},
     mounts,
 };
@@ -246,7 +246,10 @@ fn copy_output(output: &OwnedFd, error: &OwnedFd, end: &OwnedFd, sink: &mut dyn 
 fn program(step: &Step, places: mounts::Places<'_>, fresh_proc: bool, descriptors: [i32; 6]) -> Result<Program, RunError> {
     let text = |bytes: &[u8], what: &str| CString::new(bytes).map_err(|_| RunError::ZeroByte { what: what.to_owned() });
     let path = |path: &Path| text(path.as_os_str().as_bytes(), "a path");
-    let below_proc = |names: &[&str]| names.iter().map(|name| path(&places.proc.join(name))).collect::<Result<Vec<_>, _>>();
+    let below_proc = |names: &[&str]| {
+        let names = if step.privileges == Privileges::All { &[] } else { names };
+        names.iter().map(|name| path(&places.proc.join(name))).collect::<Result<Vec<_>, _>>()
+    };
     let variable = |(name, value): &(OsString, OsString)| {
         let bytes = [name.as_bytes(), b"=", value.as_bytes()].concat();
         text(&bytes, &format!("variable {}", name.display()))
@@ -268,6 +271,10 @@ fn program(step: &Step, places: mounts::Places<'_>, fresh_proc: bool, descriptor
         uid: step.identity.uid,
         gid: step.identity.gid,
         groups: step.identity.groups.clone(),
+        capabilities: match step.privileges {
+            Privileges::Usual => capabilities::DEFAULT,
+            Privileges::All => capabilities::ALL,
+        },
         input,
         output,
         error,
@@ -411,6 +418,7 @@ mod tests {
             identity: Identity::default(),
             host_name: "test".to_owned(),
             network: Network::Host,
+            privileges: Privileges::Usual,
             mounts: Vec::new(),
             resolv_conf: Vec::new(),
             hosts: Vec::new(),
