@@ -17,9 +17,11 @@ use std::{
     fs,
     os::unix::{fs::PermissionsExt as _, net::UnixListener},
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
-use testkit::{require, require_root};
+use testkit::{Image, Registry, require, require_root};
 
 /// An image with a shell, made without a registry.
 const BASE: &str = "FROM scratch AS base\nCOPY --from=tools busybox /bin/busybox\n\
@@ -101,7 +103,7 @@ impl Bench {
             let choice = Choice { overlay: None, ..choose(&facts, None).unwrap() };
             backends.isolation = Arc::new(move || Ok(Arc::new(Namespaces::new(choice.clone()))));
         }
-        let result = build(request, backends, sender).await;
+        let result = Box::pin(build(request, backends, sender)).await;
         Built { result, events: listening.await.unwrap() }
     }
 
@@ -204,6 +206,29 @@ async fn what_is_bound_is_seen(bench: &Bench) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn privileged_an_image_is_bound_and_read_once() {
+    let Some(bench) = Bench::new() else { return };
+    if !require(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let registry = Registry::start();
+    Image::new()
+        .layer("old 0644 0:0 \"gone\"\nopt/ 0755 0:0\nopt/f 0644 5:6 \"F\"")
+        .layer(".wh.old 0644 0:0 \"\"\nopt/g 0600 7:8 \"G\"")
+        .push(&registry, "tool:1");
+    let from = format!("from={}/tool:1", registry.address());
+    let text = format!(
+        "RUN --mount={from},target=/t cat /t/opt/f && stat -c '%a %u:%g' /t/opt/g && ls /t\n\
+         RUN --mount=type=cache,{from},source=/opt,target=/c stat -c '%a %u:%g' /c/g\n"
+    );
+    let built = bench.build(bench.request(&text)).await;
+    built.succeeded();
+    assert_eq!(built.output(), "F600 7:8\nopt\n600 7:8\n");
+    let pulls = built.events.iter().filter(|event| matches!(event, Event::PullStarted { .. })).count();
+    assert_eq!(pulls, 2, "each layer once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn privileged_what_a_step_writes_to_a_bind_reaches_nobody() {
     let Some(bench) = Bench::new() else { return };
     what_is_written_reaches_nobody(&bench).await;
@@ -239,7 +264,7 @@ async fn privileged_a_bound_context_is_what_a_copied_one_would_be() {
     let owned = bench.path("context/d/keep");
     fs::set_permissions(&owned, fs::Permissions::from_mode(0o640)).unwrap();
     std::os::unix::fs::chown(&owned, Some(1000), Some(1000)).unwrap();
-    fs::File::open(&owned).unwrap().set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000)).unwrap();
+    fs::File::open(&owned).unwrap().set_modified(std::time::UNIX_EPOCH + Duration::from_secs(1_000_000)).unwrap();
     let list = "RUN --mount=target=/c cd /c && find . -type f | sort && stat -c '%a %u:%g %Y' d/keep\n";
     assert_eq!(bench.output(list).await, "./d/keep\n./d/secret.key\n./keep\n./secret.key\n640 0:0 1000000\n");
     bench.write("context/.dockerignore", "**/*.key\n.dockerignore\n");
@@ -462,6 +487,43 @@ async fn privileged_an_agent_is_reached_through_a_socket_in_the_step() {
     request.ssh.insert("default".to_owned(), bench.path("key"));
     let error = bench.build(request).await.error();
     assert!(error.contains("as the SSH agent \"default\": it is no socket (it is the socket of a running agent"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privileged_a_key_of_the_agent_can_be_used_and_not_be_taken_out() {
+    let Some(bench) = Bench::new() else { return };
+    if !require(&["ssh-agent", "ssh-add", "ssh-keygen", "ldd"]) {
+        return;
+    }
+    // The program with its libraries, where the loader looks for them.
+    let libraries = Command::new("ldd").arg("/usr/bin/ssh-add").output().unwrap().stdout;
+    let libraries = String::from_utf8(libraries).unwrap();
+    let libraries = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    for path in libraries.chain(["/usr/bin/ssh-add"]) {
+        let copy = bench.path("other").join(&path[1..]);
+        fs::create_dir_all(copy.parent().unwrap()).unwrap();
+        fs::copy(path, copy).unwrap();
+    }
+    let socket = bench.path("agent");
+    let mut agent = Command::new("ssh-agent").arg("-D").arg("-a").arg(&socket).stdout(Stdio::null()).spawn().unwrap();
+    while !socket.exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let key = bench.path("key");
+    let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-C", "of the test", "-f"]).arg(&key).status();
+    assert!(made.unwrap().success());
+    let added = Command::new("ssh-add").arg("-q").arg(&key).env("SSH_AUTH_SOCK", &socket).status();
+    assert!(added.unwrap().success());
+    let mut request = bench.request(
+        "COPY --from=other . /\n\
+         RUN --mount=type=ssh --network=none ssh-add -L | cut -d ' ' -f 1,3-; ssh-add -D 2>/dev/null; ssh-add -L | wc -l\n",
+    );
+    request.ssh.insert("default".to_owned(), socket);
+    let built = bench.build(request).await;
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    built.succeeded();
+    assert_eq!(built.output(), "ssh-ed25519 of the test\n1\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
