@@ -197,8 +197,10 @@ impl Build {
         let mut user = accounts
             .user(name)
             .map_err(|error| BuildError::new(ErrorKind::Dockerfile, format!("cannot run as USER {text}")).because(error))?;
-        if text.is_empty() {
-            user.groups.clear();
+        // A process that has its own group only as such may lose it, and with it what is denied to the group
+        // (CVE-2023-25173).
+        if !user.groups.contains(&user.gid) {
+            user.groups.insert(0, user.gid);
         }
         Ok(user)
     }

@@ -425,7 +425,7 @@ fn become_user(program: &Program) -> Result<(), Refusal> {
         let groups = libc::syscall(libc::SYS_setgroups, program.groups.len(), program.groups.as_ptr());
         match check(groups) {
             // A user namespace with a single id forbids it; it has no groups to lose.
-            Err(libc::EPERM) if program.groups.is_empty() => {}
+            Err(libc::EPERM) if program.groups.iter().all(|group| *group == program.gid) => {}
             result => result?,
         }
         check(libc::syscall(libc::SYS_setresgid, program.gid, program.gid, program.gid))?;
