@@ -1,5 +1,7 @@
 //! EXPOSE: ports, ranges, protocols. Pure.
 
+use std::net::IpAddr;
+
 /// Why a text names no port.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum PortError {
@@ -7,6 +9,8 @@ pub(super) enum PortError {
     Number(String),
     #[error("invalid port range {0:?}: its end is before its start")]
     Backwards(String),
+    #[error("invalid port {0:?}: what stands before it must be an address of the host and a port of it")]
+    Address(String),
     #[error("invalid port {0:?}: the protocol must be tcp, udp or sctp")]
     Protocol(String),
 }
@@ -20,17 +24,25 @@ pub(super) fn parse(text: &str) -> Result<Vec<String>, PortError> {
         return Err(PortError::Protocol(text.to_owned()));
     }
     // `8080:80` and `127.0.0.1::80` publish a port with `docker run`; an image keeps the container's part.
-    let numbers = numbers.rsplit(':').next().unwrap_or(numbers);
+    let (host, numbers) = numbers.rsplit_once(':').unwrap_or(("", numbers));
+    let (address, host_ports) = host.rsplit_once(':').unwrap_or(("", host));
+    let address = address.strip_prefix('[').and_then(|address| address.strip_suffix(']')).unwrap_or(address);
+    if !address.is_empty() && address.parse::<IpAddr>().is_err() {
+        return Err(PortError::Address(text.to_owned()));
+    }
     let number = |digits: &str| {
         let plain = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         digits.parse::<u16>().ok().filter(|_| plain).ok_or_else(|| PortError::Number(text.to_owned()))
     };
-    let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
-    let (first, last) = (number(first)?, number(last)?);
-    if first > last {
-        return Err(PortError::Backwards(text.to_owned()));
+    let range = |numbers: &str| {
+        let (first, last) = numbers.split_once('-').unwrap_or((numbers, numbers));
+        let (first, last) = (number(first)?, number(last)?);
+        if first > last { Err(PortError::Backwards(text.to_owned())) } else { Ok(first..=last) }
+    };
+    if !host_ports.is_empty() {
+        range(host_ports)?;
     }
-    Ok((first..=last).map(|port| format!("{port}/{protocol}")).collect())
+    Ok(range(numbers)?.map(|port| format!("{port}/{protocol}")).collect())
 }
 
 #[cfg(test)]
@@ -46,6 +58,9 @@ mod tests {
             ("8080:80", Ok(vec!["80/tcp"])),
             ("127.0.0.1::80/udp", Ok(vec!["80/udp"])),
             ("80/", Ok(vec!["80/tcp"])),
+            ("::::80", Ok(vec!["80/tcp"])),
+            ("localhost:1:80", Err(PortError::Address("localhost:1:80".to_owned()))),
+            ("x:80", Err(PortError::Number("x:80".to_owned()))),
             ("80:", Err(PortError::Number("80:".to_owned()))),
             ("+80", Err(PortError::Number("+80".to_owned()))),
             ("eighty", Err(PortError::Number("eighty".to_owned()))),

@@ -45,11 +45,11 @@ impl Arguments {
             _ => None,
         });
         let declared = pairs.flatten().map(|pair| pair.name.clone()).collect();
-        let platform = plan::platform_args(options);
+        let platform = plan::platform_args(dockerfile, options);
         // What cannot be expanded is an error of the plan; here it has no value.
         let values = plan::global_args(dockerfile, options, &platform).unwrap_or_default();
         let bare = plan::Options { build_args: BTreeMap::new(), ..options.clone() };
-        let defaults = plan::global_args(dockerfile, &bare, &plan::platform_args(&bare)).unwrap_or_default();
+        let defaults = plan::global_args(dockerfile, &bare, &plan::platform_args(dockerfile, &bare)).unwrap_or_default();
         Self { declared, platform, values, defaults }
     }
 

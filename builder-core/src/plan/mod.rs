@@ -85,7 +85,7 @@ pub enum Source {
 /// assert_eq!(plan.stages[&0].base, plan::Source::Image("a".to_owned()));
 /// ```
 pub fn plan(dockerfile: &Dockerfile, options: &Options) -> Result<Plan, Vec<ParseError>> {
-    let platform_args = platform_args(options);
+    let platform_args = platform_args(dockerfile, options);
     let global_args = global_args(dockerfile, options, &platform_args).map_err(|error| vec![error])?;
     let target = target(dockerfile, options).map_err(|error| vec![error])?;
     Plan { stages: BTreeMap::new(), target, global_args, platform_args }.reaching(dockerfile, options, BTreeSet::from([target]))
@@ -97,7 +97,7 @@ pub fn plan(dockerfile: &Dockerfile, options: &Options) -> Result<Plan, Vec<Pars
 /// # Errors
 /// As [`plan`], of every stage.
 pub fn plan_all(dockerfile: &Dockerfile, options: &Options) -> Result<Plan, Vec<ParseError>> {
-    let platform_args = platform_args(options);
+    let platform_args = platform_args(dockerfile, options);
     let global_args = global_args(dockerfile, options, &platform_args).map_err(|error| vec![error])?;
     let target = target(dockerfile, options).map_err(|error| vec![error])?;
     let every = (0..dockerfile.stages.len()).collect();
@@ -374,8 +374,8 @@ pub fn global_args(
     Ok(args)
 }
 
-/// The arguments that describe the platforms, unless `--build-arg` says otherwise.
-pub fn platform_args(options: &Options) -> BTreeMap<String, String> {
+/// The arguments that describe the platforms and the stage that is asked for, unless `--build-arg` says otherwise.
+pub fn platform_args(dockerfile: &Dockerfile, options: &Options) -> BTreeMap<String, String> {
     let mut args = BTreeMap::new();
     for (prefix, platform) in [("TARGET", &options.target_platform), ("BUILD", &options.build_platform)] {
         args.insert(format!("{prefix}PLATFORM"), platform.to_string());
@@ -384,7 +384,9 @@ pub fn platform_args(options: &Options) -> BTreeMap<String, String> {
         args.insert(format!("{prefix}ARCH"), platform.architecture.clone());
         args.insert(format!("{prefix}VARIANT"), platform.variant.clone().unwrap_or_default());
     }
-    args.insert("TARGETSTAGE".to_owned(), options.target.clone().unwrap_or_else(|| "default".to_owned()));
+    let last_name = || Some(dockerfile.stages.last()?.name.as_ref()?.name.clone());
+    let target = options.target.clone().or_else(last_name);
+    args.insert("TARGETSTAGE".to_owned(), target.unwrap_or_else(|| "default".to_owned()));
     for (name, value) in &mut args {
         if let Some(given) = options.build_args.get(name) {
             value.clone_from(given);
