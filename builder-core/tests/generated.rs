@@ -511,7 +511,7 @@ fn try_many(cases: u32, with_run: bool) {
 #[test]
 fn builds_without_run_are_reproducible_well_formed_and_never_stale() {
     if require(&["docker-registry", "skopeo"]) {
-        try_many(60, false);
+        try_many(48, false);
     }
 }
 
