@@ -104,13 +104,17 @@ fn context(criterion: &mut Criterion) {
 fn values(criterion: &mut Criterion) {
     let layers: Vec<Vec<Change>> = (0..5).map(layer).collect();
     let mut tree = Tree::new();
-    layers.iter().for_each(|changes| tree.apply(changes));
+    for changes in &layers {
+        tree.apply(changes);
+    }
     let mut group = criterion.benchmark_group("layers of 10,000 files");
     group.sample_size(20);
     group.bench_function("fold five", |bencher| {
         bencher.iter(|| {
             let mut tree = Tree::new();
-            layers.iter().for_each(|changes| tree.apply(black_box(changes)));
+            for changes in &layers {
+                tree.apply(black_box(changes));
+            }
             tree
         });
     });

@@ -273,7 +273,7 @@ impl Sample {
     fn changed(&self, (from, to): (&str, &str)) -> Self {
         let mut other = self.clone();
         match from {
-            "ARG" => other.argument = "0711".to_owned(),
+            "ARG" => "0711".clone_into(&mut other.argument),
             "ARCHIVE" => other.archive.push_str("\nd/new 0644 0:0 \"new\""),
             _ => other.context = other.context.replacen(from, to, 1),
         }
@@ -340,7 +340,7 @@ impl Bench {
             exports: vec![Export::OciLayout(layout.clone())],
             ..BuildRequest::new(&context)
         };
-        let store = Store::open(&place.join(state)).unwrap();
+        let store = Store::open(place.join(state)).unwrap();
         let client = http::Client::new(http::Options::default()).unwrap();
         let registry = registry::Client::new(client, registry::Options::default(), Arc::new(registry::Anonymous)).unwrap();
         let backends = Backends::new(store.clone(), registry);
