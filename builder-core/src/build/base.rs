@@ -1,15 +1,18 @@
 //! Base images: from a name to a config, layers and a tree. A layer is downloaded only if its index is not known yet, or
 //! if somebody will need its bytes.
 
-use super::{Build, BuildError, ErrorKind, Event};
+use super::{Build, BuildError, ContextSource, ErrorKind, Event};
+use crate::context::layout;
 use crate::image::{Layer, Origin};
-use crate::layer::read::{self, Visitor};
-use crate::oci::{DiffId, ImageConfig, Platform, Reference};
+use crate::layer::read::{self, Limits, Visitor};
+use crate::oci::{DiffId, Hasher, ImageConfig, Platform, Reference};
+use crate::store::Store;
 use crate::tree::{Change, Content, Entry, LayerIndex, Node, Tree, TreePath};
 use futures_util::future::try_join_all;
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
+    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::sync::OnceCell;
@@ -25,7 +28,24 @@ pub(super) struct Base {
 /// The images of one build, each resolved once.
 #[derive(Default)]
 pub(super) struct Bases {
-    pub(super) known: Mutex<BTreeMap<(Reference, Platform), Pending>>,
+    pub(super) known: Mutex<BTreeMap<(Name, Platform), Pending>>,
+}
+
+/// Where an image is.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Name {
+    Registry(Reference),
+    /// A directory, and a tag or digest of it.
+    Layout(PathBuf, Option<String>),
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Registry(reference) => reference.fmt(formatter),
+            Self::Layout(path, _) => write!(formatter, "the OCI layout {}", path.display()),
+        }
+    }
 }
 
 /// An image that is being resolved, or was.
@@ -48,28 +68,55 @@ impl Build {
         let reference: Reference = name
             .parse()
             .map_err(|error| BuildError::new(ErrorKind::Dockerfile, format!("{name:?} is no image name")).because(error))?;
-        let cell = {
-            let mut known = self.bases.known.lock().unwrap_or_else(PoisonError::into_inner);
-            known.entry((reference.clone(), platform.clone())).or_default().clone()
-        };
-        cell.get_or_try_init(|| self.resolve(&reference, platform, keep)).await.cloned()
+        self.named(Name::Registry(reference), platform, keep).await
     }
 
-    async fn resolve(&self, reference: &Reference, platform: &Platform, keep: Keep) -> Result<Base, BuildError> {
-        let failed = || BuildError::new(ErrorKind::Base, format!("cannot use the image {reference}"));
-        let resolved = self.registry.resolve(reference, platform).await.map_err(|error| failed().because(error))?;
-        let config = &resolved.config;
+    /// The image that a named context is; `None` if it has files only.
+    pub(super) async fn image_context(&self, name: &str, platform: &Platform, keep: Keep) -> Result<Option<Base>, BuildError> {
+        let name = match self.request.build_contexts.get(name) {
+            Some(ContextSource::Image(reference)) => Name::Registry(reference.clone()),
+            Some(ContextSource::OciLayout { path, image }) => Name::Layout(path.clone(), image.clone()),
+            _ => return Ok(None),
+        };
+        self.named(name, platform, keep).await.map(Some)
+    }
+
+    async fn named(&self, name: Name, platform: &Platform, keep: Keep) -> Result<Base, BuildError> {
+        let cell = {
+            let mut known = self.bases.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.entry((name.clone(), platform.clone())).or_default().clone()
+        };
+        cell.get_or_try_init(|| self.resolve(&name, platform, keep)).await.cloned()
+    }
+
+    async fn resolve(&self, name: &Name, platform: &Platform, keep: Keep) -> Result<Base, BuildError> {
+        let (config, blobs, origin) = match name {
+            Name::Registry(reference) => {
+                let failed = || BuildError::new(ErrorKind::Base, format!("cannot use the image {reference}"));
+                let resolved = self.registry.resolve(reference, platform).await.map_err(|error| failed().because(error))?;
+                (resolved.config, resolved.manifest.layers, Origin::Registry(resolved.origin))
+            }
+            Name::Layout(path, image) => {
+                let (directory, image, platform) = (path.clone(), image.clone(), platform.clone());
+                let resolve = move || {
+                    layout::resolve(&directory, image.as_deref(), &platform).map_err(|error| {
+                        BuildError::new(ErrorKind::Base, format!("cannot use the OCI layout {}", directory.display()))
+                            .because(error)
+                    })
+                };
+                let found = self.work.run(resolve).await?;
+                (found.config, found.manifest.layers, Origin::Layout(Arc::new(path.clone())))
+            }
+        };
         let found = Platform::new(&config.os, &config.architecture, config.variant.as_deref());
         // As BuildKit: an image without an index is what it is, and many say nothing of their platform.
         if !config.architecture.is_empty() && (&found.os, &found.architecture) != (&platform.os, &platform.architecture) {
-            let message = format!("{reference} is there for {found} only; it is used although {platform} was asked for");
+            let message = format!("{name} is there for {found} only; it is used although {platform} was asked for");
             self.tell(Event::Warning { message, place: None }).await;
         }
-        let diff_ids = resolved.config.rootfs.diff_ids.iter().copied();
-        let layers: Vec<Layer> = diff_ids
-            .zip(&resolved.manifest.layers)
-            .map(|(diff_id, blob)| Layer { diff_id, blob: blob.clone(), origin: Origin::Registry(resolved.origin.clone()) })
-            .collect();
+        let diff_ids = config.rootfs.diff_ids.iter().copied();
+        let layers: Vec<Layer> =
+            diff_ids.zip(&blobs).map(|(diff_id, blob)| Layer { diff_id, blob: blob.clone(), origin: origin.clone() }).collect();
         self.remember(&layers);
         let mut reading = Vec::new();
         for layer in &layers {
@@ -86,7 +133,7 @@ impl Build {
                 Ok(tree)
             })
             .await?;
-        Ok(Base { config: resolved.config, layers, tree: Arc::new(tree) })
+        Ok(Base { config, layers, tree: Arc::new(tree) })
     }
 
     /// What a layer does.
@@ -113,54 +160,104 @@ impl Build {
 
     /// Streams a layer once: hashed, decompressed, indexed, and written to the store if it is to be kept.
     async fn download(&self, layer: &Layer, keep: Keep) -> Result<LayerIndex, BuildError> {
-        let Origin::Registry(reference) = &layer.origin else {
-            return Err(BuildError::new(
-                ErrorKind::Internal,
-                format!("the layer {} is not in the store any more", layer.diff_id),
-            ));
-        };
         let failed = {
-            let (reference, digest) = (reference.clone(), layer.blob.digest);
-            move || BuildError::new(ErrorKind::Base, format!("cannot read the layer {digest} of {reference}"))
-        };
-        let _permit = self.downloads.acquire().await.map_err(|error| failed().because(error))?;
-        let size_bytes = layer.blob.size_bytes;
-        self.tell(Event::PullStarted { reference: (**reference).clone(), digest: layer.blob.digest, size_bytes }).await;
-        let blob = self.registry.blob(reference, &layer.blob).await.map_err(|error| failed().because(error))?;
-        // The thread below may wait for bytes when the build is given up.
-        let (blob, _download) = blob.into_read(&tokio::runtime::Handle::current());
-        let blob = self.contents.stoppable(blob);
-        let (store, layer_, limits) = (self.store.clone(), layer.clone(), *self.contents.limits());
-        let index = self
-            .work
-            .run(move || {
-                let (mut blob, mut writer) = (blob, None);
-                let mut accounts = Accounts::default();
-                let reading = match keep {
-                    Keep::Indexes => read::read(&mut blob, layer_.diff_id, &limits, &mut accounts),
-                    Keep::Blobs | Keep::WhatIsRead => {
-                        let writer = writer.insert(store.blob_writer().map_err(BuildError::store)?);
-                        read::read(Tee { from: &mut blob, to: writer }, layer_.diff_id, &limits, &mut accounts)
-                    }
+            let (digest, origin) = (layer.blob.digest, layer.origin.clone());
+            move || {
+                let of = match &origin {
+                    Origin::Registry(reference) => reference.to_string(),
+                    Origin::Layout(path) => path.display().to_string(),
+                    Origin::Store => "the state directory".to_owned(),
                 };
-                let mut index = reading.map_err(|error| failed().because(error))?.index;
-                accounts.inline(&mut index);
-                if let Some(writer) = writer {
-                    writer.finish(Some(&layer_.blob)).map_err(BuildError::store)?;
-                    store.add_layer_blob(layer_.diff_id, &layer_.blob).map_err(BuildError::store)?;
-                }
-                store.put_layer_index(layer_.diff_id, &index).map_err(BuildError::store)?;
+                BuildError::new(ErrorKind::Base, format!("cannot read the layer {digest} of {of}"))
+            }
+        };
+        let (store, layer_, limits) = (self.store.clone(), layer.clone(), *self.contents.limits());
+        match &layer.origin {
+            Origin::Store => {
+                let message = format!("the layer {} is not in the store any more", layer.diff_id);
+                Err(BuildError::new(ErrorKind::Internal, message))
+            }
+            Origin::Layout(path) => {
+                let (path, contents) = (path.clone(), self.contents.clone());
+                let read = move || {
+                    let file = layout::open_blob(&path, &layer_.blob).map_err(|error| failed().because(error))?;
+                    // Unlike the registry's reader, a file does not check itself.
+                    let mut checked = Hashing { from: contents.stoppable(file), hasher: Hasher::new() };
+                    let index = take_in(&mut checked, &layer_, keep, &store, &limits, &failed)?;
+                    let found = checked.hasher.finish();
+                    if found != layer_.blob.digest {
+                        return Err(failed().because(io::Error::other(format!("its digest is {found}"))));
+                    }
+                    store.put_layer_index(layer_.diff_id, &index).map_err(BuildError::store)?;
+                    Ok(index)
+                };
+                self.work.run(read).await
+            }
+            Origin::Registry(reference) => {
+                let _permit = self.downloads.acquire().await.map_err(|error| failed().because(error))?;
+                let size_bytes = layer.blob.size_bytes;
+                self.tell(Event::PullStarted { reference: (**reference).clone(), digest: layer.blob.digest, size_bytes }).await;
+                let blob = self.registry.blob(reference, &layer.blob).await.map_err(|error| failed().because(error))?;
+                // The thread below may wait for bytes when the build is given up.
+                let (blob, _download) = blob.into_read(&tokio::runtime::Handle::current());
+                let mut blob = self.contents.stoppable(blob);
+                let read = move || {
+                    let index = take_in(&mut blob, &layer_, keep, &store, &limits, &failed)?;
+                    store.put_layer_index(layer_.diff_id, &index).map_err(BuildError::store)?;
+                    Ok(index)
+                };
+                let index = self.work.run(read).await?;
+                self.tell(Event::PullFinished { digest: layer.blob.digest }).await;
                 Ok(index)
-            })
-            .await?;
-        self.tell(Event::PullFinished { digest: layer.blob.digest }).await;
-        Ok(index)
+            }
+        }
     }
 
     /// Notes where layers can be had.
     pub(super) fn remember(&self, layers: &[Layer]) {
         let mut known = self.layers.lock().unwrap_or_else(PoisonError::into_inner);
         known.extend(layers.iter().map(|layer| (layer.diff_id, layer.clone())));
+    }
+}
+
+/// Reads a layer once, and writes it to the store if it is to be kept.
+fn take_in(
+    blob: &mut (impl Read + Send),
+    layer: &Layer,
+    keep: Keep,
+    store: &Store,
+    limits: &Limits,
+    failed: &dyn Fn() -> BuildError,
+) -> Result<LayerIndex, BuildError> {
+    let mut writer = None;
+    let mut accounts = Accounts::default();
+    let reading = match keep {
+        Keep::Indexes => read::read(blob, layer.diff_id, limits, &mut accounts),
+        Keep::Blobs | Keep::WhatIsRead => {
+            let writer = writer.insert(store.blob_writer().map_err(BuildError::store)?);
+            read::read(Tee { from: blob, to: writer }, layer.diff_id, limits, &mut accounts)
+        }
+    };
+    let mut index = reading.map_err(|error| failed().because(error))?.index;
+    accounts.inline(&mut index);
+    if let Some(writer) = writer {
+        writer.finish(Some(&layer.blob)).map_err(BuildError::store)?;
+        store.add_layer_blob(layer.diff_id, &layer.blob).map_err(BuildError::store)?;
+    }
+    Ok(index)
+}
+
+/// Hashes what passes by.
+struct Hashing<R> {
+    from: R,
+    hasher: Hasher,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.from.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        Ok(count)
     }
 }
 

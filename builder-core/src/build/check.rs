@@ -1,8 +1,8 @@
 //! A Dockerfile looked at and not built: checked, outlined, listed. A build is checked the same way on its side.
 
 use super::{
-    Build, BuildError, BuildRequest, ContextSource, DockerfileSource, ErrorKind, Event, Place, plan_options, read_dockerfile,
-    work::Work,
+    Build, BuildError, BuildRequest, ContextSource, DockerfileSource, ErrorKind, Event, Place, base::Name, fetch::Files,
+    find_dockerfile, parse, plan_options, work::Work,
 };
 use crate::context;
 use crate::copy::Rules;
@@ -43,8 +43,25 @@ pub struct Checked {
 /// It cannot be read, or makes no sense: all its mistakes at once.
 pub async fn read_definition(request: BuildRequest) -> Result<Definition, BuildError> {
     let source = (request.dockerfile.clone(), request.context.clone());
-    let (file_name, dockerfile) = Work::new()?.run(move || read_dockerfile(&source.0, &source.1)).await?;
+    let (file_name, dockerfile) = Work::new()?.run(move || read_local(&source.0, &source.1)).await?;
     Ok(Definition { options: plan_options(&request), request, file_name, dockerfile })
+}
+
+/// Reads a Dockerfile that is on this machine: a check fetches nothing but the configs of base images.
+fn read_local(source: &DockerfileSource, context: &ContextSource) -> Result<(String, Dockerfile), BuildError> {
+    let is_local = matches!(context, ContextSource::Directory(_) | ContextSource::Empty);
+    let (name, bytes) = match source {
+        DockerfileSource::Inline { name, text } => (name.clone(), text.clone().into_bytes()),
+        DockerfileSource::Path(path) if is_local || path.is_absolute() => find_dockerfile(path, context)?,
+        DockerfileSource::Path(_) | DockerfileSource::Url(_) => {
+            let message = "only a Dockerfile of this machine can be looked at without a build";
+            return Err(
+                BuildError::new(ErrorKind::Request, message).hint("fetch it and give its path, or pipe it to --dockerfile -")
+            );
+        }
+    };
+    let dockerfile = parse(&name, &bytes)?;
+    Ok((name, dockerfile))
 }
 
 impl Definition {
@@ -101,7 +118,7 @@ impl Definition {
         let ContextSource::Directory(directory) = self.request.context.clone() else { return Ok(None) };
         let dockerfile = match &self.request.dockerfile {
             DockerfileSource::Path(path) => Some(path.clone()),
-            DockerfileSource::Inline { .. } => None,
+            DockerfileSource::Inline { .. } | DockerfileSource::Url(_) => None,
         };
         let find = move || {
             let rules = context::find_rules(&directory, dockerfile.as_deref());
@@ -190,14 +207,15 @@ impl Build {
             for (index, stage) in &self.plan().stages {
                 if let Source::Image(name) = &stage.base
                     && let Ok(reference) = name.parse::<Reference>()
-                    && let Some(base) = known.get(&(reference, stage.platform.clone())).and_then(|base| base.get())
+                    && let Some(base) =
+                        known.get(&(Name::Registry(reference), stage.platform.clone())).and_then(|base| base.get())
                 {
                     bases.insert(*index, base.config.clone());
                 }
             }
         }
         let context = self.contexts.get(&None).and_then(|context| context.get());
-        let ignored = context.map(|context| context.rules().clone());
+        let ignored = context.and_then(Files::rules).cloned();
         let report = self.lint(&Facts { bases, ignored });
         if !report.warnings_are_errors {
             self.tell_all(report.warnings).await;
@@ -206,8 +224,8 @@ impl Build {
 
     async fn ignored(&self) -> Result<Option<Rules>, BuildError> {
         match self.request.context {
-            ContextSource::Directory(_) => Ok(Some(self.context(None).await?.rules().clone())),
-            ContextSource::Empty => Ok(None),
+            ContextSource::Directory(_) => Ok(self.context(None).await?.rules().cloned()),
+            _ => Ok(None),
         }
     }
 

@@ -56,6 +56,11 @@ impl Contents {
         self.add(Medium::Directory(Arc::new(directory)))
     }
 
+    /// Makes `file` readable as [`Content::Range`].
+    pub(super) fn add_file(&self, file: fs::File) -> SourceId {
+        self.add(Medium::File(Arc::new(file)))
+    }
+
     /// A name for a directory that will be opened when it is known.
     pub(super) fn reserve(&self) -> SourceId {
         self.add(Medium::Reserved)

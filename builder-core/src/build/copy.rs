@@ -2,38 +2,42 @@
 
 use super::{
     Build, BuildError, ErrorKind, StepOutcome,
-    base::Keep,
     contents::Contents,
+    fetch::{self, Files, Remote},
     stage::{CurrentStep, StageState, StepLayer},
 };
 use crate::cache::{Key, KeyBuilder, Record};
 use crate::context::Context;
+use crate::context::git::Pinned;
 use crate::copy::{self, Accounts, Chmod, Ground, Item, Kind, Placement, Rules, SelectError, Selection};
 use crate::dockerfile::Word;
 use crate::evaluate::{CopyAction, CopySource, WorkdirAction};
+use crate::http;
 use crate::image::{Layer, Origin};
 use crate::isolation::CancelToken;
 use crate::layer::{
     archive,
     write::{self, OpenContent as _, PackError, PackOptions},
 };
-use crate::oci::Compression;
+use crate::oci::{Compression, Digest};
 use crate::plan::{self, Source};
 use crate::tree::{Change, Content, Timestamp, Tree, TreePath};
-use std::{num::NonZeroUsize, sync::Arc};
+use futures_util::future::try_join_all;
+use std::num::NonZeroUsize;
 
-/// Where an instruction copies from.
-#[derive(Clone)]
-enum From {
-    Tree(Arc<Tree>),
-    Context(Arc<Context>),
+/// One source of a COPY or ADD, found.
+enum Found {
+    /// Files of a context, a stage or an image, or in the Dockerfile itself.
+    Files(Vec<Selection>),
+    /// A file from a web server.
+    Download(Selection),
+    /// A commit, not fetched yet.
+    Repository(Pinned),
 }
 
 impl Build {
     /// Does a COPY or ADD.
     pub(super) async fn copy(&self, step: &CurrentStep<'_>, action: &CopyAction) -> Result<StepLayer, BuildError> {
-        refuse_remote_sources(action)?;
-        let from = self.copy_source(step, action).await?;
         let owner = match &action.chown {
             None => None,
             Some(text) => Some(
@@ -55,18 +59,62 @@ impl Build {
         };
         copy::check_destination(action.sources.len(), &placement.destination)
             .map_err(|error| mistake("the destination").because(error))?;
-        let (selecting, cancel) = ((action.clone(), from.clone(), placement.now), self.work.cancel_token());
-        let selections = self.work.run(move || select(&selecting.0, &selecting.1, selecting.2, &cancel)).await?;
-        let key = self.copy_key(step, action, &placement, &selections)?;
-        if let Some(found) = self.known(key).await {
-            return Ok(found);
+        let sources = self.find(step, action, placement.now).await?;
+        let key = self.copy_key(step, action, &placement, &sources)?;
+        if let Some(known) = self.known(key).await {
+            return Ok(known);
         }
-        let unpack = action.add.as_ref().is_some_and(|add| add.unpack.unwrap_or(true));
+        let unpack = action.add.as_ref().and_then(|add| add.unpack);
+        let mut selections = Vec::new();
+        for source in sources {
+            match source {
+                // Archives of the context are unpacked, downloads only if that is asked for.
+                Found::Files(found) => {
+                    let unpack = action.add.is_some() && unpack.unwrap_or(true);
+                    selections.extend(found.into_iter().map(|selection| (selection, unpack)));
+                }
+                Found::Download(selection) => selections.push((selection, unpack == Some(true))),
+                Found::Repository(pinned) => {
+                    let directory = pinned.source.directory.clone();
+                    let tree = self.fetch().check_out(pinned).await?;
+                    let excludes = excludes(action)?;
+                    let selected = found("copy", copy::select(&*tree, directory.as_bytes(), Kind::Contents, &excludes), None)?;
+                    selections.extend(selected.into_iter().map(|selection| (selection, false)));
+                }
+            }
+        }
         let (tree, contents) = (step.before.tree.clone(), self.contents.clone());
         let place = move || {
-            let item = |selection| if unpack { unpacked(&contents, selection) } else { Ok(Item::Files(selection)) };
+            let item = |(selection, unpack)| if unpack { unpacked(&contents, selection) } else { Ok(Item::Files(selection)) };
             let items: Vec<Item> = selections.into_iter().map(item).collect::<Result<_, _>>()?;
             copy::place(&tree, &items, &placement).map_err(|error| mistake("cannot copy").because(error))
+        };
+        let changes = self.work.run(place).await?;
+        self.make_layer(key, changes).await
+    }
+
+    /// A stage that begins with the files of a context: one layer with all of them.
+    pub(super) async fn files_as_layer(&self, files: Files) -> Result<StepLayer, BuildError> {
+        let (selecting, cancel) = (files, self.work.cancel_token());
+        let select = move || select(&selecting, b"/", Kind::Contents, &Rules::default(), &cancel);
+        let selected = self.work.run(select).await?;
+        let content = copy::content_digest(&selected).ok_or_else(unhashed)?;
+        let mut key = KeyBuilder::new("FROM files", None);
+        let key = self.with_epoch(key.part("content", content.as_bytes()));
+        if let Some(known) = self.known(key).await {
+            return Ok(known);
+        }
+        let placement = Placement {
+            destination: b"/".to_vec(),
+            workdir: TreePath::root(),
+            owner: None,
+            chmod: None,
+            ground: Ground::Empty,
+            now: self.made_time(),
+        };
+        let place = move || {
+            let items: Vec<Item> = selected.into_iter().map(Item::Files).collect();
+            copy::place(&Tree::new(), &items, &placement).map_err(|error| mistake("cannot copy").because(error))
         };
         let changes = self.work.run(place).await?;
         self.make_layer(key, changes).await
@@ -112,14 +160,57 @@ impl Build {
         self.work.run(read).await
     }
 
-    async fn copy_source(&self, step: &CurrentStep<'_>, action: &CopyAction) -> Result<From, BuildError> {
-        let Some(name) = &action.from else { return Ok(From::Context(self.context(None).await?)) };
-        Ok(match self.named_source(step, name)? {
-            Source::Scratch => From::Tree(Arc::new(Tree::new())),
-            Source::Stage(index) => From::Tree(self.stage(index).await?.tree.clone()),
-            Source::Image(name) => From::Tree(self.base(&name, &step.stage.platform, Keep::Indexes).await?.tree),
-            Source::Context(name) => From::Context(self.context(Some(name)).await?),
-        })
+    /// Finds all sources, side by side. Downloads are here afterwards, repositories are not.
+    async fn find(&self, step: &CurrentStep<'_>, action: &CopyAction, made: Timestamp) -> Result<Vec<Found>, BuildError> {
+        let mut sources = Vec::new();
+        for source in &action.sources {
+            let remote = match source {
+                CopySource::Path(path) => fetch::remote(path)?,
+                CopySource::Inline { .. } => None,
+            };
+            sources.push((source, remote));
+        }
+        check_remote(action, &sources)?;
+        let is_local =
+            |(source, remote): &(&CopySource, Option<Remote>)| matches!(source, CopySource::Path(_)) && remote.is_none();
+        let from = if sources.iter().any(is_local) { Some(self.copy_source(step, action).await?) } else { None };
+        let find = sources.into_iter().map(|(source, remote)| {
+            let from = from.clone();
+            async move {
+                match (remote, source) {
+                    (Some(Remote::Url(url)), _) => {
+                        let checksum = action.add.as_ref().and_then(|add| add.checksum.as_deref()).map(checksum).transpose()?;
+                        let download = self.fetch().download(&url, checksum).await?;
+                        Ok(Found::Download(self.fetch().selection(&url, &download, made)?))
+                    }
+                    (Some(Remote::Git(mut repository)), _) => {
+                        let add = action.add.clone().unwrap_or_default();
+                        if let Some(text) = &add.checksum {
+                            repository.commit = Some(fetch::commit_checksum(text)?);
+                        }
+                        repository.keep_git_directory = add.keep_git_dir.unwrap_or(repository.keep_git_directory);
+                        Ok(Found::Repository(self.fetch().pin(repository).await?))
+                    }
+                    (None, CopySource::Inline { name, content }) => {
+                        Ok(Found::Files(vec![Selection::inline(name.as_bytes(), content, made)]))
+                    }
+                    (None, CopySource::Path(path)) => {
+                        let (path, kind) = (path.clone(), if action.parents { Kind::Parents } else { Kind::Contents });
+                        let (excludes, from) = (excludes(action)?, from.ok_or_else(unhashed)?);
+                        let cancel = self.work.cancel_token();
+                        let select = move || select(&from, path.as_bytes(), kind, &excludes, &cancel);
+                        self.work.run(select).await.map(Found::Files)
+                    }
+                }
+            }
+        });
+        try_join_all(find).await
+    }
+
+    async fn copy_source(&self, step: &CurrentStep<'_>, action: &CopyAction) -> Result<Files, BuildError> {
+        let Some(name) = &action.from else { return self.context(None).await };
+        let source = self.named_source(step, name)?;
+        self.files_of(source, &step.stage.platform).await
     }
 
     /// What a name after `from=` means in this stage.
@@ -135,14 +226,33 @@ impl Build {
         step: &CurrentStep<'_>,
         action: &CopyAction,
         placement: &Placement,
-        selections: &[Selection],
+        found: &[Found],
     ) -> Result<Key, BuildError> {
-        let content = copy::content_digest(selections)
-            .ok_or_else(|| BuildError::new(ErrorKind::Internal, "a file to copy was not hashed"))?;
         let parent = Some(step.before.key).filter(|_| placement.ground == Ground::Tree);
         let mut key = KeyBuilder::new(if action.add.is_some() { "ADD" } else { "COPY" }, parent);
-        key.part("content", content.as_bytes())
-            .part("destination", &action.destination)
+        for found in found {
+            match found {
+                Found::Files(selections) => {
+                    key.part("content", copy::content_digest(selections).ok_or_else(unhashed)?.as_bytes());
+                }
+                Found::Download(selection) => {
+                    let content = copy::content_digest(std::slice::from_ref(selection)).ok_or_else(unhashed)?;
+                    let modified = selection.entries.iter().map(|selected| selected.entry.mtime.seconds).next();
+                    key.part("download", content.as_bytes()).part("modified", modified.unwrap_or_default().to_le_bytes());
+                }
+                Found::Repository(Pinned { source, commit }) => {
+                    key.part("commit", commit).part("directory", &source.directory);
+                    key.part("submodules", [u8::from(source.submodules)]);
+                    for pattern in &action.excludes {
+                        key.part("exclude", pattern);
+                    }
+                    if source.keep_git_directory {
+                        key.part("remote", &source.remote);
+                    }
+                }
+            }
+        }
+        key.part("destination", &action.destination)
             .part("working directory", &action.working_dir)
             .optional("chmod", action.chmod.as_deref())
             .part("sources", [u8::from(action.sources.len() > 1)])
@@ -228,28 +338,31 @@ fn kind_of(error: &PackError) -> ErrorKind {
     if matches!(error, PackError::Write(_)) { ErrorKind::State } else { ErrorKind::Host }
 }
 
+fn unhashed() -> BuildError {
+    BuildError::new(ErrorKind::Internal, "a file to copy was not hashed")
+}
+
+fn excludes(action: &CopyAction) -> Result<Rules, BuildError> {
+    Rules::from_patterns(&action.excludes).map_err(|error| mistake("a pattern of --exclude").because(error))
+}
+
+/// Reads the `--checksum` of a download.
+fn checksum(text: &str) -> Result<Digest, BuildError> {
+    text.parse().map_err(|error| mistake(format!("--checksum={text}")).hint("it is sha256: and 64 hex digits").because(error))
+}
+
 /// Finds the files and hashes those of a context.
-fn select(action: &CopyAction, from: &From, now: Timestamp, cancel: &CancelToken) -> Result<Vec<Selection>, BuildError> {
-    let excludes = Rules::from_patterns(&action.excludes).map_err(|error| mistake("a pattern of --exclude").because(error))?;
-    let kind = if action.parents { Kind::Parents } else { Kind::Contents };
-    let mut selections = Vec::new();
-    for source in &action.sources {
-        match source {
-            CopySource::Inline { name, content } => selections.push(Selection::inline(name.as_bytes(), content, now)),
-            CopySource::Path(path) => selections.extend(match from {
-                From::Tree(tree) => found("copy", copy::select(&**tree, path.as_bytes(), kind, &excludes), None),
-                From::Context(context) => {
-                    found("copy", copy::select(&**context, path.as_bytes(), kind, &excludes), Some(context))
-                }
-            }?),
+fn select(from: &Files, path: &[u8], kind: Kind, excludes: &Rules, cancel: &CancelToken) -> Result<Vec<Selection>, BuildError> {
+    match from {
+        Files::Tree(tree) => found("copy", copy::select(&**tree, path, kind, excludes), None),
+        Files::Context(context) => {
+            let mut selections = found("copy", copy::select(&**context, path, kind, excludes), Some(context))?;
+            context
+                .complete(&mut selections, threads(), &|| cancel.is_cancelled())
+                .map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error))?;
+            Ok(selections)
         }
     }
-    if let From::Context(context) = from {
-        context
-            .complete(&mut selections, threads(), &|| cancel.is_cancelled())
-            .map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error))?;
-    }
-    Ok(selections)
 }
 
 /// What was found, or why it cannot be copied or mounted.
@@ -292,20 +405,23 @@ fn unpacked(contents: &Contents, selection: Selection) -> Result<Item, BuildErro
     Ok(Item::Archive(index.changes))
 }
 
-/// Says of sources on the network that they cannot be had yet, rather than looking for files of that name.
-fn refuse_remote_sources(action: &CopyAction) -> Result<(), BuildError> {
-    let remote = |path: &&String| {
-        let git = path.starts_with("git@") || path.starts_with("git://") || path.starts_with("ssh://");
-        git || path.starts_with("http://") || path.starts_with("https://")
-    };
-    let mut paths =
-        action.sources.iter().filter_map(|source| if let CopySource::Path(path) = source { Some(path) } else { None });
-    match paths.find(remote) {
-        None => Ok(()),
-        Some(path) if action.add.is_none() => {
-            Err(mistake(format!("COPY cannot take {path:?} from the network")).hint("did you mean ADD?"))
-        }
-        Some(path) => Err(mistake(format!("ADD cannot take {path:?} from the network yet"))
-            .hint("fetch it in a RUN, or before the build into the context")),
+/// Says of sources elsewhere what cannot be done with them.
+fn check_remote(action: &CopyAction, sources: &[(&CopySource, Option<Remote>)]) -> Result<(), BuildError> {
+    if action.add.is_none() {
+        return match sources.iter().find_map(|(_, remote)| remote.as_ref()) {
+            None => Ok(()),
+            Some(Remote::Url(url)) => {
+                Err(mistake(format!("COPY cannot take {} from the network", http::redacted(url))).hint("did you mean ADD?"))
+            }
+            Some(Remote::Git(source)) => {
+                Err(mistake(format!("COPY cannot take {} from the network", source.remote)).hint("did you mean ADD?"))
+            }
+        };
+    }
+    let Some(text) = action.add.as_ref().and_then(|add| add.checksum.as_ref()) else { return Ok(()) };
+    match sources {
+        [(_, Some(_))] => Ok(()),
+        [_] => Err(mistake(format!("--checksum={text} needs a URL or a Git repository as its source"))),
+        _ => Err(mistake(format!("--checksum={text} needs exactly one source"))),
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! The story: read the Dockerfile and plan ([`crate::plan`]) → start the needed stages, side by side (`stage.rs`) → each
 //! begins with its base (`base.rs`) and goes through its instructions: COPY, ADD and WORKDIR on values (`copy.rs`), RUN in an
-//! isolation (`run.rs`, `mounts.rs`), results of earlier builds where the key of a step is known → the last stage becomes the image, which
+//! isolation (`run.rs`, `mounts.rs`), files from elsewhere (`fetch.rs`), results of earlier builds where the key of a step is known
+//! → the last stage becomes the image, which
 //! goes to its destinations (`publish.rs`). Finished layers are uploaded while later steps run.
 //!
 //! This is the only module that knows all others.
@@ -14,6 +15,7 @@ mod contents;
 mod copy;
 mod error;
 mod events;
+mod fetch;
 mod mounts;
 mod publish;
 mod request;
@@ -29,8 +31,10 @@ pub use request::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Entit
 
 use crate::cache::{CacheError, DirectoryCache, LayerCache};
 use crate::confined::ConfinedDir;
+use crate::context::git::Git;
 use crate::context::{self, Context};
 use crate::dockerfile::{self, Dockerfile, Instruction, ParseError};
+use crate::http;
 use crate::image::{Image, Layer};
 use crate::isolation::{Isolation, Refused};
 use crate::layer::read::Limits;
@@ -38,9 +42,10 @@ use crate::oci::{DiffId, Digest, ImageConfig, Platform};
 use crate::plan::{self, Plan};
 use crate::registry;
 use crate::store::{Store, Workspace};
-use crate::tree::Timestamp;
+use crate::tree::{Timestamp, Tree, TreePath};
 use base::Bases;
 use contents::Contents;
+use fetch::{Fetch, Files};
 use futures_util::future::try_join_all;
 use mounts::MountSources;
 use publish::Publisher;
@@ -48,6 +53,7 @@ use stage::StageState;
 use std::{
     collections::{BTreeMap, HashMap},
     error::Error as _,
+    io::Read,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -60,8 +66,14 @@ const MAX_DOWNLOADS: usize = 4;
 /// The largest Dockerfile that is read.
 const MAX_DOCKERFILE_BYTES: u64 = 16 << 20;
 
+/// BuildKit's build argument that keeps `.git` in a context that is a repository.
+const KEEP_GIT_DIRECTORY: &str = "BUILDKIT_CONTEXT_KEEP_GIT_DIR";
+
 /// Gives the isolation for RUN; asked once, when the first RUN is executed.
 pub type OpenIsolation = dyn Fn() -> Result<Arc<dyn Isolation>, Refused> + Send + Sync;
+
+/// Opens what [`ContextSource::Input`] stands for; asked once.
+pub type OpenInput = dyn Fn() -> std::io::Result<Box<dyn Read + Send>> + Send + Sync;
 
 /// The media that a build works with.
 #[derive(Clone)]
@@ -70,6 +82,12 @@ pub struct Backends {
     pub store: Store,
     /// The registries, with credentials and mirrors.
     pub registry: registry::Client,
+    /// Web servers.
+    pub http: http::Client,
+    /// How Git repositories are fetched.
+    pub git: Git,
+    /// The standard input of a command, say.
+    pub input: Arc<OpenInput>,
     /// How RUN is executed.
     pub isolation: Arc<OpenIsolation>,
     /// Where results of steps are remembered.
@@ -79,12 +97,15 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// The defaults: results are remembered in `store`, RUN gets the strongest isolation that this host grants.
+    /// The defaults: results are remembered in `store`, RUN gets the strongest isolation that this host grants, web servers are
+    /// spoken to as the registries are, `git` is where it usually is, and there is no input.
     pub fn new(store: Store, registry: registry::Client) -> Self {
         let cache = Arc::new(DirectoryCache::new(store.clone()));
         let directory = store.root().to_owned();
         let isolation = Arc::new(move || run::strongest_isolation(&directory));
-        Self { store, registry, isolation, cache, resolv_conf: run::host_resolv_conf() }
+        let http = registry.plain_http().clone();
+        let input = Arc::new(|| Err(std::io::Error::other("nobody gave an input to read it from")));
+        Self { store, registry, http, git: Git::default(), input, isolation, cache, resolv_conf: run::host_resolv_conf() }
     }
 }
 
@@ -115,6 +136,9 @@ struct Build {
     store: Store,
     cache: Arc<dyn LayerCache>,
     registry: registry::Client,
+    http: http::Client,
+    git: Arc<Git>,
+    input: Arc<OpenInput>,
     isolation: OnceCell<Arc<dyn Isolation>>,
     open_isolation: Arc<OpenIsolation>,
     resolv_conf: Vec<u8>,
@@ -122,7 +146,7 @@ struct Build {
     started: Timestamp,
     events: mpsc::Sender<Event>,
     contents: Arc<Contents>,
-    contexts: BTreeMap<Option<String>, OnceCell<Arc<Context>>>,
+    contexts: BTreeMap<Option<String>, OnceCell<Files>>,
     bases: Bases,
     mount_sources: MountSources,
     /// By their index in the Dockerfile; those that nobody asks for stay empty.
@@ -161,8 +185,25 @@ pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Send
 impl Build {
     async fn prepare(mut request: BuildRequest, backends: Backends, events: mpsc::Sender<Event>) -> Result<Self, BuildError> {
         let work = Work::new()?;
-        let source = (request.dockerfile.clone(), request.context.clone());
-        let (file_name, dockerfile) = work.run(move || read_dockerfile(&source.0, &source.1)).await?;
+        let store = backends.store;
+        let opening = store.clone();
+        let workspace = Arc::new(work.run(move || opening.workspace().map_err(BuildError::store)).await?);
+        let limits = Limits { uncompressed_bytes: request.max_unpacked_bytes, ..Limits::default() };
+        let contents = Arc::new(Contents::new(store.clone(), workspace.path().to_owned(), limits, work.cancel_token()));
+        let git = Arc::new(backends.git);
+        let fetch = Fetch {
+            http: &backends.http,
+            git: &git,
+            input: &backends.input,
+            store: &store,
+            contents: &contents,
+            work: &work,
+            workspace: workspace.path(),
+            secrets: &request.secrets,
+            limit_bytes: request.max_unpacked_bytes,
+        };
+        let context = fetch.context_elsewhere(&request, &events).await?;
+        let (file_name, dockerfile) = fetch.dockerfile(&request, context.as_deref()).await?;
         let options = plan_options(&request);
         let plan = plan::plan(&dockerfile, &options)
             .map_err(|mistakes| BuildError::mistakes(&file_name, &dockerfile.source, mistakes))?;
@@ -176,15 +217,9 @@ impl Build {
             })?;
             request.source_date_epoch = Some(seconds);
         }
-        let store = backends.store;
-        let opening = store.clone();
-        let workspace = Arc::new(work.run(move || opening.workspace().map_err(BuildError::store)).await?);
-        let limits = Limits { uncompressed_bytes: request.max_unpacked_bytes, ..Limits::default() };
-        let contents = Arc::new(Contents::new(store.clone(), workspace.path().to_owned(), limits, work.cancel_token()));
-        let contexts = std::iter::once(None)
-            .chain(request.build_contexts.keys().cloned().map(Some))
-            .map(|name| (name, OnceCell::new()))
-            .collect();
+        let named = request.build_contexts.keys().map(|name| (Some(name.clone()), OnceCell::new()));
+        let own = OnceCell::new_with(context.map(Files::Tree));
+        let contexts = std::iter::once((None, own)).chain(named).collect();
         let stages = dockerfile.stages.iter().map(|_| OnceCell::new()).collect();
         let destinations = if request.push { request.destinations.as_slice() } else { &[] };
         let publisher = Publisher::new(backends.registry.clone(), store.clone(), destinations, events.clone());
@@ -197,6 +232,9 @@ impl Build {
             store,
             cache: backends.cache,
             registry: backends.registry,
+            http: backends.http,
+            git,
+            input: backends.input,
             isolation: OnceCell::new(),
             open_isolation: backends.isolation,
             resolv_conf: backends.resolv_conf,
@@ -238,31 +276,33 @@ impl Build {
         Ok(Outcome { digest, config, layers, size_bytes, pushed })
     }
 
-    /// A context, opened when it is first asked for. Without a name it is the build's own.
-    async fn context(&self, name: Option<String>) -> Result<Arc<Context>, BuildError> {
+    /// The files of a context, opened when they are first asked for. Without a name it is the build's own.
+    async fn context(&self, name: Option<String>) -> Result<Files, BuildError> {
         let cell =
             self.contexts.get(&name).ok_or_else(|| BuildError::new(ErrorKind::Internal, "a context that was not planned"))?;
         let source = match &name {
-            None => self.request.context.clone(),
-            Some(name) => self.request.build_contexts[name].clone(),
+            None => &self.request.context,
+            Some(name) => &self.request.build_contexts[name],
         };
-        let dockerfile = match &self.request.dockerfile {
-            DockerfileSource::Path(path) if name.is_none() => Some(path.clone()),
-            _ => None,
+        let open = async || match source {
+            ContextSource::Directory(directory) => {
+                let dockerfile = match &self.request.dockerfile {
+                    DockerfileSource::Path(path) if name.is_none() => Some(path.clone()),
+                    _ => None,
+                };
+                let (contents, directory) = (self.contents.clone(), directory.clone());
+                self.work.run(move || open_directory(&contents, &directory, dockerfile.as_deref())).await
+            }
+            ContextSource::Empty => {
+                Err(BuildError::new(ErrorKind::Context, "this build has no context to copy from").hint("name one with --context"))
+            }
+            elsewhere => {
+                let url = if let ContextSource::Url(text) = elsewhere { http::Url::parse(text).ok() } else { None };
+                let lone = url.map(|url| String::from_utf8_lossy(&fetch::name_of(&url)).into_owned());
+                self.fetch().open(elsewhere, None, lone.as_deref().unwrap_or("context")).await.map(Files::Tree)
+            }
         };
-        let contents = self.contents.clone();
-        let open = move || {
-            let ContextSource::Directory(directory) = source else {
-                return Err(
-                    BuildError::new(ErrorKind::Context, "this build has no context to copy from").hint("name one with --context")
-                );
-            };
-            let failed = || BuildError::new(ErrorKind::Context, format!("cannot use the context {}", directory.display()));
-            let rules = context::find_rules(&directory, dockerfile.as_deref()).map_err(|error| failed().because(error))?;
-            let id = contents.add_directory(ConfinedDir::open(&directory).map_err(|error| failed().because(error))?);
-            Context::directory(&directory, rules, id).map(Arc::new).map_err(|error| failed().because(error))
-        };
-        cell.get_or_try_init(|| self.work.run(open)).await.cloned()
+        cell.get_or_try_init(open).await.cloned()
     }
 
     /// Says once that results are not remembered.
@@ -323,38 +363,123 @@ fn rfc3339(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds).unwrap_or(jiff::Timestamp::MAX).to_string()
 }
 
-fn read_dockerfile(source: &DockerfileSource, context: &ContextSource) -> Result<(String, Dockerfile), BuildError> {
-    let (name, bytes) = match source {
-        DockerfileSource::Inline { name, text } => (name.clone(), text.clone().into_bytes()),
-        DockerfileSource::Path(path) => {
-            let mut places = vec![path.clone()];
-            if let (ContextSource::Directory(directory), true) = (context, path.is_relative()) {
-                places.push(directory.join(path));
+/// A directory of this machine as a context.
+fn open_directory(contents: &Contents, directory: &Path, dockerfile: Option<&Path>) -> Result<Files, BuildError> {
+    let failed = || BuildError::new(ErrorKind::Context, format!("cannot use the context {}", directory.display()));
+    let rules = context::find_rules(directory, dockerfile).map_err(|error| failed().because(error))?;
+    let id = contents.add_directory(ConfinedDir::open(directory).map_err(|error| failed().because(error))?);
+    let context = Context::directory(directory, rules, id).map_err(|error| failed().because(error))?;
+    Ok(Files::Context(Arc::new(context)))
+}
+
+impl Fetch<'_> {
+    /// The context of the build, if it is neither a directory nor missing.
+    async fn context_elsewhere(
+        &self,
+        request: &BuildRequest,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<Option<Arc<Tree>>, BuildError> {
+        let mut source = request.context.clone();
+        match &mut source {
+            ContextSource::Directory(_) | ContextSource::Empty => return Ok(None),
+            ContextSource::Git(source) => {
+                let keep = request.build_args.get(KEEP_GIT_DIRECTORY).map(String::as_str);
+                source.keep_git_directory |= matches!(keep, Some("1" | "true"));
             }
-            // BuildKit's fallback.
-            if path.file_name().is_some_and(|name| name == "Dockerfile") {
-                places.extend(places.clone().iter().map(|place| place.with_file_name("dockerfile")));
-            }
-            let found = places.iter().find(|place| place.exists());
-            if let (None, ContextSource::Directory(directory)) = (found, context)
-                && !directory.is_dir()
-            {
-                let message = format!("the context {} is not a directory", directory.display());
-                return Err(BuildError::new(ErrorKind::Context, message).hint("name it with --context"));
-            }
-            let found = found.unwrap_or(path);
-            (found.display().to_string(), read_limited(found)?)
+            _ => {}
         }
-    };
-    let dockerfile = dockerfile::parse_bytes(&bytes).map_err(|mistakes| {
-        let text: Arc<str> = String::from_utf8_lossy(bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes)).into();
-        BuildError::mistakes(&name, &text, mistakes)
-    })?;
-    Ok((name, dockerfile))
+        let tree = self.open(&source, request.context_directory.as_deref(), "Dockerfile").await?;
+        if tree.get(&TreePath::clamp(".dockerignore")).is_some() {
+            let message = "the .dockerignore of the context is not applied: that counts for directories only".to_owned();
+            // Nobody has to listen.
+            let _ = events.send(Event::Warning { message, place: None }).await;
+        }
+        Ok(Some(tree))
+    }
+
+    /// What the Dockerfile is called, and what is in it.
+    async fn dockerfile(&self, request: &BuildRequest, context: Option<&Tree>) -> Result<(String, Dockerfile), BuildError> {
+        let (name, bytes) = match &request.dockerfile {
+            DockerfileSource::Inline { name, text } => (name.clone(), text.clone().into_bytes()),
+            DockerfileSource::Url(text) => {
+                let url = http::Url::parse(text);
+                let url = url.map_err(|_| BuildError::new(ErrorKind::Request, "the address of the Dockerfile is no URL"))?;
+                let download = self.download(&url, None).await?;
+                let store = self.store.clone();
+                let bytes = self.work.run(move || read_limited(&store.blob_path(&download.digest))).await?;
+                (http::redacted(&url), bytes)
+            }
+            DockerfileSource::Path(path) => {
+                let found = match context {
+                    Some(tree) => self.dockerfile_in(tree, path).await?,
+                    None => None,
+                };
+                match (found, context) {
+                    (Some(found), _) => found,
+                    (None, Some(_)) if path.is_relative() => {
+                        let message = format!("the context has no Dockerfile {}", path.display());
+                        return Err(BuildError::new(ErrorKind::Context, message).hint("name it with --dockerfile"));
+                    }
+                    _ => {
+                        let source = (path.clone(), request.context.clone());
+                        self.work.run(move || find_dockerfile(&source.0, &source.1)).await?
+                    }
+                }
+            }
+        };
+        let dockerfile = parse(&name, &bytes)?;
+        Ok((name, dockerfile))
+    }
+
+    /// The Dockerfile in a context that is no directory of this machine. One that is named by a whole path may also be beside it.
+    async fn dockerfile_in(&self, tree: &Tree, path: &Path) -> Result<Option<(String, Vec<u8>)>, BuildError> {
+        use std::os::unix::ffi::OsStrExt as _;
+        if path.is_absolute() && path.exists() {
+            return Ok(None);
+        }
+        let mut places = vec![path.to_owned()];
+        if path.file_name().is_some_and(|name| name == "Dockerfile") {
+            places.push(path.with_file_name("dockerfile"));
+        }
+        for place in places {
+            let inside = TreePath::clamp(place.as_os_str().as_bytes());
+            if let Some(bytes) = self.text(tree, &inside, MAX_DOCKERFILE_BYTES).await? {
+                return Ok(Some((inside.to_string().trim_start_matches('/').to_owned(), bytes)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn parse(name: &str, bytes: &[u8]) -> Result<Dockerfile, BuildError> {
+    dockerfile::parse_bytes(bytes).map_err(|mistakes| {
+        let text: Arc<str> = String::from_utf8_lossy(bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes)).into();
+        BuildError::mistakes(name, &text, mistakes)
+    })
+}
+
+/// Looks for the Dockerfile on this machine.
+fn find_dockerfile(path: &Path, context: &ContextSource) -> Result<(String, Vec<u8>), BuildError> {
+    let mut places = vec![path.to_owned()];
+    if let (ContextSource::Directory(directory), true) = (context, path.is_relative()) {
+        places.push(directory.join(path));
+    }
+    // BuildKit's fallback.
+    if path.file_name().is_some_and(|name| name == "Dockerfile") {
+        places.extend(places.clone().iter().map(|place| place.with_file_name("dockerfile")));
+    }
+    let found = places.iter().find(|place| place.exists());
+    if let (None, ContextSource::Directory(directory)) = (found, context)
+        && !directory.is_dir()
+    {
+        let message = format!("the context {} is not a directory", directory.display());
+        return Err(BuildError::new(ErrorKind::Context, message).hint("name it with --context"));
+    }
+    let found = found.map_or(path, |place| place);
+    Ok((found.display().to_string(), read_limited(found)?))
 }
 
 fn read_limited(path: &Path) -> Result<Vec<u8>, BuildError> {
-    use std::io::Read as _;
     let failed = |error: std::io::Error| {
         let error_kind = error.kind();
         let failure =

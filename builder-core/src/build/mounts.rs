@@ -10,6 +10,7 @@ use super::{
     base::Keep,
     contents::Contents,
     copy::{found, threads},
+    fetch,
     request::SecretSource,
     run::{Disk, chain, on_disk},
     stage::CurrentStep,
@@ -93,13 +94,11 @@ struct Files {
 #[derive(Clone)]
 enum From {
     /// A stage or an image; what they have on disk already.
-    Layers {
-        layers: Vec<Layer>,
-        disk: Option<Arc<Disk>>,
-    },
+    Layers { layers: Vec<Layer>, disk: Option<Arc<Disk>> },
     Context {
         name: Option<String>,
-        context: Arc<Context>,
+        /// If it is one of this machine.
+        directory: Option<Arc<Context>>,
     },
 }
 
@@ -179,17 +178,25 @@ impl Build {
     /// What `source` names in a stage, an image or a context.
     async fn files(&self, step: &CurrentStep<'_>, from: Option<&str>, source: &str) -> Result<Files, BuildError> {
         let context = |name: Option<String>| async {
-            let context = self.context(name.clone()).await?;
-            let selecting = (context.clone(), source.to_owned(), self.work.cancel_token());
+            let files = self.context(name.clone()).await?;
+            let selecting = (files.clone(), source.to_owned(), self.work.cancel_token());
             let select = move || {
-                let (context, source, cancel) = selecting;
+                let (files, source, cancel) = selecting;
+                let context = match files {
+                    fetch::Files::Tree(tree) => return Ok([found("mount", copy::select_path(&*tree, source.as_bytes()), None)?]),
+                    fetch::Files::Context(context) => context,
+                };
                 let mut selected = [found("mount", copy::select_path(&*context, source.as_bytes()), Some(&context))?];
                 let completed = context.complete(&mut selected, threads(), &|| cancel.is_cancelled());
                 completed.map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error))?;
                 Ok(selected)
             };
             let selected = self.work.run(select).await?;
-            Ok((From::Context { name, context }, selected))
+            let directory = match files {
+                fetch::Files::Tree(_) => None,
+                fetch::Files::Context(context) => Some(context),
+            };
+            Ok((From::Context { name, directory }, selected))
         };
         let layers = |tree: Arc<Tree>, layers: Vec<Layer>, disk| async {
             let source = source.to_owned();
@@ -202,7 +209,10 @@ impl Build {
         };
         let (from, selections) = match named {
             None => context(None).await?,
-            Some(Source::Context(name)) => context(Some(name)).await?,
+            Some(Source::Context(name)) => match self.image_context(&name, &step.stage.platform, Keep::WhatIsRead).await? {
+                Some(image) => layers(image.tree, image.layers, None).await?,
+                None => context(Some(name)).await?,
+            },
             Some(Source::Scratch) => layers(Arc::new(Tree::new()), Vec::new(), None).await?,
             Some(Source::Stage(index)) => {
                 let stage = self.stage(index).await?;
@@ -328,13 +338,14 @@ impl Build {
                 let root = self.show_layers(layers, disk.as_ref(), access, isolation, attached).await?;
                 Ok((root, files.selection.origin.clone()))
             }
-            From::Context { name, context } => {
+            From::Context { name, directory } => {
                 let selection = files.selection.clone();
-                let checked = context.clone();
-                let direct = move || {
-                    checked
+                let checked = directory.clone();
+                let direct = move || match checked {
+                    None => Ok(None),
+                    Some(directory) => directory
                         .as_directory(&selection)
-                        .map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error))
+                        .map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error)),
                 };
                 if access == Access::ReadOnly
                     && let Some(path) = self.work.run(direct).await?

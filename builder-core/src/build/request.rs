@@ -1,5 +1,6 @@
 //! What is to be built, as plain data. Pure.
 
+use crate::context::GitSource;
 use crate::http::Secret;
 use crate::oci::{Platform, Reference};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,10 @@ use std::{
 pub struct BuildRequest {
     /// Where COPY and ADD take their files from.
     pub context: ContextSource,
+    /// A directory of the context that stands for all of it. That of a repository is said in its [`GitSource`], that of a
+    /// directory in its path.
+    #[serde(default)]
+    pub context_directory: Option<PathBuf>,
     /// The Dockerfile.
     pub dockerfile: DockerfileSource,
     /// `--build-arg`, by name.
@@ -62,12 +67,31 @@ pub struct BuildRequest {
     pub step_timeout_seconds: Option<u64>,
 }
 
-/// A directory with files.
+/// Where files are, or an image. Rules of a `.dockerignore` count in a directory of this machine only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ContextSource {
     /// A directory on this machine.
     Directory(PathBuf),
+    /// A tar on this machine, perhaps compressed.
+    Archive(PathBuf),
+    /// What [`Backends::input`](super::Backends::input) gives: a tar, perhaps compressed. Where it is something else it
+    /// is the Dockerfile.
+    Input,
+    /// What is at an `http` or `https` address: a tar, perhaps compressed, or one file. As the context of the build that
+    /// file is the Dockerfile.
+    Url(String),
+    /// A Git repository.
+    Git(GitSource),
+    /// An image in an OCI layout on this machine.
+    OciLayout {
+        /// The directory of the layout.
+        path: PathBuf,
+        /// A tag or a digest; the only image, or the one with the tag `latest`, if not given.
+        image: Option<String>,
+    },
+    /// An image of a registry.
+    Image(Reference),
     /// No files at all.
     Empty,
 }
@@ -76,8 +100,11 @@ pub enum ContextSource {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum DockerfileSource {
-    /// A file on this machine. A relative path that does not exist is also looked for in the context.
+    /// A file on this machine; a relative path that does not exist is also looked for in the context. Where the context is
+    /// no directory of this machine, a relative path is one of the context.
     Path(PathBuf),
+    /// What is at an `http` or `https` address.
+    Url(String),
     /// The text itself, with the name that messages call it by.
     Inline {
         /// For messages.
@@ -142,6 +169,7 @@ impl BuildRequest {
         Self {
             dockerfile: DockerfileSource::Path(context.join("Dockerfile")),
             context: ContextSource::Directory(context),
+            context_directory: None,
             build_args: BTreeMap::new(),
             target: None,
             labels: BTreeMap::new(),

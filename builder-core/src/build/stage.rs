@@ -1,10 +1,15 @@
 //! One stage, from its FROM to its last instruction: evaluate, look up, act, note down.
 
-use super::{Build, BuildError, ErrorKind, Event, LayerSummary, Place, StepId, StepOutcome, base::Keep, run::Disk};
+use super::{
+    Build, BuildError, ErrorKind, Event, LayerSummary, Place, StepId, StepOutcome,
+    base::{Base, Keep},
+    run::Disk,
+};
 use crate::cache::{Key, KeyBuilder};
 use crate::dockerfile::{self, Instruction, InstructionKind, ParseError, Position};
 use crate::evaluate::{Action, Scope, State};
 use crate::image::Layer;
+use crate::oci::History;
 use crate::plan::{PlannedStage, Source};
 use crate::tree::{LayerIndex, Tree};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -38,6 +43,14 @@ pub(super) struct CurrentStep<'a> {
     /// Of the stage before the step.
     pub(super) before: &'a mut StageState,
     pub(super) stage: &'a PlannedStage,
+}
+
+fn from_image(base: Base) -> StageState {
+    let mut key = KeyBuilder::new("FROM", None);
+    for layer in &base.layers {
+        key.part("layer", layer.diff_id.0.as_bytes());
+    }
+    StageState { state: State::from_image(base.config), tree: base.tree, layers: base.layers, key: key.finish(), disk: None }
 }
 
 impl Build {
@@ -93,26 +106,40 @@ impl Build {
                 Ok(StageState { state: parent.state.inherited(), ..(*parent).clone() })
             }
             Source::Image(name) => {
-                let keep = if self.needs_blobs(index) { Keep::Blobs } else { Keep::Indexes };
-                let base = self.base(name, &planned.platform, keep).await?;
-                let mut key = KeyBuilder::new("FROM", None);
-                for layer in &base.layers {
-                    key.part("layer", layer.diff_id.0.as_bytes());
-                }
-                Ok(StageState {
-                    state: State::from_image(base.config),
-                    tree: base.tree,
-                    layers: base.layers,
-                    key: key.finish(),
-                    disk: None,
-                })
+                let base = self.base(name, &planned.platform, self.keep(index)).await?;
+                Ok(from_image(base))
             }
-            Source::Context(name) => Err(BuildError::new(
-                ErrorKind::Request,
-                format!("the named context {name:?} is a directory: a stage cannot start from it"),
-            )
-            .hint("copy from it with COPY --from, or name an image in FROM")),
+            Source::Context(name) => match self.image_context(name, &planned.platform, self.keep(index)).await? {
+                Some(base) => Ok(from_image(base)),
+                None => self.start_with_files(name, planned).await,
+            },
         }
+    }
+
+    fn keep(&self, index: usize) -> Keep {
+        if self.needs_blobs(index) { Keep::Blobs } else { Keep::Indexes }
+    }
+
+    /// FROM a named context that has files only: nothing, and one layer with the files.
+    async fn start_with_files(&self, name: &str, planned: &PlannedStage) -> Result<StageState, BuildError> {
+        let made = self.files_as_layer(self.context(Some(name.to_owned())).await?).await?;
+        let mut config = State::scratch(&planned.platform).config;
+        config.history.push(History {
+            created: Some(made.created),
+            created_by: Some(format!("FROM {name}")),
+            comment: Some("buildkit.dockerfile.v0".to_owned()),
+            ..History::default()
+        });
+        let mut tree = Tree::new();
+        tree.apply(&made.index.changes);
+        self.remember(std::slice::from_ref(&made.layer));
+        Ok(StageState {
+            state: State::from_image(config),
+            tree: Arc::new(tree),
+            layers: vec![made.layer],
+            key: made.key,
+            disk: None,
+        })
     }
 
     /// The ONBUILD triggers of the base, parsed.

@@ -1,11 +1,16 @@
-//! The context of a build: where COPY and ADD take files from. Now a directory of this machine.
+//! Where COPY and ADD take files from: directories of this machine, Git repositories ([`git`]), web servers ([`download`]),
+//! OCI layouts ([`layout`]).
 //!
 //! A [`Context`] is a confined directory minus what the ignore rules leave out. It is a [`Listing`]: a directory is read when a source asks
 //! for it, once, and one that is excluded is not entered unless something in it may be brought back. Owners are 0:0, as every
 //! builder gives them. Digests come later, on several threads, for what was selected: [`Context::complete`].
 
+pub mod download;
+pub mod git;
 mod ignore_file;
+pub mod layout;
 
+pub use git::GitSource;
 pub use ignore_file::find_rules;
 
 use crate::confined::{ConfinedDir, ConfinedError, Stat, StatKind};

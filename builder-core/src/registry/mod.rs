@@ -74,6 +74,9 @@ pub struct Options {
 pub struct Client(Arc<Inner>);
 
 struct Inner {
+    /// As it was handed in.
+    plain_http: http::Client,
+    /// The same with whom we trust as registries.
     http: http::Client,
     options: Options,
     credentials: Arc<dyn Credentials>,
@@ -175,8 +178,14 @@ impl Client {
                 trust.verification = usual.verification;
             }
         }
+        let plain_http = http.clone();
         let http = http.trusting(usual, hosts)?;
-        Ok(Self(Arc::new(Inner { http, options, credentials, registries: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { plain_http, http, options, credentials, registries: Mutex::default() })))
+    }
+
+    /// The client for the network that this one was made with: what is trusted as a registry is not trusted there.
+    pub fn plain_http(&self) -> &http::Client {
+        &self.0.plain_http
     }
 
     /// Sends `call` with the pass that it needs. Any status is an answer, except 401 when nothing helps against it.
