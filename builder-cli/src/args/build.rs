@@ -10,7 +10,7 @@ pub(super) const BOOLEAN: &str = "BOOL";
 /// Everything that was typed for a build.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct BuildArgs {
-    /// Directory that COPY and ADD read [default: the current directory]
+    /// Directory that COPY and ADD read, or any other --context [default: the current directory]
     #[arg(value_name = "CONTEXT")]
     pub context_argument: Option<OsString>,
 
@@ -23,15 +23,19 @@ pub struct BuildArgs {
     pub notes: Vec<String>,
 
     // ── what is built ──
-    /// The context: a directory, also as dir://PATH [default of the bare command: /workspace]
-    #[arg(long, short, value_name = "DIRECTORY", help_heading = "Input")]
+    /// The context: a directory, dir://PATH, tar://FILE, - or tar://stdin (a tar on standard input), https://… (a tar), a Git address or git://HOST/PATH[#REF[#COMMIT]] [default of the bare command: /workspace]
+    #[arg(long, short, value_name = "CONTEXT", help_heading = "Input")]
     pub context: Option<OsString>,
 
     /// Directory inside the context that is used instead of all of it
     #[arg(long, value_name = "DIRECTORY", help_heading = "Input")]
     pub context_sub_path: Option<PathBuf>,
 
-    /// The Dockerfile, looked for in the current directory, then in the context; - is standard input [default: Dockerfile of the context]
+    /// How a context that is a repository is fetched: branch=NAME, depth=COUNT, recurse-submodules=BOOL, insecure-skip-tls=BOOL
+    #[arg(long, value_name = "KEY=VALUE[,…]", help_heading = "Input")]
+    pub git: Vec<String>,
+
+    /// The Dockerfile, looked for in the current directory, then in the context; - is standard input, https://… is downloaded [default: Dockerfile of the context]
     #[arg(long, short = 'f', visible_alias = "file", value_name = "FILE", help_heading = "Input")]
     pub dockerfile: Option<PathBuf>,
 
@@ -39,7 +43,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "KEY[=VALUE]", help_heading = "Input")]
     pub build_arg: Vec<String>,
 
-    /// Another context, for COPY --from=NAME and FROM NAME
+    /// Another context, for COPY --from=NAME and FROM NAME: a directory, tar://FILE, docker-image://IMAGE, oci-layout://PATH[:TAG|@DIGEST], https://… or a Git address
     #[arg(long, value_name = "NAME=LOCATION", help_heading = "Input")]
     pub build_context: Vec<String>,
 

@@ -92,7 +92,6 @@ const OWN_ROOT: &str = "steps never run in the root file system of the builder, 
 const EXACT: &str = "the changes of a step are always found exactly";
 const STATE: &str = "layers are kept in the state directory, see --state-dir";
 const NO_CACHE_REPOSITORY: &str = "there is no cache in a registry yet: keep --state-dir on a volume that the builds share";
-const NO_GIT: &str = "there is no Git context yet: check the sources out and give the directory with --context";
 const NO_ATTESTATION: &str = "no attestation is made: use a tool for it on the pushed digest (--digest-file)";
 const NO_NETWORK_CHOICE: &str = "RUN uses the network of the builder";
 const NO_LIMITS: &str = "set the limit on the pod or the container that the builder runs in";
@@ -155,7 +154,7 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
         "credentials come from the Docker configuration, with the helpers that it names",
         "put the credentials, or the name of the helper, into $DOCKER_CONFIG/config.json",
     ),
-    refused("bucket", Value, "there is no context in object stores yet: unpack it and give the directory with --context"),
+    refused("bucket", Value, "there is no context in object stores yet: fetch the archive and give it with --context tar://FILE"),
     refused("cache-repo", Value, NO_CACHE_REPOSITORY),
     refused("cache-ttl", Value, "results do not expire: use --no-cache for a build that repeats every step"),
     refused(
@@ -166,7 +165,6 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
     refused("ignore-path", Value, "remove the files in the step that makes them, or use RUN --mount=type=tmpfs there"),
     refused("annotation", Value, "manifest annotations are not written yet: use --label"),
     refused("push-ignore-immutable-tag-errors", Boolean, "push to a new tag"),
-    refused("git", Value, NO_GIT),
     refused("materialize", Boolean, "write the image with --oci-layout-path or --tar-path and unpack that"),
     refused("dryrun", Boolean, "build with --no-push"),
     // docker build

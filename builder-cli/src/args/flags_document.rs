@@ -49,6 +49,8 @@ const ENVIRONMENT: &str = "## Environment\n
 | `DOCKER_AUTH_CONFIG` | the text of such a file, asked first |
 | `REGISTRY_AUTH_FILE` | file of credentials as Podman keeps it; else `$XDG_RUNTIME_DIR/containers/auth.json` |
 | `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | proxies, also in lower case |
+| `GIT_TOKEN`, or `GIT_USERNAME` and `GIT_PASSWORD` | who we are at the server of a context that is a repository |
+| `GIT_PULL_METHOD` | `http`: `--context git://…` does not use TLS |
 | `SSL_CERT_FILE`, `SSL_CERT_DIR` | further certificate authorities |
 | `SOURCE_DATE_EPOCH` | seconds since 1970: the time of the image, of what the build makes and of what RUN writes |
 | `NO_COLOR` | no colours unless `--log-format color` |

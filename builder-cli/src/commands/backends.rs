@@ -3,6 +3,7 @@
 use crate::report::{Exit, Failure};
 use crate::request::{CredentialSource, RegistrySettings};
 use builder_core::build::Backends;
+use builder_core::context::git::Git;
 use builder_core::http::{self, CaPaths, ClientCertificate, Proxies, RetryPolicy, Secret};
 use builder_core::oci::Reference;
 use builder_core::registry::{self, Chain, Credentials, DockerConfig, Helpers, Hosts, Mirror};
@@ -27,7 +28,8 @@ const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Opens the store in `state` and a way to the registries.
 pub fn open(state: &Path, settings: &RegistrySettings, destinations: &[Reference]) -> Result<Backends, Failure> {
     let store = Store::open(state).map_err(|error| Failure::new(Exit::State, &error, None))?;
-    Ok(Backends::new(store, registry(settings, destinations)?))
+    let input = Arc::new(|| -> io::Result<Box<dyn io::Read + Send>> { Ok(Box::new(io::stdin())) });
+    Ok(Backends { git: git(settings), input, ..Backends::new(store, registry(settings, destinations)?) })
 }
 
 /// A way to the registries alone.
@@ -39,6 +41,34 @@ pub fn registry(settings: &RegistrySettings, destinations: &[Reference]) -> Resu
     let http = http::Client::new(http_options(settings)).map_err(|error| usage(&error))?;
     let client = registry::Client::new(http, registry::Options { mirrors, ..options }, Arc::new(credentials));
     client.map_err(|error| usage(&error))
+}
+
+/// Git gets the way to the network and the keys of the user, and nothing else of the environment.
+fn git(settings: &RegistrySettings) -> Git {
+    const PASSED: [&str; 8] = [
+        "SSL_CERT_FILE",
+        "SSL_CERT_DIR",
+        "GIT_SSL_CAINFO",
+        "GIT_SSL_CAPATH",
+        "SSH_AUTH_SOCK",
+        "GIT_SSH",
+        "GIT_SSH_COMMAND",
+        "GIT_SSH_VARIANT",
+    ];
+    let passed = settings.helper_environment.iter().filter(|(name, _)| PASSED.contains(&name.as_str())).cloned();
+    let proxies = &settings.proxies;
+    let proxies = [("http_proxy", &proxies.http), ("https_proxy", &proxies.https), ("no_proxy", &proxies.none)];
+    let proxies = proxies.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value.clone()?)));
+    let environment = passed.chain(proxies).map(|(name, value)| (name.into(), value.into())).collect();
+    let usual = Git::default();
+    let mut search_path = search_path(settings);
+    search_path.extend(usual.search_path.clone());
+    Git { environment, search_path, ..usual }
+}
+
+fn search_path(settings: &RegistrySettings) -> Vec<PathBuf> {
+    let path = settings.helper_environment.iter().find(|(name, _)| name == "PATH");
+    path.map(|(_, path)| std::env::split_paths(path).collect()).unwrap_or_default()
 }
 
 fn usage(error: &(dyn std::error::Error + 'static)) -> Failure {
@@ -81,9 +111,8 @@ fn options(settings: &RegistrySettings, destinations: &[Reference]) -> Result<re
 }
 
 fn credentials(settings: &RegistrySettings) -> Result<Chain, SettingError> {
-    let path = settings.helper_environment.iter().find(|(name, _)| name == "PATH");
     let helpers = Helpers {
-        search_path: path.map(|(_, path)| std::env::split_paths(path).collect()).unwrap_or_default(),
+        search_path: search_path(settings),
         environment: settings.helper_environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         timeout: HELPER_TIMEOUT,
     };

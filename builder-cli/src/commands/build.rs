@@ -69,6 +69,8 @@ fn all_the_same(outcome: &Outcome) -> &'static str {
 /// Finds the Dockerfile among its candidates, or reads it from standard input.
 pub(super) fn settle_dockerfile(invocation: &mut Invocation) -> Result<(), Failure> {
     invocation.request.dockerfile = match &invocation.request.dockerfile {
+        DockerfileSource::Url(_) => return Ok(()),
+        DockerfileSource::Path(_) if invocation.dockerfile_candidates.is_empty() => return Ok(()),
         DockerfileSource::Path(_) => DockerfileSource::Path(environment::first_existing(&invocation.dockerfile_candidates)),
         DockerfileSource::Inline { .. } => {
             let text = environment::read_standard_input();

@@ -2,16 +2,13 @@
 
 use super::{CredentialSource, Invocation, Note};
 use builder_core::build::{CacheUse, ContextSource, DockerfileSource, Export, SecretSource};
+use builder_core::http::{Url, redacted};
 use builder_core::oci::Reference;
 use serde_json::{Map, Value, json};
 
 /// What `--print-request` prints: everything but the secrets.
 pub fn describe(invocation: &Invocation) -> Value {
     let request = &invocation.request;
-    let context = |context: &ContextSource| match context {
-        ContextSource::Directory(path) => json!(path),
-        ContextSource::Empty => json!(null),
-    };
     let strings = |items: &[Reference]| items.iter().map(ToString::to_string).collect::<Vec<_>>();
     let secret = |(id, source): (&String, &SecretSource)| match source {
         SecretSource::File(path) => json!({ "id": id, "file": path }),
@@ -24,8 +21,11 @@ pub fn describe(invocation: &Invocation) -> Value {
     let registry = &invocation.registry;
     json!({
         "context": context(&request.context),
+        "context_directory": request.context_directory,
         "dockerfile": match &request.dockerfile {
+            DockerfileSource::Path(path) if invocation.dockerfile_candidates.is_empty() => json!(path),
             DockerfileSource::Path(_) => json!(invocation.dockerfile_candidates),
+            DockerfileSource::Url(text) => json!(shown(text)),
             DockerfileSource::Inline { name, .. } => json!(name),
         },
         "build_args": request.build_args,
@@ -87,4 +87,31 @@ pub fn describe(invocation: &Invocation) -> Value {
             Note::Information(text) | Note::Warning(text) => text,
         }).collect::<Vec<_>>(),
     })
+}
+
+fn context(context: &ContextSource) -> Value {
+    match context {
+        ContextSource::Directory(path) => json!(path),
+        ContextSource::Archive(path) => json!({ "archive": path }),
+        ContextSource::Input => json!("-"),
+        ContextSource::Url(text) => json!(shown(text)),
+        ContextSource::Git(source) => json!({
+            "git": source.remote,
+            "reference": source.reference,
+            "commit": source.commit,
+            "directory": source.directory,
+            "submodules": source.submodules,
+            "depth": source.depth,
+            "skip_tls_verify": source.skip_tls_verify,
+            "credential": source.credential.is_some(),
+        }),
+        ContextSource::OciLayout { path, image } => json!({ "oci_layout": path, "image": image }),
+        ContextSource::Image(reference) => json!({ "image": reference.to_string() }),
+        ContextSource::Empty => json!(null),
+    }
+}
+
+/// An address without what may be secret in it.
+fn shown(text: &str) -> String {
+    Url::parse(text).map_or_else(|_| "(no address)".to_owned(), |url| redacted(&url))
 }

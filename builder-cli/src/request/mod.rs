@@ -2,6 +2,7 @@
 
 mod call;
 mod describe;
+mod location;
 mod registry;
 
 pub use call::{Call, CallFormat, Method};
@@ -13,8 +14,9 @@ use crate::environment::Environment;
 use builder_core::build::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Entitlement, Export, SecretSource};
 use builder_core::http::Secret;
 use builder_core::oci::{Platform, Reference};
+use location::Place;
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// Everything that `cofferdam build` is going to do.
 #[derive(Clone)]
@@ -23,7 +25,8 @@ pub struct Invocation {
     pub call: Call,
     /// The build. Its Dockerfile is the first of `dockerfile_candidates` until someone has looked.
     pub request: BuildRequest,
-    /// Where the Dockerfile may be; empty if it comes from standard input.
+    /// Where the Dockerfile may be on this machine; empty if it is elsewhere: on standard input, in a context that is no
+    /// directory, on a web server.
     pub dockerfile_candidates: Vec<PathBuf>,
     /// How to reach registries.
     pub registry: RegistrySettings,
@@ -127,10 +130,11 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
     let mut notes: Vec<Note> = args.notes.iter().cloned().map(Note::Information).collect();
 
     let call = call::call(args, problems);
-    let context = context(args, environment, problems);
+    let context = location::context(args, environment, problems);
     let (dockerfile, dockerfile_candidates) = dockerfile(args, environment, &context, problems);
-    let state_candidates = state_candidates(args, environment, &context);
-    if let Some(state) = state_candidates.first().filter(|state| state.asked_for && state.path.starts_with(&context)) {
+    let state_candidates = state_candidates(args, environment, context.directory());
+    let lies_inside = |path: &Path| context.directory().is_some_and(|context| path.starts_with(context));
+    if let Some(state) = state_candidates.first().filter(|state| state.asked_for && lies_inside(&state.path)) {
         notes.push(Note::Warning(format!(
             "the state directory {} lies in the context: name it in .dockerignore",
             state.path.display()
@@ -159,7 +163,8 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
     }
 
     let request = BuildRequest {
-        context: ContextSource::Directory(context),
+        context: context.source,
+        context_directory: context.below,
         dockerfile,
         build_args: build_args(args, environment, problems),
         target: target(args, problems),
@@ -191,82 +196,42 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
     }
 }
 
-fn context(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> PathBuf {
-    let typed = match (&args.context_argument, &args.context) {
-        (Some(argument), Some(flag)) if argument != flag => {
-            problems.push(Problem::new("the context is given twice, with --context and as an argument"));
-            argument.clone()
-        }
-        (Some(typed), _) | (None, Some(typed)) => typed.clone(),
-        (None, None) if args.kaniko_spelling => "/workspace".into(),
-        (None, None) => ".".into(),
-    };
-    let text = typed.to_string_lossy();
-    let path = match text.split_once("://") {
-        Some(("dir", path)) => PathBuf::from(path),
-        Some((scheme @ ("tar" | "gs" | "s3" | "git" | "https" | "http" | "ssh"), _)) => {
-            problems.push(Problem::with_hint(
-                format!("contexts of the kind {scheme}:// are not supported yet"),
-                "unpack or check out the sources first and give the directory",
-            ));
-            PathBuf::new()
-        }
-        Some((scheme, _)) => {
-            problems.push(Problem::with_hint(
-                format!("{scheme}:// is no kind of context"),
-                "give a directory, as --context PATH or --context dir://PATH",
-            ));
-            PathBuf::new()
-        }
-        None if text == "-" => {
-            problems.push(Problem::with_hint(
-                "a context from standard input is not supported yet",
-                "unpack it first and give the directory",
-            ));
-            PathBuf::new()
-        }
-        None => PathBuf::from(&typed),
-    };
-    let mut context = environment.absolute(&path);
-    if let Some(below) = &args.context_sub_path {
-        // As people write it: `/app` is meant to be below the context too.
-        let below = below.strip_prefix("/").unwrap_or(below);
-        if below.components().any(|component| component == Component::ParentDir) {
-            problems.push(Problem::new(format!("--context-sub-path {} leads out of the context", below.display())));
-        }
-        context = environment.absolute(&context.join(below));
-    }
-    context
-}
-
 fn dockerfile(
     args: &BuildArgs,
     environment: &Environment,
-    context: &Path,
+    context: &Place,
     problems: &mut Vec<Problem>,
 ) -> (DockerfileSource, Vec<PathBuf>) {
-    let candidates = match &args.dockerfile {
-        None => vec![context.join("Dockerfile")],
+    let path = match &args.dockerfile {
         Some(path) if path.as_os_str() == "-" => {
+            if context.source == ContextSource::Input {
+                problems.push(Problem::new("the Dockerfile and the context cannot both come from standard input"));
+            }
             // The text is read by whoever acts on this.
             return (DockerfileSource::Inline { name: "-".to_owned(), text: String::new() }, Vec::new());
         }
         Some(path) => {
             let text = path.to_string_lossy();
             if text.starts_with("http://") || text.starts_with("https://") {
-                problems.push(Problem::with_hint(
-                    "a Dockerfile is not downloaded yet",
-                    "download it and pipe it to `--dockerfile -`",
-                ));
+                return (DockerfileSource::Url(text.into_owned()), Vec::new());
             }
-            if path.is_absolute() { vec![path.clone()] } else { vec![environment.absolute(path), context.join(path)] }
+            Some(path)
         }
+        None => None,
+    };
+    let candidates = match (path, context.directory()) {
+        // A context that is elsewhere is looked into when it is here.
+        (None, None) => return (DockerfileSource::Path("Dockerfile".into()), Vec::new()),
+        (Some(path), None) => return (DockerfileSource::Path(path.clone()), Vec::new()),
+        (None, Some(context)) => vec![context.join("Dockerfile")],
+        (Some(path), Some(_)) if path.is_absolute() => vec![path.clone()],
+        (Some(path), Some(context)) => vec![environment.absolute(path), context.join(path)],
     };
     (DockerfileSource::Path(candidates[0].clone()), candidates)
 }
 
 /// The directories in which state may live, best first. Defaults inside the context are left out: they would be copied.
-fn state_candidates(args: &BuildArgs, environment: &Environment, context: &Path) -> Vec<StateCandidate> {
+fn state_candidates(args: &BuildArgs, environment: &Environment, context: Option<&Path>) -> Vec<StateCandidate> {
     if let Some(path) = &args.state_dir {
         return vec![StateCandidate { inside: None, path: environment.absolute(path), asked_for: true }];
     }
@@ -292,7 +257,7 @@ fn state_candidates(args: &BuildArgs, environment: &Environment, context: &Path)
     for root in variable("TMPDIR").into_iter().chain([PathBuf::from("/tmp")]) {
         add(Some(root.clone()), root.join(format!("cofferdam-{}", environment.user_id)));
     }
-    candidates.retain(|candidate| candidate.asked_for || !candidate.path.starts_with(context));
+    candidates.retain(|candidate| candidate.asked_for || !context.is_some_and(|context| candidate.path.starts_with(context)));
     candidates
 }
 
@@ -326,17 +291,10 @@ fn platform(args: &BuildArgs, problems: &mut Vec<Problem>) -> Option<Platform> {
     note_problem(text.parse().map_err(chain), "--platform", problems)
 }
 
-/// Named contexts: directories.
 fn build_contexts(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> BTreeMap<String, ContextSource> {
     let read = |text: &str| {
         let (name, location) = named_pair(text)?;
-        match location.split_once("://") {
-            None | Some(("dir", _)) => {
-                let path = location.strip_prefix("dir://").unwrap_or(&location);
-                Ok((name, ContextSource::Directory(environment.absolute(Path::new(path)))))
-            }
-            Some((scheme, _)) => Err(format!("contexts of the kind {scheme}:// are not supported yet, give a directory")),
-        }
+        Ok((name, location::named(&location, environment)?))
     };
     gather(problems, &args.build_context, "--build-context", read).into_iter().collect()
 }

@@ -123,6 +123,61 @@ fn each_flag_reaches_the_request() {
 }
 
 #[test]
+fn a_context_may_be_elsewhere() {
+    let git = |remote: &str, reference: Value, commit: Value, directory: &str| {
+        json!({ "git": remote, "reference": reference, "commit": commit, "directory": directory,
+            "submodules": true, "depth": null, "skip_tls_verify": false, "credential": false })
+    };
+    let commit = "0123456789012345678901234567890123456789";
+    for (flags, expected) in [
+        ("-c tar://a.tgz", json!({ "archive": "/here/a.tgz" })),
+        ("-c tar://stdin", json!("-")),
+        ("-c -", json!("-")),
+        ("-c https://u:p@h/c.tgz?sig=x", json!("https://h/c.tgz")),
+        ("-c git://h/a/b", git("https://h/a/b", json!(null), json!(null), "")),
+        ("-c git://h/a.git#refs/heads/x:d", git("https://h/a.git", json!("refs/heads/x"), json!(null), "d")),
+        (&format!("-c git://h/a.git#main#{commit}"), git("https://h/a.git", json!(null), json!(commit), "")),
+        ("-c https://h/a.git?branch=x&subdir=d", git("https://h/a.git", json!("refs/heads/x"), json!(null), "d")),
+        ("-c git@h:a.git#v1", git("git@h:a.git", json!("v1"), json!(null), "")),
+        ("-c git://h/a --git branch=x,single-branch=true", git("https://h/a", json!("x"), json!(null), "")),
+    ] {
+        assert_eq!(described(&format!("-d r.example/a:1 {flags}"), &[])["context"], expected, "{flags}");
+    }
+    let described = |flags: &str, variables: &[(&str, &str)]| described(&format!("-d r.example/a:1 {flags}"), variables);
+    let options = described("-c git://h/a --git depth=3 --git recurse-submodules=false,insecure-skip-tls=true", &[]);
+    assert_eq!(options["context"]["depth"], json!(3));
+    assert_eq!((&options["context"]["submodules"], &options["context"]["skip_tls_verify"]), (&json!(false), &json!(true)));
+    for variables in [&[("GIT_TOKEN", "hunter2")], &[("GIT_USERNAME", "hunter2")]] {
+        let shown = described("-c git://h/a", variables);
+        assert_eq!(shown["context"]["credential"], json!(true));
+        assert!(!shown.to_string().contains("hunter2"));
+    }
+    assert_eq!(described("-c git://hunter2@h/a", &[])["context"]["git"], json!("https://h/a"));
+    assert_eq!(described("-c git://h/a", &[("GIT_PULL_METHOD", "http")])["context"]["git"], json!("http://h/a"));
+    let below = described("-c tar://a.tgz --context-sub-path /app/./x -f x/D", &[]);
+    assert_eq!((&below["context_directory"], &below["dockerfile"]), (&json!("app/x"), &json!("x/D")));
+    assert_eq!(described("-c git://h/a", &[])["dockerfile"], json!("Dockerfile"));
+    assert_eq!(described("-f https://u:p@h/D?x", &[])["dockerfile"], json!("https://h/D"));
+}
+
+#[test]
+fn a_named_context_may_be_an_image_or_elsewhere() {
+    for (place, expected) in [
+        ("docker-image://b", json!({ "image": "docker.io/library/b:latest" })),
+        ("oci-layout://l", json!({ "oci_layout": "/here/l", "image": null })),
+        ("oci-layout:///l/m:v1", json!({ "oci_layout": "/l/m", "image": "v1" })),
+        ("oci-layout:///l:v1@sha256:ab", json!({ "oci_layout": "/l", "image": "sha256:ab" })),
+        ("tar://t", json!({ "archive": "/here/t" })),
+        ("https://h/t.tar", json!("https://h/t.tar")),
+    ] {
+        let described = described(&format!("--no-push --build-context x={place}"), &[]);
+        assert_eq!(described["build_contexts"]["x"], expected, "{place}");
+    }
+    let described = described("--no-push --build-context x=https://h/a.git#main:d", &[]);
+    assert_eq!(described["build_contexts"]["x"]["directory"], json!("d"));
+}
+
+#[test]
 fn the_context_of_docker_build_is_an_argument() {
     for (line, expected) in [("build --no-push", "/here"), ("build --no-push src", "/here/src"), ("build -c /a --no-push", "/a")]
     {
@@ -188,10 +243,17 @@ fn contradictions_and_mistakes_are_named() {
         ("-d a --cache --no-cache", "--cache and --no-cache exclude each other"),
         ("-d a --progress tty --log-format json", "--log-format json and --progress tty exclude each other"),
         ("-d a -c s3://b/c", "contexts of the kind s3:// are not supported yet"),
+        ("-d a -c https://x.blob.core.windows.net/c/f", "access keys of Azure Blob Storage are not supported yet"),
+        ("-d a -c docker-image://x", "an image cannot be the context of a build"),
+        ("-d a -c git://h/r#main#abc", "the context: \"abc\" is no commit: that has 40 hex digits"),
+        (
+            "-d a -c git://h/r --git deep=1",
+            "--git: \"deep\" is unknown; there are branch, single-branch, depth, recurse-submodules and insecure-skip-tls",
+        ),
+        ("-d a -c . --git depth=1", "--git needs a repository as the context"),
+        ("-d a -c - -f -", "the Dockerfile and the context cannot both come from standard input"),
         ("-d a -c ftp://b/c", "ftp:// is no kind of context"),
-        ("-d a -c -", "a context from standard input is not supported yet"),
         ("-d a -c /a --context-sub-path ../b", "--context-sub-path ../b leads out of the context"),
-        ("-d a -f https://x/D", "a Dockerfile is not downloaded yet"),
         (
             "-d a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
             "--destination: \"a@sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\" names an image by its digest, which is not known before it is built",
@@ -203,8 +265,8 @@ fn contradictions_and_mistakes_are_named() {
         ("-d a --build-arg =x", "--build-arg without a name"),
         ("-d a --label x", "--label: \"x\" is not of the form NAME=VALUE"),
         (
-            "-d a --build-context x=docker-image://b",
-            "--build-context: contexts of the kind docker-image:// are not supported yet, give a directory",
+            "-d a --build-context x=s3://b",
+            "--build-context: contexts of the kind s3:// are not supported; the kinds are a path, tar://, docker-image://, oci-layout://, https:// and Git addresses",
         ),
         ("-d a --build-context x=", "--build-context: \"x=\" has no value"),
         ("-d a --target a,b", "one build makes one target"),

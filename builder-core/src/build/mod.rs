@@ -284,7 +284,12 @@ impl Build {
             None => &self.request.context,
             Some(name) => &self.request.build_contexts[name],
         };
+        let is_file = |path: &Path| name.is_some() && path.is_file();
         let open = async || match source {
+            // As buildx: a named context may be a tar.
+            ContextSource::Directory(path) if is_file(path) => {
+                self.fetch().open(&ContextSource::Archive(path.clone()), None, "context").await.map(Files::Tree)
+            }
             ContextSource::Directory(directory) => {
                 let dockerfile = match &self.request.dockerfile {
                     DockerfileSource::Path(path) if name.is_none() => Some(path.clone()),
