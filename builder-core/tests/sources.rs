@@ -69,7 +69,7 @@ impl Bench {
             }
             events
         });
-        let result = build(request, backends, sender).await;
+        let result = Box::pin(build(request, backends, sender)).await;
         (result, listening.await.unwrap())
     }
 
@@ -98,9 +98,9 @@ fn chain(error: &BuildError) -> String {
 }
 
 fn last_outcome(events: &[Event]) -> StepOutcome {
-    let outcomes =
+    let mut outcomes =
         events.iter().filter_map(|event| if let Event::StepFinished { outcome, .. } = event { Some(*outcome) } else { None });
-    outcomes.last().unwrap()
+    outcomes.next_back().unwrap()
 }
 
 /// A web server that answers each request with what `answer` makes of its first line and headers.
@@ -142,8 +142,8 @@ fn head(connection: &mut TcpStream) -> String {
 }
 
 fn answer(status: &str, headers: &[&str], body: &[u8]) -> Vec<u8> {
-    let headers: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n", body.len());
+    let first = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}", body.len());
+    let head = [&[first.as_str()], headers, &["\r\n"]].concat().join("\r\n");
     [head.as_bytes(), body].concat()
 }
 

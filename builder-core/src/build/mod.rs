@@ -171,7 +171,8 @@ struct Build {
 /// # Errors
 /// [`BuildError`], which says who can mend it. Nothing is pushed that names a failed build.
 pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Sender<Event>) -> Result<Outcome, BuildError> {
-    let build = Build::prepare(request, backends, events).await?;
+    // On the heap: whoever embeds a build holds its future on the stack.
+    let build = Box::pin(Build::prepare(request, backends, events)).await?;
     let plan = build.plan();
     let steps = plan.stages.keys().map(|index| build.dockerfile.stages[*index].instructions.len() + 1).sum();
     build.tell(Event::Planned { stages: plan.stages.len(), steps }).await;

@@ -313,7 +313,7 @@ impl Session<'_> {
             }
             _ => {}
         }
-        let path = home.join("config");
+        let path = home.join(".gitconfig");
         fs::write(&path, config)?;
         command.env("GIT_CONFIG_GLOBAL", path);
         Ok(())
