@@ -408,7 +408,21 @@ fn of_git(error: GitError) -> BuildError {
         }
         GitError::Run(_) | GitError::Read(_) => BuildError::new(ErrorKind::Host, "cannot use a Git repository").because(error),
         GitError::WrongCommit { .. } => BuildError::new(ErrorKind::Dockerfile, "the wrong commit was found").because(error),
-        error => BuildError::new(ErrorKind::Context, "cannot use a Git repository").because(error),
+        error => {
+            let is_unknown =
+                |message: &str| message.contains("could not read Username") || message.contains("Authentication failed");
+            let hint = match &error {
+                GitError::Failed { message, .. } if is_unknown(message) => {
+                    Some("give a token with --secret id=GIT_AUTH_TOKEN; for the context of the build also GIT_TOKEN serves")
+                }
+                _ => None,
+            };
+            let failure = BuildError::new(ErrorKind::Context, "cannot use a Git repository").because(error);
+            match hint {
+                Some(hint) => failure.hint(hint),
+                None => failure,
+            }
+        }
     }
 }
 
