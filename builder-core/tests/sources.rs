@@ -466,7 +466,7 @@ async fn a_repository_may_be_a_context() {
     let (result, events) = bench.build(bench.request_of(source("", ""))).await;
     result.unwrap();
     assert_eq!(Layout::open_only(&bench.path("out")).tree(), "a 0644 0:0 \"second\"\n");
-    assert!(events.iter().any(|event| matches!(event, Event::Warning { message } if message.contains(".dockerignore"))));
+    assert!(events.iter().any(|event| matches!(event, Event::Warning { message, .. } if message.contains(".dockerignore"))));
     let (_, text) = bench.failure(bench.request_of(source("v1", ""))).await;
     assert!(text.contains("the context has no Dockerfile Dockerfile"), "{text}");
     let mut request = bench.request("FROM scratch\nCOPY --from=code . /\n");

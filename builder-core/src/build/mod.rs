@@ -184,7 +184,11 @@ pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Send
 }
 
 impl Build {
-    async fn prepare(mut request: BuildRequest, backends: Backends, events: mpsc::Sender<Event>) -> Result<Self, BuildError> {
+    async fn prepare(
+        mut request: BuildRequest,
+        backends: Backends,
+        events: mpsc::Sender<Event>,
+    ) -> Result<Box<Self>, BuildError> {
         let work = Work::new()?;
         let store = backends.store;
         let opening = store.clone();
@@ -224,7 +228,7 @@ impl Build {
         let stages = dockerfile.stages.iter().map(|_| OnceCell::new()).collect();
         let destinations = if request.push { request.destinations.as_slice() } else { &[] };
         let publisher = Publisher::new(backends.registry.clone(), store.clone(), destinations, events.clone());
-        Ok(Self {
+        Ok(Box::new(Self {
             request,
             dockerfile,
             file_name,
@@ -252,7 +256,7 @@ impl Build {
             publisher,
             work,
             workspace,
-        })
+        }))
     }
 
     async fn run_stages(&self, plan: &Plan) -> Result<Outcome, BuildError> {
