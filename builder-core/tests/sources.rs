@@ -19,7 +19,7 @@ use std::{
     process::Command,
     sync::{Arc, Mutex},
 };
-use testkit::{Image, Layout, require};
+use testkit::{Image, Layout, require, require_root};
 
 /// A state directory, and builds with it into a layout.
 struct Bench {
@@ -338,6 +338,25 @@ async fn an_image_can_stand_in_for_another_and_for_a_stage() {
     request.build_contexts =
         BTreeMap::from([("docker.io/unknown/image:latest".to_owned(), image()), ("stage".to_owned(), image())]);
     assert_eq!(bench.tree(request).await, "copy 0644 0:0 \"R\"\nreal 0644 0:0 \"R\"\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn privileged_a_run_mounts_what_is_elsewhere() {
+    if !require_root() || !require(&["skopeo", "busybox"]) {
+        return;
+    }
+    let bench = Bench::new();
+    Image::new().busybox_layer().layer("of-layout 0644 0:0 \"L\"").write(&bench.path("layout"), "v1");
+    fs::write(bench.path("t.tar"), testkit::tree::tar("d/ 0755 0:0\nd/of-tar 0644 0:0 \"T\"\n")).unwrap();
+    let mut request = bench.request(
+        "FROM base\nRUN --mount=from=tar,source=d,target=/t --mount=from=base,target=/l cat /t/of-tar /l/of-layout > /both\n",
+    );
+    request.build_contexts = BTreeMap::from([
+        ("base".to_owned(), ContextSource::OciLayout { path: bench.path("layout"), image: None }),
+        ("tar".to_owned(), ContextSource::Archive(bench.path("t.tar"))),
+    ]);
+    let tree = bench.tree(request).await;
+    assert!(tree.contains("both 0644 0:0 \"TL\"\n"), "{tree}");
 }
 
 /// A repository with two commits on `main`, a tag on the first, and a submodule.
