@@ -93,7 +93,7 @@ impl Build {
         let (config, blobs, origin) = match name {
             Name::Registry(reference) => {
                 let failed = || BuildError::new(ErrorKind::Base, format!("cannot use the image {reference}"));
-                let resolved = self.registry.resolve(reference, platform).await.map_err(|error| failed().because(error))?;
+                let resolved = self.registry.resolve(reference, platform).await.map_err(|error| failed().refused(error))?;
                 (resolved.config, resolved.manifest.layers, Origin::Registry(resolved.origin))
             }
             Name::Layout(path, image) => {
@@ -197,7 +197,7 @@ impl Build {
                 let _permit = self.downloads.acquire().await.map_err(|error| failed().because(error))?;
                 let size_bytes = layer.blob.size_bytes;
                 self.tell(Event::PullStarted { reference: (**reference).clone(), digest: layer.blob.digest, size_bytes }).await;
-                let blob = self.registry.blob(reference, &layer.blob).await.map_err(|error| failed().because(error))?;
+                let blob = self.registry.blob(reference, &layer.blob).await.map_err(|error| failed().refused(error))?;
                 // The thread below may wait for bytes when the build is given up.
                 let (blob, _download) = blob.into_read(&tokio::runtime::Handle::current());
                 let mut blob = self.contents.stoppable(blob);

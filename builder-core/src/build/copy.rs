@@ -210,7 +210,7 @@ impl Build {
     async fn copy_source(&self, step: &CurrentStep<'_>, action: &CopyAction) -> Result<Files, BuildError> {
         let Some(name) = &action.from else { return self.context(None).await };
         let source = self.named_source(step, name)?;
-        self.files_of(source, &step.stage.platform).await
+        self.files_of(source, &self.request.platform).await
     }
 
     /// What a name after `from=` means in this stage.

@@ -1,6 +1,8 @@
 //! Why a build failed: what was being done, to what, and who can mend it.
 
 use crate::dockerfile::{ParseError, Position};
+use crate::http::HttpError;
+use crate::registry::RegistryError;
 use crate::store::StoreError;
 use std::{error::Error, sync::Arc};
 
@@ -86,6 +88,33 @@ impl BuildError {
     pub fn because(mut self, source: impl Error + Send + Sync + 'static) -> Self {
         self.source = Some(Arc::new(source));
         self
+    }
+
+    /// A registry refused, or could not be asked; with what the user can do about it.
+    pub(super) fn refused(self, error: RegistryError) -> Self {
+        let hint = match &error {
+            RegistryError::Unauthorized { known: false, .. } => {
+                Some("give credentials in $DOCKER_CONFIG/config.json, as docker login writes them")
+            }
+            RegistryError::Unauthorized { known: true, .. } | RegistryError::Denied { .. } => {
+                Some("the credentials in $DOCKER_CONFIG/config.json are not enough for this")
+            }
+            RegistryError::Http { source: HttpError::Untrusted { .. }, .. } => Some(
+                "name its authority with --registry-certificate HOST=FILE, or skip the check with --skip-tls-verify-registry HOST",
+            ),
+            RegistryError::Http { source: HttpError::Tls { .. }, .. } => {
+                Some("a registry without TLS is named with --insecure-registry HOST")
+            }
+            RegistryError::Http { source: HttpError::Connect { .. } | HttpError::Timeout { .. }, .. } => {
+                Some("is the name right, and can this machine reach it? Proxies come from HTTP_PROXY, HTTPS_PROXY and NO_PROXY")
+            }
+            _ => None,
+        };
+        let failure = self.because(error);
+        match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
+        }
     }
 
     /// With something to do.

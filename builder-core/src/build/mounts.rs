@@ -209,7 +209,7 @@ impl Build {
         };
         let (from, selections) = match named {
             None => context(None).await?,
-            Some(Source::Context(name)) => match self.image_context(&name, &step.stage.platform, Keep::WhatIsRead).await? {
+            Some(Source::Context(name)) => match self.image_context(&name, &self.request.platform, Keep::WhatIsRead).await? {
                 Some(image) => layers(image.tree, image.layers, None).await?,
                 None => context(Some(name)).await?,
             },
@@ -219,7 +219,7 @@ impl Build {
                 layers(stage.tree.clone(), stage.layers.clone(), stage.disk.clone()).await?
             }
             Some(Source::Image(name)) => {
-                let image = self.base(&name, &step.stage.platform, Keep::WhatIsRead).await?;
+                let image = self.base(&name, &self.request.platform, Keep::WhatIsRead).await?;
                 layers(image.tree, image.layers, None).await?
             }
         };

@@ -70,10 +70,10 @@ impl Publisher {
         let to = self.repositories[repository].clone();
         Upload(tokio::spawn(async move {
             let failed = || BuildError::new(ErrorKind::Push, format!("cannot push the layer {} to {to}", layer.blob.digest));
-            let reused = registry.has_blob(&to, layer.blob.digest).await.map_err(|error| failed().because(error))?;
+            let reused = registry.has_blob(&to, layer.blob.digest).await.map_err(|error| failed().refused(error))?;
             if !reused {
                 let opener = file_opener(store.blob_path(&layer.blob.digest));
-                registry.push_blob(&to, &layer.blob, opener).await.map_err(|error| failed().because(error))?;
+                registry.push_blob(&to, &layer.blob, opener).await.map_err(|error| failed().refused(error))?;
             }
             let event = Event::BlobPushed { reference: to, digest: layer.blob.digest, size_bytes: layer.blob.size_bytes, reused };
             // Nobody listens any more: then nobody wants to know.
@@ -105,12 +105,12 @@ impl Build {
             registry
                 .push_bytes(destination, &assembled.manifest.config, assembled.config_bytes.clone())
                 .await
-                .map_err(|error| failed().because(error))?;
+                .map_err(|error| failed().refused(error))?;
             let media_type = MediaType::new(MediaType::OCI_MANIFEST);
             let digest = registry
                 .push_manifest(destination, &media_type, assembled.manifest_bytes.clone())
                 .await
-                .map_err(|error| failed().because(error))?;
+                .map_err(|error| failed().refused(error))?;
             let at =
                 self.publisher.repositories.iter().position(|known| {
                     known.registry() == destination.registry() && known.repository() == destination.repository()
@@ -150,8 +150,8 @@ impl Build {
         let failed = || BuildError::new(ErrorKind::Push, format!("cannot push the layer {} to {to}", layer.blob.digest));
         if let Origin::Registry(from) = &layer.origin
             && from.registry() == to.registry()
-            && (self.registry.has_blob(to, layer.blob.digest).await.map_err(|error| failed().because(error))?
-                || self.registry.mount_blob(to, from, layer.blob.digest).await.map_err(|error| failed().because(error))?)
+            && (self.registry.has_blob(to, layer.blob.digest).await.map_err(|error| failed().refused(error))?
+                || self.registry.mount_blob(to, from, layer.blob.digest).await.map_err(|error| failed().refused(error))?)
         {
             let event = Event::BlobPushed {
                 reference: to.clone(),

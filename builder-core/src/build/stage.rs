@@ -42,7 +42,6 @@ pub(super) struct CurrentStep<'a> {
     pub(super) id: &'a StepId,
     /// Of the stage before the step.
     pub(super) before: &'a mut StageState,
-    pub(super) stage: &'a PlannedStage,
 }
 
 fn from_image(base: Base) -> StageState {
@@ -86,7 +85,7 @@ impl Build {
         instructions.extend(stage.instructions.iter().map(|instruction| (instruction, instruction.position)));
         for (instruction, position) in instructions {
             id.number += 1;
-            self.step(&mut current, instruction, position, &id, planned).await?;
+            self.step(&mut current, instruction, position, &id).await?;
         }
         Ok(current)
     }
@@ -171,7 +170,6 @@ impl Build {
         instruction: &Instruction,
         position: Position,
         id: &StepId,
-        stage: &PlannedStage,
     ) -> Result<(), BuildError> {
         let started = Instant::now();
         self.tell(Event::StepStarted { step: id.clone(), position, text: instruction.original.clone() }).await;
@@ -189,7 +187,7 @@ impl Build {
                 self.of_the_base(vec![mistake], position)
             }
         })?;
-        let mut step = CurrentStep { id, before: current, stage };
+        let mut step = CurrentStep { id, before: current };
         let made = match action {
             Action::Metadata => Ok(None),
             Action::Copy(action) => self.copy(&step, &action).await.map(Some),
