@@ -5,13 +5,14 @@ use super::contents::Contents;
 use super::{Build, BuildError, ErrorKind, Event, Export};
 use crate::export::{self, Blobs, ExportError};
 use crate::image::{Assembled, Image, Layer, Origin};
-use crate::oci::{Digest, MediaType, Reference};
+use crate::oci::{Digest, Hasher, MediaType, Reference};
 use crate::registry::{Client, file_opener};
 use crate::store::Store;
 use futures_util::future::try_join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::Read,
+    fs::File,
+    io::{self, Read},
     sync::{Arc, Mutex, PoisonError},
 };
 use tokio::{sync::mpsc, task::JoinHandle};
@@ -193,16 +194,72 @@ impl Build {
     }
 }
 
-/// Blobs of the store.
+/// Blobs of the store. It checks no more than the length of a blob, so that looking one up costs nothing: whoever passes its
+/// bytes on finds out what a failing disk has made of them.
 struct Stored(Store, Arc<Contents>);
 
 impl Blobs for Stored {
     fn open(&self, layer: &Layer) -> Result<Box<dyn Read + Send>, ExportError> {
-        let failed = |source| ExportError::Blob { digest: layer.blob.digest, source };
-        match self.0.open_blob(&layer.blob.digest) {
-            Ok(Some(file)) => Ok(Box::new(self.1.stoppable(file))),
-            Ok(None) => Err(failed("it is not in the store any more".into())),
-            Err(error) => Err(failed(error.into())),
+        Ok(Box::new(self.1.stoppable(verified(&self.0, layer)?)))
+    }
+}
+
+fn verified(store: &Store, layer: &Layer) -> Result<Verified, ExportError> {
+    let (digest, left_bytes) = (layer.blob.digest, layer.blob.size_bytes);
+    let failed = |source| ExportError::Blob { digest, source };
+    match store.open_blob(&digest) {
+        Ok(Some(file)) => Ok(Verified { file, hasher: Hasher::new(), digest, left_bytes, store: store.clone() }),
+        Ok(None) => Err(failed("it is not in the store any more".into())),
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+/// A blob on its way out. With its last byte it is known whether it is the right one; a wrong one leaves the store.
+struct Verified {
+    file: File,
+    hasher: Hasher,
+    digest: Digest,
+    left_bytes: u64,
+    store: Store,
+}
+
+impl Read for Verified {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read(buffer)?;
+        self.hasher.update(&buffer[..count]);
+        self.left_bytes = self.left_bytes.saturating_sub(count as u64);
+        if self.left_bytes == 0 && self.hasher.clone().finish() != self.digest {
+            // Gone or not, the next build makes it again.
+            let _ = self.store.remove_blob(&self.digest);
+            let message = format!("{} is damaged in the state directory; build again", self.digest);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
+        Ok(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::{Descriptor, DiffId};
+    use std::{fs, io::Write as _};
+
+    #[test]
+    fn a_damaged_blob_is_found_on_its_way_out_and_taken_out_of_the_store() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let blob = Descriptor::of("x", b"blob");
+        let mut writer = store.blob_writer().unwrap();
+        writer.write_all(b"blob").unwrap();
+        writer.finish(Some(&blob)).unwrap();
+        let layer = Layer { diff_id: DiffId(blob.digest), blob: blob.clone(), origin: Origin::Store };
+        let read = || io::read_to_string(verified(&store, &layer).unwrap().take(4));
+        assert_eq!(read().unwrap(), "blob");
+
+        let path = store.blob_path(&blob.digest);
+        fs::remove_file(&path).unwrap();
+        fs::write(path, "blub").unwrap();
+        assert!(read().unwrap_err().to_string().contains("damaged"));
+        assert!(!store.has_blob(&blob));
     }
 }
