@@ -43,7 +43,7 @@ pub struct BuildArgs {
     #[arg(long, value_name = "KEY[=VALUE]", help_heading = "Input")]
     pub build_arg: Vec<String>,
 
-    /// Another context, for COPY --from=NAME and FROM NAME: a directory, tar://FILE, docker-image://IMAGE, oci-layout://PATH[:TAG|@DIGEST], https://… or a Git address
+    /// Another context, for COPY --from=NAME and FROM NAME: a directory, tar://FILE, docker-image://IMAGE, `oci-layout://PATH[:TAG|@DIGEST]`, https://… or a Git address
     #[arg(long, value_name = "NAME=LOCATION", help_heading = "Input")]
     pub build_context: Vec<String>,
 
