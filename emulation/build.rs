@@ -1,0 +1,59 @@
+//! Builds the stub: a static program without libraries at an address of its own. Needs what cargo needs anyway, `rustc` and
+//! its linker.
+
+use std::{
+    env,
+    ffi::OsString,
+    path::Path,
+    process::{Command, ExitCode},
+};
+
+fn main() -> ExitCode {
+    println!("cargo::rerun-if-changed=src");
+    println!("cargo::rerun-if-changed=stub.ld");
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=RUSTC_LINKER");
+    let variable = |name: &str| env::var_os(name).unwrap_or_default();
+    let source = Path::new(&variable("CARGO_MANIFEST_DIR")).join("src");
+    let output = Path::new(&variable("OUT_DIR")).join("stub");
+    if variable("CARGO_CFG_TARGET_ARCH") != "x86_64" || variable("CARGO_CFG_TARGET_OS") != "linux" {
+        // An architecture without a table: the probe says that emulation does not work there.
+        return if std::fs::write(output, b"").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let mut remap = OsString::from("--remap-path-prefix=");
+    remap.push(&source);
+    remap.push("=emulation");
+    let mut rustc = Command::new(variable("RUSTC"));
+    rustc.args(["--crate-name=stub", "--crate-type=bin", "--edition=2024"]).arg("--target").arg(variable("TARGET"));
+    rustc.args(["-Copt-level=2", "-Cpanic=abort", "-Ccodegen-units=1", "-Cstrip=symbols", "-Cdebuginfo=0"]);
+    // At its fixed place everything is reached relative to the instruction: 32 bits do not hold an address there. The
+    // linker's name of the build would differ between machines.
+    rustc.args(["-Crelocation-model=pic", "-Ctarget-feature=-crt-static"]);
+    if variable("CARGO_CFG_TARGET_ENV") == "musl" {
+        // Otherwise the start of a C program comes with the target.
+        rustc.arg("-Clink-self-contained=no");
+    }
+    for argument in ["-nostdlib", "-nostartfiles", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,--no-eh-frame-hdr"] {
+        rustc.arg(format!("-Clink-arg={argument}"));
+    }
+    let mut script = OsString::from("-Clink-arg=-Wl,-T,");
+    script.push(Path::new(&variable("CARGO_MANIFEST_DIR")).join("stub.ld"));
+    rustc.arg(script);
+    if let Some(linker) = env::var_os("RUSTC_LINKER") {
+        let mut argument = OsString::from("-Clinker=");
+        argument.push(linker);
+        rustc.arg(argument);
+    }
+    rustc.arg(remap).arg("-o").arg(&output).arg(source.join("main.rs"));
+    match rustc.status() {
+        Ok(status) if status.success() => ExitCode::SUCCESS,
+        Ok(status) => {
+            println!("cargo::error=the stub could not be built: {status}");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            println!("cargo::error=cannot run rustc: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Executing: the program is looked at here, and the stub executed in its place, told what to load.
+
+use super::arch::number as n;
+use super::kernel::{
+    self, AT_EMPTY_PATH, AT_FDCWD, Answer, E2BIG, EACCES, EFAULT, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOMEM, O_CLOEXEC, O_PATH,
+    PATH_MAX, Stat, call,
+};
+use super::load::Head;
+use super::ownership::{Object, permits, record_of};
+use super::path;
+use super::state::state;
+use super::text::{self, DescriptorPath, Text};
+use crate::record::{REGULAR, TYPE};
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+const LENGTH: usize = 24 * 1024;
+const COUNT: usize = 32;
+/// What a script may start with.
+const HEAD_LENGTH: usize = 256;
+/// As many scripts as the kernel lets interpret each other.
+const MAX_SCRIPTS: usize = 5;
+
+/// Memory for one exec after the other. Nobody gives it back: an exec that succeeds does not return, and the child of a
+/// `vfork` would leave it taken in its parent. It comes round again after as many as there are.
+struct Ring(UnsafeCell<[[u8; LENGTH]; COUNT]>);
+// SAFETY: each exec has its own, unless more than `COUNT` threads are in the middle of one.
+unsafe impl Sync for Ring {}
+static RING: Ring = Ring(UnsafeCell::new([[0; LENGTH]; COUNT]));
+static NEXT: AtomicUsize = AtomicUsize::new(0);
+
+/// `execve`, `execveat`.
+pub(crate) fn execute(
+    directory: i32,
+    path: *const u8,
+    arguments: *const *const u8,
+    environment: *const *const u8,
+    flags: u64,
+) -> Answer {
+    if path.is_null() {
+        return EFAULT;
+    }
+    let slot = NEXT.fetch_add(1, Ordering::Relaxed) % COUNT;
+    let start = RING.0.get().cast::<u8>().wrapping_add(slot * LENGTH);
+    // SAFETY: this exec's own part, see `Ring`.
+    let memory = unsafe { core::slice::from_raw_parts_mut(start, LENGTH) };
+    prepare(directory, path, arguments, environment, flags, memory).unwrap_or_else(|errno| errno)
+}
+
+/// An open file, closed when dropped.
+struct Opened(i32);
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        kernel::close(self.0);
+    }
+}
+
+#[inline(never)]
+fn prepare(
+    directory: i32,
+    path: *const u8,
+    arguments: *const *const u8,
+    environment: *const *const u8,
+    flags: u64,
+    memory: &mut [u8],
+) -> Result<Answer, Answer> {
+    let (scripts, memory) = memory.split_at_mut(MAX_SCRIPTS * HEAD_LENGTH);
+    let (head, memory) = memory.split_at_mut(2048);
+    let (real, memory) = memory.split_at_mut(PATH_MAX);
+    let (variable, pointers) = memory.split_at_mut(2 * PATH_MAX);
+    let mut before: [*const u8; 2 * MAX_SCRIPTS + 1] = [core::ptr::null(); 2 * MAX_SCRIPTS + 1];
+    let (mut shown, mut script_count) = (path, 0);
+    let mut at = before.len();
+    let mut file = open(directory, path, flags)?;
+    let mut stat = Stat::empty();
+    let record = loop {
+        let object = Object::Descriptor(file.0);
+        let looked = object.stat(&mut stat);
+        if looked != 0 {
+            return Err(looked);
+        }
+        let record = record_of(object, &stat);
+        if record.mode & TYPE != REGULAR || !permits(&record, 1) {
+            return Err(EACCES);
+        }
+        let length = read_start(file.0, head)?;
+        let Some(script) = head[..length].strip_prefix(b"#!") else { break record };
+        if script_count == MAX_SCRIPTS {
+            return Err(ELOOP);
+        }
+        let script = &script[..script.len().min(HEAD_LENGTH - 2)];
+        let (interpreter, argument) = interpreter(script).ok_or(ENOEXEC)?;
+        let kept = &mut scripts[script_count * HEAD_LENGTH..(script_count + 1) * HEAD_LENGTH];
+        let mut text = Text::new(kept);
+        text.put(interpreter);
+        let name = text.as_ptr();
+        if script_count == 0 {
+            at -= 1;
+            before[at] = shown;
+        }
+        if let Some(argument) = argument {
+            at -= 1;
+            text.put(b"\0").put(argument);
+            before[at] = name.wrapping_add(interpreter.len() + 1);
+        }
+        at -= 1;
+        before[at] = name;
+        shown = name;
+        script_count += 1;
+        file = open(AT_FDCWD, name, 0)?;
+    };
+    let length = read_start(file.0, head)?;
+    check_interpreter(&head[..length], file.0)?;
+    let length = kernel::readlinkat(AT_FDCWD, DescriptorPath::new(file.0).as_ptr(), &mut real[..PATH_MAX - 1]);
+    if length < 0 {
+        return Err(length);
+    }
+    let real = &real[..length as usize];
+    drop(file);
+
+    let mut credentials = state().credentials;
+    let secure = credentials.execute(record.uid, record.gid, record.mode);
+    let mut text = Text::new(variable);
+    // SAFETY: the program's path, or one of ours.
+    let shown = unsafe { text::bytes(shown) };
+    let shown = if shown.is_empty() { state().shown(real) } else { shown };
+    state().encode(&credentials, secure, real, shown, &mut text);
+    if !text.fits() {
+        return Err(ENAMETOOLONG);
+    }
+    start(arguments, environment, &before[at..], text.as_ptr(), pointers)
+}
+
+fn open(directory: i32, path: *const u8, flags: u64) -> Result<Opened, Answer> {
+    // SAFETY: the program's path, or one of ours.
+    let is_empty = unsafe { *path } == 0;
+    let found = if is_empty && flags & AT_EMPTY_PATH != 0 {
+        // A name of ours: the program's descriptor may be closed by the exec.
+        let name = DescriptorPath::new(directory);
+        kernel::openat(AT_FDCWD, name.as_ptr(), O_PATH | O_CLOEXEC, 0)
+    } else {
+        path::open_name(directory, path, true)
+    };
+    if found < 0 { Err(found) } else { Ok(Opened(found as i32)) }
+}
+
+/// Reads the start of a file that is open as a name.
+fn read_start(name: i32, buffer: &mut [u8]) -> Result<usize, Answer> {
+    let opened = kernel::openat(AT_FDCWD, DescriptorPath::new(name).as_ptr(), O_CLOEXEC, 0);
+    if opened < 0 {
+        return Err(opened);
+    }
+    let length = call(n::PREAD64, [opened as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, 0, 0, 0]);
+    kernel::close(opened as i32);
+    if length < 0 { Err(length) } else { Ok(length as usize) }
+}
+
+/// What the first line of a script says, behind its two marks.
+fn interpreter(script: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
+    let line = script.split(|byte| *byte == b'\n' || *byte == 0).next()?.trim_ascii();
+    let end = line.iter().position(|byte| *byte == b' ' || *byte == b'\t').unwrap_or(line.len());
+    let (name, argument) = (&line[..end], line[end..].trim_ascii());
+    (!name.is_empty()).then_some((name, (!argument.is_empty()).then_some(argument)))
+}
+
+/// Says before the exec what would go wrong after it.
+fn check_interpreter(bytes: &[u8], _file: i32) -> Result<(), Answer> {
+    let head = Head::parse(bytes).ok_or(ENOEXEC)?;
+    if let Some((offset, length)) = head.interpreter(bytes) {
+        // One that stands far behind in the file is checked when it is loaded.
+        if let Some(name) = bytes.get(offset..offset + length)
+            && name.last() == Some(&0)
+        {
+            let found = path::open_name(AT_FDCWD, name.as_ptr(), true);
+            if found < 0 {
+                return Err(found);
+            }
+            kernel::close(found as i32);
+        }
+    }
+    Ok(())
+}
+
+fn count(list: *const *const u8) -> usize {
+    let mut count = 0;
+    // SAFETY: the program's list, which ends with null.
+    while !list.is_null() && !unsafe { *list.add(count) }.is_null() {
+        count += 1;
+    }
+    count
+}
+
+/// Executes the stub with `before` in place of the first argument, and with one more variable.
+fn start(
+    arguments: *const *const u8,
+    environment: *const *const u8,
+    before: &[*const u8],
+    variable: *const u8,
+    memory: &mut [u8],
+) -> Result<Answer, Answer> {
+    let (argument_count, variable_count) = (count(arguments), count(environment));
+    let needed = argument_count + before.len() + variable_count + 4;
+    let aligned = memory.as_mut_ptr().align_offset(8);
+    let mut mapped = 0;
+    let list: *mut *const u8 = if needed * 8 + aligned <= memory.len() {
+        memory.as_mut_ptr().wrapping_add(aligned).cast()
+    } else {
+        mapped = needed * 8;
+        if needed > 1 << 22 {
+            return Err(E2BIG);
+        }
+        let address = kernel::map(mapped);
+        if kernel::is_error(address) {
+            return Err(ENOMEM);
+        }
+        address as *mut *const u8
+    };
+    let mut at = 0;
+    let mut put = |pointer: *const u8| {
+        // SAFETY: there is room for as many as were counted.
+        unsafe { *list.add(at) = pointer };
+        at += 1;
+    };
+    before.iter().for_each(|pointer| put(*pointer));
+    for index in usize::from(!before.is_empty())..argument_count {
+        // SAFETY: counted above.
+        put(unsafe { *arguments.add(index) });
+    }
+    if before.is_empty() && argument_count == 0 {
+        put(c"".as_ptr().cast());
+    }
+    put(core::ptr::null());
+    for index in 0..variable_count {
+        // SAFETY: counted above.
+        put(unsafe { *environment.add(index) });
+    }
+    put(variable);
+    put(core::ptr::null());
+    let first = before.len() + argument_count.saturating_sub(usize::from(!before.is_empty()));
+    let first = if before.is_empty() && argument_count == 0 { 1 } else { first };
+    let variables = list.wrapping_add(first + 1);
+    let failed = call(n::EXECVE, [state().stub.as_ptr() as u64, list as u64, variables as u64, 0, 0, 0]);
+    if mapped > 0 {
+        kernel::unmap(list as u64, mapped);
+    }
+    if failed == ENOENT { Err(EACCES) } else { Err(failed) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_line_of_a_script_names_a_program_and_at_most_one_argument() {
+        for (line, expected) in [
+            (&b" /bin/sh\n"[..], Some((&b"/bin/sh"[..], None))),
+            (b"/usr/bin/env  python3 -u \nrest", Some((b"/usr/bin/env", Some(&b"python3 -u"[..])))),
+            (b"/bin/sh", Some((b"/bin/sh", None))),
+            (b" \n", None),
+        ] {
+            assert_eq!(interpreter(line), expected);
+        }
+    }
+}

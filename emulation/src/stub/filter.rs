@@ -1,0 +1,182 @@
+//! The seccomp filter: which calls come to the stub. A process of the step has it for good, and so have its children.
+
+use super::arch::{AUDIT_ARCH, FOREIGN_CALLS, number as n};
+use super::calls::{CONDITIONAL, TRAPPED};
+use super::kernel::{Answer, ENOSYS, call};
+use super::state::ROOT_DESCRIPTOR;
+
+/// The upper half of the addresses of the stub; build.rs has the address.
+const REGION: u32 = 0x2000;
+
+const LOAD: u16 = 0x20;
+const JUMP: u16 = 0x05;
+const EQUAL: u16 = 0x15;
+const AT_LEAST: u16 = 0x35;
+const RETURN: u16 = 0x06;
+
+const ALLOW: u32 = 0x7fff_0000;
+const TRAP: u32 = 0x0003_0000;
+const ERRNO: u32 = 0x0005_0000;
+const KILL: u32 = 0x8000_0000;
+
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+const ADDRESS_HIGH: u32 = 12;
+const ARGUMENTS: u32 = 16;
+
+/// Calls that would go round the stub; programs know what to do without them.
+const ABSENT: [i64; 5] = [n::IO_URING_SETUP, n::SETXATTRAT, n::GETXATTRAT, n::LISTXATTRAT, n::REMOVEXATTRAT];
+
+/// One instruction of the filter's machine.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Instruction {
+    code: u16,
+    if_true: u8,
+    if_false: u8,
+    value: u32,
+}
+
+const LENGTH: usize = 640;
+
+struct Program {
+    instructions: [Instruction; LENGTH],
+    length: usize,
+}
+
+impl Program {
+    fn put(&mut self, code: u16, if_true: u8, if_false: u8, value: u32) {
+        self.instructions[self.length] = Instruction { code, if_true, if_false, value };
+        self.length += 1;
+    }
+}
+
+/// The filter. The order matters for speed: a call that is in none of the lists is let through without a look at its
+/// arguments, and the kernel remembers that by its number alone.
+fn program() -> Program {
+    /// Stands for the distance to the end, which is not known yet.
+    const TO_TRAP: u32 = u32::MAX;
+    let mut program = Program { instructions: [Instruction { code: 0, if_true: 0, if_false: 0, value: 0 }; LENGTH], length: 0 };
+    program.put(LOAD, 0, 0, ARCHITECTURE);
+    program.put(EQUAL, 1, 0, AUDIT_ARCH);
+    // A program of another kind (32 bits) cannot be emulated, and must not run half.
+    program.put(RETURN, 0, 0, KILL);
+    program.put(LOAD, 0, 0, NUMBER);
+    program.put(AT_LEAST, 0, 1, FOREIGN_CALLS);
+    program.put(RETURN, 0, 0, ERRNO | ENOSYS.unsigned_abs() as u32);
+    for number in ABSENT {
+        program.put(EQUAL, 0, 1, number as u32);
+        program.put(RETURN, 0, 0, ERRNO | ENOSYS.unsigned_abs() as u32);
+    }
+    // With a pointer that is not null.
+    for (number, argument) in CONDITIONAL {
+        let at = ARGUMENTS + 8 * argument;
+        program.put(EQUAL, 0, 6, number as u32);
+        program.put(LOAD, 0, 0, at);
+        program.put(EQUAL, 0, 2, 0);
+        program.put(LOAD, 0, 0, at + 4);
+        program.put(EQUAL, 1, 0, 0);
+        program.put(JUMP, 0, 0, TO_TRAP);
+        program.put(RETURN, 0, 0, ALLOW);
+    }
+    // With the descriptor of the root.
+    for (number, argument) in [(n::CLOSE, 0), (n::DUP2, 1), (n::DUP3, 1)] {
+        program.put(EQUAL, 0, 4, number as u32);
+        program.put(LOAD, 0, 0, ARGUMENTS + 8 * argument);
+        program.put(EQUAL, 0, 1, ROOT_DESCRIPTOR.unsigned_abs());
+        program.put(JUMP, 0, 0, TO_TRAP);
+        program.put(RETURN, 0, 0, ALLOW);
+    }
+    for number in TRAPPED {
+        program.put(EQUAL, 0, 1, *number as u32);
+        program.put(JUMP, 0, 0, TO_TRAP);
+    }
+    program.put(RETURN, 0, 0, ALLOW);
+    let end = program.length;
+    program.put(LOAD, 0, 0, ADDRESS_HIGH);
+    program.put(EQUAL, 0, 1, REGION);
+    program.put(RETURN, 0, 0, ALLOW);
+    program.put(RETURN, 0, 0, TRAP);
+    for (at, instruction) in program.instructions[..end].iter_mut().enumerate() {
+        if instruction.code == JUMP && instruction.value == TO_TRAP {
+            instruction.value = (end - at - 1) as u32;
+        }
+    }
+    program
+}
+
+/// Installs the filter, for good, and gives up every way to more rights.
+pub(crate) fn install() -> Answer {
+    #[repr(C)]
+    struct Reference {
+        length: u16,
+        instructions: *const Instruction,
+    }
+    const NO_NEW_PRIVILEGES: u64 = 38;
+    let program = program();
+    let reference = Reference { length: program.length as u16, instructions: program.instructions.as_ptr() };
+    let promised = call(n::PRCTL, [NO_NEW_PRIVILEGES, 1, 0, 0, 0, 0]);
+    if promised < 0 {
+        return promised;
+    }
+    call(n::SECCOMP, [1, 0, &raw const reference as u64, 0, 0, 0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel would do with the filter.
+    fn run(number: i64, arguments: [u64; 6], address: u64) -> u32 {
+        let program = program();
+        let field = |offset: u32| match offset {
+            NUMBER => number as u32,
+            ARCHITECTURE => AUDIT_ARCH,
+            8 => address as u32,
+            ADDRESS_HIGH => (address >> 32) as u32,
+            offset => {
+                let argument = arguments[(offset - ARGUMENTS) as usize / 8];
+                if (offset - ARGUMENTS) % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+            }
+        };
+        let (mut at, mut accumulator) = (0, 0);
+        loop {
+            let Instruction { code, if_true, if_false, value } = program.instructions[at];
+            at += 1;
+            match code {
+                LOAD => accumulator = field(value),
+                JUMP => at += value as usize,
+                EQUAL => at += usize::from(if accumulator == value { if_true } else { if_false }),
+                AT_LEAST => at += usize::from(if accumulator >= value { if_true } else { if_false }),
+                _ => return value,
+            }
+        }
+    }
+
+    #[test]
+    fn a_call_comes_to_the_stub_unless_it_is_the_stubs() {
+        const PROGRAM: u64 = 0x7fff_1234_5678;
+        const STUB: u64 = 0x2000_0000_1234;
+        const NONE: [u64; 6] = [0; 6];
+        for number in TRAPPED {
+            assert_eq!(run(*number, NONE, PROGRAM), TRAP, "{number}");
+            assert_eq!(run(*number, NONE, STUB), ALLOW, "{number}");
+        }
+        for number in [n::READ, n::WRITE, n::MMAP, n::POLL, n::CLONE] {
+            assert_eq!(run(number, NONE, PROGRAM), ALLOW, "{number}");
+        }
+        for (number, argument) in CONDITIONAL {
+            let mut arguments = NONE;
+            assert_eq!(run(number, arguments, PROGRAM), ALLOW, "{number}");
+            for pointer in [1, 1 << 32] {
+                arguments[argument as usize] = pointer;
+                assert_eq!(run(number, arguments, PROGRAM), TRAP, "{number}");
+            }
+        }
+        assert_eq!(run(n::CLOSE, [3, 0, 0, 0, 0, 0], PROGRAM), ALLOW);
+        assert_eq!(run(n::CLOSE, [ROOT_DESCRIPTOR as u64, 0, 0, 0, 0, 0], PROGRAM), TRAP);
+        assert_eq!(run(n::DUP2, [1, ROOT_DESCRIPTOR as u64, 0, 0, 0, 0], PROGRAM), TRAP);
+        assert_eq!(run(n::IO_URING_SETUP, NONE, PROGRAM) & 0xffff_0000, ERRNO);
+        assert_eq!(run(i64::from(FOREIGN_CALLS), NONE, PROGRAM) & 0xffff_0000, ERRNO);
+    }
+}

@@ -1,0 +1,260 @@
+//! Puts a program and its interpreter into memory, as the kernel would have done.
+
+use super::arch::{self, number as n};
+use super::kernel::{self, AT_FDCWD, Answer, ENOEXEC, ENOMEM, O_CLOEXEC, call};
+use super::path;
+
+const LOAD: u32 = 1;
+const INTERPRETER: u32 = 3;
+const HEADERS: u32 = 6;
+const PAGE: u64 = 4096;
+const HEADER_LENGTH: usize = 56;
+/// Of all the addresses that a program could ask for.
+const ADDRESS_LIMIT: u64 = 1 << 47;
+
+/// The head of an ELF file.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Head {
+    is_movable: bool,
+    entry: u64,
+    offset: u64,
+    count: u16,
+}
+
+#[derive(Clone, Copy)]
+struct Segment {
+    kind: u32,
+    flags: u32,
+    offset: u64,
+    address: u64,
+    in_file: u64,
+    in_memory: u64,
+    alignment: u64,
+}
+
+fn word(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+fn half(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+impl Head {
+    /// Reads the head of a program of this architecture. `bytes` is the start of the file.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<Self> {
+        let short = |at: usize| Some(u16::from_le_bytes(bytes.get(at..at + 2)?.try_into().ok()?));
+        if bytes.get(..6)? != b"\x7fELF\x02\x01" || short(18)? != arch::ELF_MACHINE || short(54)? as usize != HEADER_LENGTH {
+            return None;
+        }
+        let is_movable = match short(16)? {
+            2 => false,
+            3 => true,
+            _ => return None,
+        };
+        let head = Self { is_movable, entry: word(bytes, 24)?, offset: word(bytes, 32)?, count: short(56)? };
+        // All headers are in the start of the file, with every linker there is.
+        (head.count > 0 && head.segment(bytes, head.count - 1).is_some()).then_some(head)
+    }
+
+    fn segment(&self, bytes: &[u8], index: u16) -> Option<Segment> {
+        let at = usize::try_from(self.offset).ok()?.checked_add(usize::from(index) * HEADER_LENGTH)?;
+        let at = |offset: usize| at + offset;
+        Some(Segment {
+            kind: half(bytes, at(0))?,
+            flags: half(bytes, at(4))?,
+            offset: word(bytes, at(8))?,
+            address: word(bytes, at(16))?,
+            in_file: word(bytes, at(32))?,
+            in_memory: word(bytes, at(40))?,
+            alignment: word(bytes, at(48))?,
+        })
+    }
+
+    fn segments(self, bytes: &[u8]) -> impl Iterator<Item = Segment> + '_ {
+        (0..self.count).filter_map(move |index| self.segment(bytes, index))
+    }
+
+    /// Where in the file the name of the interpreter is, and its length.
+    pub(crate) fn interpreter(self, bytes: &[u8]) -> Option<(usize, usize)> {
+        let segment = self.segments(bytes).find(|segment| segment.kind == INTERPRETER)?;
+        Some((usize::try_from(segment.offset).ok()?, usize::try_from(segment.in_file).ok()?.min(kernel::PATH_MAX)))
+    }
+}
+
+/// What the program finds in its auxiliary vector.
+pub(crate) struct Loaded {
+    pub(crate) entry: u64,
+    pub(crate) start: u64,
+    pub(crate) interpreter_base: u64,
+    pub(crate) headers: u64,
+    pub(crate) header_count: u64,
+}
+
+/// Loads the program at `path` on the host.
+pub(crate) fn load(path: *const u8) -> Result<Loaded, Answer> {
+    let mut bytes = [0; 4096];
+    let file = kernel::openat(AT_FDCWD, path, O_CLOEXEC, 0);
+    if file < 0 {
+        return Err(file);
+    }
+    let length = read(file, &mut bytes, 0)?;
+    let bytes = &bytes[..length];
+    let head = Head::parse(bytes).ok_or(ENOEXEC)?;
+    let bias = map(file, head, bytes)?;
+    let named = head.segments(bytes).find(|segment| segment.kind == HEADERS).map(|segment| segment.address);
+    let covered = head.segments(bytes).find(|segment| {
+        segment.kind == LOAD && segment.offset <= head.offset && head.offset < segment.offset.wrapping_add(segment.in_file)
+    });
+    let headers = named.or(covered.map(|segment| segment.address.wrapping_add(head.offset - segment.offset)));
+    let entry = bias.wrapping_add(head.entry);
+    let mut loaded = Loaded {
+        entry,
+        start: entry,
+        interpreter_base: 0,
+        headers: headers.map_or(0, |headers| bias.wrapping_add(headers)),
+        header_count: u64::from(head.count),
+    };
+    if let Some((offset, length)) = head.interpreter(bytes) {
+        let mut name = [0; kernel::PATH_MAX + 1];
+        read(file, &mut name[..length], offset as u64)?;
+        let (base, start) = load_interpreter(name.as_ptr())?;
+        (loaded.interpreter_base, loaded.start) = (base, start);
+    }
+    kernel::close(file as i32);
+    Ok(loaded)
+}
+
+#[inline(never)]
+fn load_interpreter(name: *const u8) -> Result<(u64, u64), Answer> {
+    let file = path::open(AT_FDCWD, name, O_CLOEXEC);
+    if file < 0 {
+        return Err(file);
+    }
+    let mut bytes = [0; 2048];
+    let length = read(file, &mut bytes, 0)?;
+    let head = Head::parse(&bytes[..length]).ok_or(ENOEXEC)?;
+    let bias = map(file, head, &bytes[..length])?;
+    kernel::close(file as i32);
+    Ok((bias, bias.wrapping_add(head.entry)))
+}
+
+fn read(file: Answer, buffer: &mut [u8], offset: u64) -> Result<usize, Answer> {
+    let length = call(n::PREAD64, [file as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, offset, 0, 0]);
+    if length < 0 { Err(length) } else { Ok(length as usize) }
+}
+
+/// Maps all segments; gives what is to be added to the addresses in the file.
+fn map(file: Answer, head: Head, bytes: &[u8]) -> Result<u64, Answer> {
+    let (mut low, mut high, mut alignment) = (u64::MAX, 0, PAGE);
+    for segment in head.segments(bytes).filter(|segment| segment.kind == LOAD) {
+        let end = segment.address.checked_add(segment.in_memory).filter(|end| *end < ADDRESS_LIMIT).ok_or(ENOEXEC)?;
+        if segment.in_file > segment.in_memory || segment.address & (PAGE - 1) != segment.offset & (PAGE - 1) {
+            return Err(ENOEXEC);
+        }
+        (low, high) = (low.min(segment.address), high.max(end));
+        if segment.alignment.is_power_of_two() && segment.alignment < 1 << 30 {
+            alignment = alignment.max(segment.alignment);
+        }
+    }
+    if low >= high {
+        return Err(ENOEXEC);
+    }
+    let (low, high) = (low & !(PAGE - 1), high.next_multiple_of(PAGE));
+    let bias = if head.is_movable { reserve(low, high - low, alignment)? } else { 0 };
+    for segment in head.segments(bytes).filter(|segment| segment.kind == LOAD) {
+        map_segment(file, segment, bias)?;
+    }
+    Ok(bias)
+}
+
+/// Finds room; gives the distance from `low`.
+fn reserve(low: u64, length: u64, alignment: u64) -> Result<u64, Answer> {
+    let room = call(n::MMAP, [0, length + alignment, 0, 0x4022, u64::MAX, 0]);
+    if kernel::is_error(room) {
+        return Err(ENOMEM);
+    }
+    let room = room as u64;
+    let start = (room + (low & (alignment - 1))).next_multiple_of(alignment);
+    if start > room {
+        kernel::unmap(room, (start - room) as usize);
+    }
+    let (end, room_end) = (start + length, room + length + alignment);
+    if end < room_end {
+        kernel::unmap(end, (room_end - end) as usize);
+    }
+    Ok(start.wrapping_sub(low))
+}
+
+fn map_segment(file: Answer, segment: Segment, bias: u64) -> Result<(), Answer> {
+    const FIXED: u64 = 0x12;
+    const FIXED_ANONYMOUS: u64 = 0x32;
+    let protection = u64::from(segment.flags >> 2 & 1 | segment.flags & 2 | (segment.flags & 1) << 2);
+    let address = bias.wrapping_add(segment.address);
+    let before = address & (PAGE - 1);
+    let (start, file_end, end) = (address - before, address + segment.in_file, address + segment.in_memory);
+    let mut mapped_end = start;
+    if segment.in_file > 0 {
+        let length = segment.in_file + before;
+        let mapped = call(n::MMAP, [start, length, protection, FIXED, file as u64, segment.offset - before]);
+        if kernel::is_error(mapped) {
+            return Err(mapped);
+        }
+        mapped_end = file_end.next_multiple_of(PAGE);
+        if end > file_end && protection & 2 != 0 {
+            // SAFETY: the rest of the last page, which was just mapped to write.
+            unsafe { core::ptr::write_bytes(file_end as *mut u8, 0, (mapped_end.min(end.next_multiple_of(PAGE)) - file_end) as usize) };
+        }
+    }
+    if end > mapped_end {
+        let length = end.next_multiple_of(PAGE) - mapped_end;
+        let mapped = call(n::MMAP, [mapped_end, length, protection, FIXED_ANONYMOUS, u64::MAX, 0]);
+        if kernel::is_error(mapped) {
+            return Err(mapped);
+        }
+    }
+    Ok(())
+}
+
+/// The last part of a path.
+pub(crate) fn last_part(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').find(|part| !part.is_empty()).unwrap_or(path)
+}
+
+/// Starts what was loaded, on the stack that the kernel made for the stub, without the stub's own variable.
+///
+/// # Safety
+/// `stack` is that stack, and `variables` the number of variables with the stub's own, which is the last one.
+pub(crate) unsafe fn start(stack: *mut u64, arguments: usize, variables: usize, loaded: &Loaded, secure: bool) -> ! {
+    let state = super::state::state();
+    let who = &state.credentials;
+    // SAFETY: the layout of a new program's stack: the count, arguments, null, variables, null, pairs of numbers.
+    unsafe {
+        let mut pair = stack.add(1 + arguments + 1 + variables + 1);
+        while *pair != 0 {
+            let value = match *pair {
+                3 => Some(loaded.headers),
+                4 => Some(HEADER_LENGTH as u64),
+                5 => Some(loaded.header_count),
+                7 => Some(loaded.interpreter_base),
+                9 => Some(loaded.entry),
+                11 => Some(u64::from(who.user.real)),
+                12 => Some(u64::from(who.user.effective)),
+                13 => Some(u64::from(who.group.real)),
+                14 => Some(u64::from(who.group.effective)),
+                23 => Some(u64::from(secure)),
+                31 => Some(state.program_shown.as_ptr() as u64),
+                _ => None,
+            };
+            if let Some(value) = value {
+                *pair.add(1) = value;
+            }
+            pair = pair.add(2);
+        }
+        // The list of variables ends one earlier; what follows it moves up, and the stack begins where it was.
+        let own = stack.add(1 + arguments + 1 + variables - 1);
+        let after = pair.add(2).offset_from(own.add(1)) as usize;
+        core::ptr::copy(own.add(1), own, after);
+        arch::enter(stack as u64, loaded.start)
+    }
+}

@@ -1,0 +1,130 @@
+//! The program in each process of an emulated step. Started by the kernel in three ways: by the builder, to supervise a
+//! step; by an exec inside the step, to load the program that was meant; and, from then on, by the signal with which the
+//! filter answers a call.
+#![allow(unsafe_code, reason = "system calls, the memory of another program, and a signal handler")]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_lossless,
+    clippy::ptr_as_ptr,
+    clippy::borrow_as_ptr,
+    clippy::cast_ptr_alignment,
+    clippy::too_many_lines,
+    reason = "arguments of system calls are words, whatever they mean"
+)]
+#![allow(unreachable_pub, missing_docs, reason = "nothing of this is offered to anybody")]
+
+#[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+mod arch;
+mod calls;
+mod exec;
+mod files;
+mod filter;
+mod identity;
+mod kernel;
+mod load;
+mod ownership;
+mod path;
+mod scratch;
+mod signals;
+mod sockets;
+mod state;
+mod supervise;
+mod text;
+
+use arch::{Context, number as n};
+use kernel::call;
+use state::{VARIABLE, change};
+
+/// Where the kernel starts us. `stack` holds arguments, variables and the auxiliary vector.
+pub(crate) extern "C" fn main(stack: *mut u64) -> ! {
+    // SAFETY: the layout that the kernel gives to a new program.
+    unsafe {
+        let arguments = *stack as usize;
+        let list = stack.add(1 + arguments + 1).cast::<*const u8>();
+        let mut variables = 0;
+        while !(*list.add(variables)).is_null() {
+            variables += 1;
+        }
+        let last = if variables > 0 { text::bytes(*list.add(variables - 1)) } else { b"" };
+        match last.strip_prefix(VARIABLE) {
+            Some(encoded) => run_program(stack, arguments, variables, encoded),
+            None => supervise::supervise(),
+        }
+    }
+}
+
+/// Loads the program that an exec was about, and starts it.
+unsafe fn run_program(stack: *mut u64, arguments: usize, variables: usize, encoded: &[u8]) -> ! {
+    let own = change();
+    let Some(secure) = own.decode(encoded) else { die("the state is broken", 0) };
+    own.real_uid = call(n::GETUID, [0; 6]) as u32;
+    own.real_gid = call(n::GETGID, [0; 6]) as u32;
+    let loaded = match load::load(own.program_real.as_ptr()) {
+        Ok(loaded) => loaded,
+        Err(errno) => die("the program cannot be loaded", errno),
+    };
+    let mut name = [0; 16];
+    text::Text::new(&mut name).put(load::last_part(own.program_shown.as_bytes()));
+    call(n::PRCTL, [15, name.as_ptr() as u64, 0, 0, 0, 0]);
+    claim_signal();
+    // SAFETY: the stack is the one that the kernel made.
+    unsafe { load::start(stack, arguments, variables, &loaded, secure) }
+}
+
+/// Makes the stub the one who hears of trapped calls.
+pub(crate) fn claim_signal() {
+    signals::claim(trapped);
+}
+
+/// A call of the program was trapped, or somebody sent the signal.
+extern "C" fn trapped(signal: i32, information: *const u8, context: *mut Context) {
+    const BY_FILTER: i32 = 1;
+    // SAFETY: the kernel's structures: code at 8, number of the call at 24.
+    unsafe {
+        if information.add(8).cast::<i32>().read() != BY_FILTER {
+            sent(signal, information, context);
+            return;
+        }
+        let number = i64::from(information.add(24).cast::<i32>().read());
+        let result = calls::answer(number, &mut *context);
+        (*context).set_result(result);
+    }
+}
+
+/// The signal came from a process: the program's own handler hears of it.
+unsafe fn sent(signal: i32, information: *const u8, context: *mut Context) {
+    const DEFAULT: u64 = 0;
+    const IGNORE: u64 = 1;
+    match state::state().own_action[0] {
+        DEFAULT => kernel::exit(128 + signal),
+        IGNORE => {}
+        handler => {
+            // SAFETY: the program has registered this address as its handler.
+            let handler: extern "C" fn(i32, *const u8, *mut Context) = unsafe { core::mem::transmute(handler as usize) };
+            handler(signal, information, context);
+        }
+    }
+}
+
+/// Says why on standard error, and ends the process as one that cannot be executed.
+fn die(what: &str, errno: kernel::Answer) -> ! {
+    let mut buffer = [0; 200];
+    let mut text = text::Text::new(&mut buffer);
+    text.put(b"cofferdam: ").put(what.as_bytes()).put(b": ").put(state::state().program_shown.as_bytes());
+    text.put(b" (error ").number(errno.unsigned_abs()).put(b")\n");
+    kernel::write(2, text.as_bytes());
+    kernel::exit(126)
+}
+
+/// What main.rs does when an assumption turns out wrong.
+pub(crate) fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
+    let line = info.location().map_or(0, core::panic::Location::line);
+    let mut buffer = [0; 100];
+    let mut text = text::Text::new(&mut buffer);
+    text.put(b"cofferdam: the emulation failed at ");
+    text.put(info.location().map_or("", core::panic::Location::file).as_bytes()).put(b":").number(u64::from(line)).put(b"\n");
+    kernel::write(2, text.as_bytes());
+    kernel::exit(125)
+}

@@ -1,0 +1,218 @@
+//! Owners, modes and devices as the program sees them: those on record where there is a record, root's otherwise.
+
+use super::arch::number as n;
+use super::kernel::{self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Answer, EPERM, STATX_BIRTH, STATX_OURS, Stat, Statx, call};
+use super::state::state;
+use super::text::{DescriptorPath, Text};
+use crate::record::{self, ATTRIBUTE, DIRECTORY, MARK, Record, TYPE};
+
+/// An inode, reached by a descriptor (perhaps one that is only a name) or by its name in a directory.
+#[derive(Clone, Copy)]
+pub(crate) enum Object {
+    Descriptor(i32),
+    At(i32, *const u8),
+}
+
+impl Object {
+    /// Hands over a path by which the kernel finds it, and whether a link there is to be followed.
+    pub(crate) fn with_path<T>(self, then: impl FnOnce(*const u8, bool) -> T) -> T {
+        match self {
+            Self::Descriptor(descriptor) => then(DescriptorPath::new(descriptor).as_ptr(), true),
+            Self::At(AT_FDCWD, name) => then(name, false),
+            Self::At(directory, name) => {
+                let mut buffer = [0; 300];
+                let mut text = Text::new(&mut buffer);
+                text.put(b"/proc/self/fd/").number(u64::from(directory.unsigned_abs())).put(b"/");
+                // SAFETY: the program's path. A name that is too long is found by nobody.
+                text.put(unsafe { super::text::bytes(name) });
+                then(text.as_ptr(), false)
+            }
+        }
+    }
+
+    pub(crate) fn stat(self, stat: &mut Stat) -> Answer {
+        match self {
+            Self::Descriptor(descriptor) => kernel::fstatat(descriptor, c"".as_ptr().cast(), stat, AT_EMPTY_PATH),
+            Self::At(directory, name) => kernel::fstatat(directory, name, stat, AT_SYMLINK_NOFOLLOW),
+        }
+    }
+
+    fn record(self) -> Option<Record> {
+        let mut bytes = [0_u8; Record::LENGTH + 1];
+        let length = self.with_path(|path, follow| {
+            let number = if follow { n::GETXATTR } else { n::LGETXATTR };
+            call(number, [path as u64, ATTRIBUTE.as_ptr() as u64, bytes.as_mut_ptr() as u64, bytes.len() as u64, 0, 0])
+        });
+        Record::parse(bytes.get(..usize::try_from(length).ok()?)?)
+    }
+
+    /// The name of its record beside the root.
+    fn side_path(self, text: &mut Text<'_>) -> bool {
+        let mut found = Statx::empty();
+        let mask = STATX_OURS | STATX_BIRTH;
+        let result = match self {
+            Self::Descriptor(descriptor) => kernel::statx(descriptor, c"".as_ptr().cast(), AT_EMPTY_PATH, mask, &mut found),
+            Self::At(directory, name) => kernel::statx(directory, name, AT_SYMLINK_NOFOLLOW, mask, &mut found),
+        };
+        let has_birth = found.mask & STATX_BIRTH as u32 != 0;
+        let (seconds, nanoseconds) =
+            if has_birth { (found.birth_seconds, u64::from(found.birth_nanoseconds)) } else { (0, 0) };
+        let mut name = [0; 72];
+        let length = record::side_name(&mut name, found.inode, seconds, nanoseconds);
+        text.put(state().base.as_bytes()).put(record::OWNERS.as_bytes()).put(b"/").put(&name[..length]);
+        result == 0 && text.fits()
+    }
+
+    fn side_owner(self) -> (u32, u32) {
+        let mut buffer = [0; 600];
+        let mut text = Text::new(&mut buffer);
+        let mut value = [0; 24];
+        if !self.side_path(&mut text) {
+            return (0, 0);
+        }
+        let length = kernel::readlinkat(AT_FDCWD, text.as_ptr(), &mut value);
+        usize::try_from(length).ok().and_then(|length| record::parse_side_value(&value[..length])).unwrap_or((0, 0))
+    }
+
+    fn set_side_owner(self, uid: u32, gid: u32) -> Answer {
+        let mut buffer = [0; 600];
+        let mut text = Text::new(&mut buffer);
+        if !self.side_path(&mut text) {
+            return EPERM;
+        }
+        call(n::UNLINKAT, [AT_FDCWD as u64, text.as_ptr() as u64, 0, 0, 0, 0]);
+        if (uid, gid) != (0, 0) {
+            let mut value = [0; 24];
+            record::side_value(&mut value, uid, gid);
+            let made = call(n::SYMLINKAT, [value.as_ptr() as u64, AT_FDCWD as u64, text.as_ptr() as u64, 0, 0, 0]);
+            if made < 0 {
+                return made;
+            }
+        }
+        // So that its time of change tells the builder that something changed.
+        let (uid, gid) = (u64::from(state().real_uid), u64::from(state().real_gid));
+        self.with_path(|path, follow| {
+            let flags = if follow { 0 } else { AT_SYMLINK_NOFOLLOW };
+            call(n::FCHOWNAT, [AT_FDCWD as u64, path as u64, uid, gid, flags, 0]);
+        });
+        0
+    }
+}
+
+/// Whether the kernel lets a file of this type carry attributes of ours.
+fn holds_attributes(mode: u32) -> bool {
+    matches!(mode & TYPE, DIRECTORY | record::REGULAR)
+}
+
+/// What the image says of a file, given what the disk says.
+pub(crate) fn record_of(object: Object, real: &Stat) -> Record {
+    let ours = real.uid == state().real_uid;
+    let gid = if real.gid == state().real_gid { 0 } else { real.gid };
+    let mode = real.mode & (TYPE | 0o7777);
+    let device = ((real.node >> 12 & 0xfff_0000_0000) | (real.node & 0xffff_ffff)) as u32;
+    if !ours {
+        return Record { uid: real.uid, gid, mode, device };
+    }
+    if holds_attributes(mode) {
+        if mode & MARK != 0
+            && let Some(record) = object.record()
+        {
+            return record;
+        }
+        return Record { uid: 0, gid: 0, mode: mode & !0o7000, device: 0 };
+    }
+    let (uid, gid) = object.side_owner();
+    Record { uid, gid, mode, device }
+}
+
+/// Makes a file what the image is to say of it. The caller has checked whether the program may.
+pub(crate) fn store(object: Object, real: &Stat, wanted: Record) -> Answer {
+    if real.uid != state().real_uid {
+        return EPERM;
+    }
+    if !holds_attributes(real.mode) {
+        let changed = object.set_side_owner(wanted.uid, wanted.gid);
+        if changed == 0 && real.mode & TYPE != 0o120_000 {
+            return object.with_path(|path, _| change_mode(path, wanted.mode & 0o777));
+        }
+        return changed;
+    }
+    let mode = wanted.real_mode();
+    object.with_path(|path, follow| {
+        if mode != real.mode & 0o7777 {
+            let changed = change_mode(path, mode);
+            if changed < 0 {
+                return changed;
+            }
+        }
+        let name = ATTRIBUTE.as_ptr() as u64;
+        if !wanted.is_plain() {
+            let bytes = wanted.to_bytes();
+            let number = if follow { n::SETXATTR } else { n::LSETXATTR };
+            return call(number, [path as u64, name, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0]);
+        }
+        if real.mode & MARK != 0 {
+            let number = if follow { n::REMOVEXATTR } else { n::LREMOVEXATTR };
+            call(number, [path as u64, name, 0, 0, 0, 0]);
+        }
+        0
+    })
+}
+
+/// By a path that is its name, not a link to it.
+fn change_mode(path: *const u8, mode: u32) -> Answer {
+    call(n::FCHMODAT, [AT_FDCWD as u64, path as u64, u64::from(mode), 0, 0, 0])
+}
+
+/// Records the owner of what was just made in `parent`: the one who made it, or the group that the directory hands on.
+pub(crate) fn created(object: Object, parent: Option<Object>, kind: u32, mode: u32, device: u32) -> Answer {
+    let who = &state().credentials;
+    let mut wanted = Record { uid: who.user.filesystem, gid: who.group.filesystem, mode: kind | mode, device };
+    let mut above = Stat::empty();
+    if let Some(parent) = parent
+        && parent.stat(&mut above) == 0
+        && above.mode & MARK != 0
+    {
+        let above = record_of(parent, &above);
+        if above.mode & 0o2000 != 0 {
+            wanted.gid = above.gid;
+            if kind == DIRECTORY {
+                wanted.mode |= 0o2000;
+            }
+        }
+    }
+    let mut real = Stat::empty();
+    if wanted.is_plain() && wanted.mode & 0o777 == wanted.real_mode() {
+        // The umask of the kernel may have taken bits that the program's gives.
+        let looked = object.stat(&mut real);
+        if looked < 0 || real.mode & 0o7777 == wanted.real_mode() {
+            return 0;
+        }
+        return store(object, &real, wanted);
+    }
+    // A device is a file for the kernel.
+    if !holds_attributes(kind) && !matches!(kind, record::CHARACTER | record::BLOCK) {
+        return if (wanted.uid, wanted.gid) == (0, 0) { 0 } else { object.set_side_owner(wanted.uid, wanted.gid) };
+    }
+    match object.stat(&mut real) {
+        0 => store(object, &real, wanted),
+        errno => errno,
+    }
+}
+
+/// Whether whom the program takes itself for may read (4), write (2) or execute (1) a file.
+pub(crate) fn permits(record: &Record, wanted: u32) -> bool {
+    let who = &state().credentials;
+    let is_directory = record.mode & TYPE == DIRECTORY;
+    if who.user.filesystem == 0 {
+        return wanted & 1 == 0 || is_directory || record.mode & 0o111 != 0;
+    }
+    let shift = if record.uid == who.user.filesystem {
+        6
+    } else if who.is_in_group(record.gid) {
+        3
+    } else {
+        0
+    };
+    record.mode >> shift & wanted == wanted
+}

@@ -1,0 +1,169 @@
+//! x86-64: how a system call is made, their numbers, and what the kernel hands to a signal handler. Another architecture is
+//! another file like this.
+
+use core::arch::{asm, naked_asm};
+
+/// What seccomp calls this architecture.
+pub(crate) const AUDIT_ARCH: u32 = 0xc000_003e;
+/// What an ELF file calls it.
+pub(crate) const ELF_MACHINE: u16 = 62;
+/// Calls from this number on belong to another interface (x32).
+pub(crate) const FOREIGN_CALLS: u32 = 0x4000_0000;
+/// `O_DIRECTORY`, `O_NOFOLLOW`: these differ between architectures.
+pub(crate) const O_DIRECTORY: u64 = 0o200_000;
+/// See there.
+pub(crate) const O_NOFOLLOW: u64 = 0o400_000;
+
+/// Makes a system call. Every one of the stub comes from here, which the filter lets through.
+#[inline(never)]
+pub(crate) fn call(number: i64, [a, b, c, d, e, f]: [u64; 6]) -> i64 {
+    let result;
+    // SAFETY: the caller passes what the call expects; the kernel changes nothing but memory that it was handed, and these.
+    unsafe {
+        asm!("syscall", inlateout("rax") number => result, in("rdi") a, in("rsi") b, in("rdx") c, in("r10") d, in("r8") e,
+             in("r9") f, lateout("rcx") _, lateout("r11") _, options(nostack));
+    }
+    result
+}
+
+/// What the kernel puts on the stack for a handler: the start of `ucontext_t`.
+#[repr(C)]
+pub(crate) struct Context {
+    flags: u64,
+    link: u64,
+    stack: [u64; 3],
+    /// r8 to r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip.
+    registers: [u64; 17],
+    eflags: u64,
+    segments: u64,
+    fault: [u64; 4],
+    floating: u64,
+    reserved: [u64; 8],
+    /// The mask that is in force again when the handler returns.
+    pub(crate) signal_mask: u64,
+}
+
+impl Context {
+    /// The arguments of the call that was trapped.
+    pub(crate) fn arguments(&self) -> [u64; 6] {
+        let r = &self.registers;
+        [r[8], r[9], r[12], r[2], r[0], r[1]]
+    }
+
+    /// What the program finds as the result of its call.
+    pub(crate) fn set_result(&mut self, value: i64) {
+        self.registers[13] = value as u64;
+    }
+}
+
+/// What a handler returns to.
+#[unsafe(naked)]
+pub(crate) extern "C" fn restore() {
+    naked_asm!("mov eax, 15", "syscall")
+}
+
+/// Where the kernel starts the stub.
+#[cfg(not(any(test, clippy)))]
+#[unsafe(naked)]
+#[unsafe(no_mangle)]
+extern "C" fn _start() -> ! {
+    naked_asm!("xor ebp, ebp", "mov rdi, rsp", "and rsp, -16", "call {main}", "ud2", main = sym super::main)
+}
+
+/// Leaves for a program whose stack is at `stack`.
+///
+/// # Safety
+/// `entry` is code, and `stack` what that code expects from the kernel.
+pub(crate) unsafe fn enter(stack: u64, entry: u64) -> ! {
+    // SAFETY: as the caller says. Nothing of ours is needed any more.
+    unsafe {
+        asm!("mov rsp, {stack}", "xor edx, edx", "xor ebp, ebp", "xor ecx, ecx", "jmp {entry}", stack = in(reg) stack,
+             entry = in(reg) entry, options(noreturn));
+    }
+}
+
+#[cfg(not(any(test, clippy)))]
+mod memory {
+    //! What the compiler expects to exist.
+
+    use core::arch::asm;
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe { asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") count => _, options(nostack)) };
+        to
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
+        // SAFETY: the caller's.
+        unsafe { asm!("rep stosb", inout("rdi") to => _, in("al") byte as u8, inout("rcx") count => _, options(nostack)) };
+        to
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn memmove(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+        if (to as usize) <= from as usize || to as usize >= from as usize + count {
+            // SAFETY: forward copying is right here.
+            return unsafe { memcpy(to, from, count) };
+        }
+        // SAFETY: backward, from the last byte on.
+        unsafe {
+            asm!("std", "rep movsb", "cld", inout("rdi") to.add(count).sub(1) => _, inout("rsi") from.add(count).sub(1) => _,
+                 inout("rcx") count => _, options(nostack));
+        }
+        to
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
+        for at in 0..count {
+            // SAFETY: the caller's.
+            let (a, b) = unsafe { (left.add(at).read_volatile(), right.add(at).read_volatile()) };
+            if a != b {
+                return i32::from(a) - i32::from(b);
+            }
+        }
+        0
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn bcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
+        // SAFETY: the caller's.
+        unsafe { memcmp(left, right, count) }
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn strlen(text: *const u8) -> usize {
+        let mut length = 0;
+        // SAFETY: the caller's.
+        while unsafe { text.add(length).read_volatile() } != 0 {
+            length += 1;
+        }
+        length
+    }
+}
+
+/// Numbers of system calls.
+pub(crate) mod number {
+    #![allow(missing_docs, reason = "the kernel's names")]
+    macro_rules! numbers { ($($name:ident $value:literal),* $(,)?) => { $(pub(crate) const $name: i64 = $value;)* } }
+    numbers! {
+        READ 0, WRITE 1, OPEN 2, CLOSE 3, STAT 4, FSTAT 5, LSTAT 6, MMAP 9, MUNMAP 11, RT_SIGACTION 13, RT_SIGPROCMASK 14,
+        PREAD64 17, ACCESS 21, DUP2 33, GETPID 39, CONNECT 42, ACCEPT 43, SENDTO 44, BIND 49, GETSOCKNAME 51, GETPEERNAME 52,
+        CLONE 56, EXECVE 59, EXIT_GROUP 231, WAIT4 61, KILL 62, FCNTL 72, TRUNCATE 76, GETDENTS64 217, GETCWD 79, CHDIR 80, FCHDIR 81,
+        RENAME 82, MKDIR 83, RMDIR 84, CREAT 85, LINK 86, UNLINK 87, SYMLINK 88, READLINK 89, CHMOD 90, FCHMOD 91, CHOWN 92,
+        FCHOWN 93, LCHOWN 94, UMASK 95, GETUID 102, GETGID 104, SETUID 105, SETGID 106, GETEUID 107, GETEGID 108, SETSID 112,
+        SETREUID 113, SETREGID 114, GETGROUPS 115, SETGROUPS 116, SETRESUID 117, GETRESUID 118, SETRESGID 119, GETRESGID 120,
+        SETFSUID 122, SETFSGID 123, CAPGET 125, CAPSET 126, RT_SIGSUSPEND 130, UTIME 132, MKNOD 133,
+        STATFS 137, PRCTL 157, CHROOT 161, SETXATTR 188, LSETXATTR 189, FSETXATTR 190, GETXATTR 191,
+        LGETXATTR 192, FGETXATTR 193, LISTXATTR 194, LLISTXATTR 195, FLISTXATTR 196, REMOVEXATTR 197, LREMOVEXATTR 198,
+        FREMOVEXATTR 199, UTIMES 235, INOTIFY_ADD_WATCH 254, OPENAT 257, MKDIRAT 258, MKNODAT 259, FCHOWNAT 260,
+        FUTIMESAT 261, NEWFSTATAT 262, UNLINKAT 263, RENAMEAT 264, LINKAT 265, SYMLINKAT 266, READLINKAT 267, FCHMODAT 268,
+        FACCESSAT 269, PSELECT6 270, PPOLL 271, UTIMENSAT 280, EPOLL_PWAIT 281, ACCEPT4 288, DUP3 292, NAME_TO_HANDLE_AT 303,
+        RENAMEAT2 316, SECCOMP 317, EXECVEAT 322, STATX 332, IO_URING_SETUP 425, CLOSE_RANGE 436, OPENAT2 437,
+        FACCESSAT2 439, EPOLL_PWAIT2 441, FCHMODAT2 452, SETXATTRAT 463, GETXATTRAT 464, LISTXATTRAT 465, REMOVEXATTRAT 466,
+        POLL 7, SIGNALFD4 289,
+    }
+}
