@@ -8,7 +8,7 @@ use super::kernel::{
 use super::load::Head;
 use super::ownership::{Object, permits, record_of};
 use super::path;
-use super::state::state;
+use super::state::{ROOT_DESCRIPTOR, state};
 use super::text::{self, DescriptorPath, Text};
 use crate::record::{REGULAR, TYPE};
 use core::cell::UnsafeCell;
@@ -222,7 +222,9 @@ fn start(
         unsafe { *list.add(at) = pointer };
         at += 1;
     };
-    before.iter().for_each(|pointer| put(*pointer));
+    for pointer in before {
+        put(*pointer);
+    }
     for index in usize::from(!before.is_empty())..argument_count {
         // SAFETY: counted above.
         put(unsafe { *arguments.add(index) });
@@ -240,6 +242,8 @@ fn start(
     let first = before.len() + argument_count.saturating_sub(usize::from(!before.is_empty()));
     let first = if before.is_empty() && argument_count == 0 { 1 } else { first };
     let variables = list.wrapping_add(first + 1);
+    // Programs mark all descriptors that they find to be closed by an exec.
+    call(n::FCNTL, [ROOT_DESCRIPTOR as u64, 2, 0, 0, 0, 0]);
     let failed = call(n::EXECVE, [state().stub.as_ptr() as u64, list as u64, variables as u64, 0, 0, 0]);
     if mapped > 0 {
         kernel::unmap(list as u64, mapped);

@@ -136,7 +136,7 @@ mod tests {
             ADDRESS_HIGH => (address >> 32) as u32,
             offset => {
                 let argument = arguments[(offset - ARGUMENTS) as usize / 8];
-                if (offset - ARGUMENTS) % 8 == 0 { argument as u32 } else { (argument >> 32) as u32 }
+                if (offset - ARGUMENTS).is_multiple_of(8) { argument as u32 } else { (argument >> 32) as u32 }
             }
         };
         let (mut at, mut accumulator) = (0, 0);

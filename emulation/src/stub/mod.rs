@@ -11,6 +11,9 @@
     clippy::borrow_as_ptr,
     clippy::cast_ptr_alignment,
     clippy::too_many_lines,
+    clippy::many_single_char_names,
+    clippy::match_same_arms,
+    clippy::items_after_statements,
     reason = "arguments of system calls are words, whatever they mean"
 )]
 #![allow(unreachable_pub, missing_docs, reason = "nothing of this is offered to anybody")]
