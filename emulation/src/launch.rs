@@ -1,6 +1,8 @@
 //! How the stub is told what to run, and how it tells the end: bytes through a socket. Pure.
 //!
-//! A launch is numbers, then texts that end with zero, so that the stub can use them where they are.
+//! A launch is numbers, the groups, then texts that end with zero, so that the stub can use them where they are: root, stub
+//! and working directory, programs to try, arguments, variables. Without a program to try it is a trial of the filter, which
+//! ends with 0 if a call was answered with the user of the launch.
 
 /// How many numbers a launch starts with: its length in all, user, group, and the numbers of groups, programs to try,
 /// arguments and variables.

@@ -227,6 +227,8 @@ pub enum IsolationChoice {
     Auto,
     /// Namespaces of the kernel.
     Namespaces,
+    /// Paths, identity and owners emulated inside the processes of a step: where the host grants nothing.
+    Emulated,
 }
 
 /// How much is said, in Kaniko's words.

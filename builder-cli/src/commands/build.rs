@@ -1,13 +1,13 @@
 //! `cofferdam build`: prepares the media, runs the build, shows it, and tells how it ended.
 
 use super::{backends, inspect, results};
-use crate::args::{BuildArgs, LogFormat};
+use crate::args::{BuildArgs, IsolationChoice, LogFormat};
 use crate::environment::{self, Environment};
 use crate::progress::{self, View};
 use crate::report::{self, Exit, Failure, Trouble};
 use crate::request::{self, Invocation, Method, Note};
 use builder_core::build::{DockerfileSource, Event, Export, Outcome};
-use builder_core::isolation::{UserNamespaceError, enter_user_namespace};
+use builder_core::isolation::{Kind, UserNamespaceError, enter_user_namespace};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,9 +44,11 @@ fn print_request(invocation: &Invocation) {
 
 fn run(mut invocation: Invocation) -> Result<(), Failure> {
     // Before there is any thread: a process of several cannot enter one. Where it is refused a build without RUN goes on.
-    match enter_user_namespace() {
-        Ok(_) | Err(UserNamespaceError::Refused(_)) => {}
-        Err(error) => return Err(Failure::new(Exit::Host, &error, None)),
+    if invocation.isolation != IsolationChoice::Emulated {
+        match enter_user_namespace() {
+            Ok(_) | Err(UserNamespaceError::Refused(_)) => {}
+            Err(error) => return Err(Failure::new(Exit::Host, &error, None)),
+        }
     }
     settle_dockerfile(&mut invocation)?;
     let state = settle_state_directory(&mut invocation)?;
@@ -136,6 +138,11 @@ async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome
 
 async fn engine(invocation: &Invocation, state: &Path, events: tokio::sync::mpsc::Sender<Event>) -> Result<Outcome, Failure> {
     let backends = backends::open(state, &invocation.registry, &invocation.request.destinations)?;
+    let backends = match invocation.isolation {
+        IsolationChoice::Auto => backends,
+        IsolationChoice::Namespaces => backends.isolated_by(Kind::Namespaces),
+        IsolationChoice::Emulated => backends.isolated_by(Kind::Emulated),
+    };
     Ok(builder_core::build::build(invocation.request.clone(), backends, events).await?)
 }
 

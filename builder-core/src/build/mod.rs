@@ -36,7 +36,7 @@ use crate::context::{self, Context};
 use crate::dockerfile::{self, Dockerfile, Instruction, ParseError};
 use crate::http;
 use crate::image::{Image, Layer};
-use crate::isolation::{Isolation, Refused};
+use crate::isolation::{Isolation, Kind, Refused};
 use crate::layer::read::Limits;
 use crate::oci::{DiffId, Digest, ImageConfig, Platform};
 use crate::plan::{self, Plan};
@@ -102,10 +102,17 @@ impl Backends {
     pub fn new(store: Store, registry: registry::Client) -> Self {
         let cache = Arc::new(DirectoryCache::new(store.clone()));
         let directory = store.root().to_owned();
-        let isolation = Arc::new(move || run::strongest_isolation(&directory));
+        let isolation = Arc::new(move || run::open_isolation(&directory, None));
         let http = registry.plain_http().clone();
         let input = Arc::new(|| Err(std::io::Error::other("nobody gave an input to read it from")));
         Self { store, registry, http, git: Git::default(), input, isolation, cache, resolv_conf: run::host_resolv_conf() }
+    }
+
+    /// The same with this isolation, or none if the host refuses it.
+    #[must_use]
+    pub fn isolated_by(self, kind: Kind) -> Self {
+        let directory = self.store.root().to_owned();
+        Self { isolation: Arc::new(move || run::open_isolation(&directory, Some(kind))), ..self }
     }
 }
 

@@ -16,7 +16,7 @@ use crate::dockerfile::{Network, Security};
 use crate::evaluate::{self, RunAction};
 use crate::image::{Layer, Origin};
 use crate::isolation::{
-    self, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Namespaces, Privileges, Refused, Step,
+    self, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Privileges, Refused, Step,
 };
 use crate::layer::read::{self, Visitor};
 use crate::oci::{DiffId, Digest};
@@ -51,11 +51,10 @@ pub(super) struct Disk {
     chain: Option<Digest>,
 }
 
-/// The strongest isolation that this host grants.
-pub(super) fn strongest_isolation(state_directory: &Path) -> Result<Arc<dyn Isolation>, Refused> {
+/// The strongest isolation that this host grants, or the one that is wanted.
+pub(super) fn open_isolation(state_directory: &Path, wanted: Option<isolation::Kind>) -> Result<Arc<dyn Isolation>, Refused> {
     let facts = isolation::probe(state_directory).unwrap_or_default();
-    let choice = isolation::choose(&facts, None)?;
-    Ok(Arc::new(Namespaces::new(choice)))
+    Ok(isolation::open(isolation::choose(&facts, wanted)?))
 }
 
 /// The resolver settings of this host; a step on its network needs them.

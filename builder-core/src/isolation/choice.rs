@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub any_owner: Attempt,
     /// A file can be given to users and groups below this id; [`u32::MAX`] where all are possible.
     pub storable_ids: u32,
+    /// Trapping and answering calls in the step's own processes, with records of owners in the state directory.
+    pub emulation: Attempt,
 }
 
 /// How one attempt went.
@@ -46,6 +48,8 @@ pub enum Attempt {
 pub enum Kind {
     /// New namespaces, and mounts in them.
     Namespaces,
+    /// Nothing of the kernel's: paths, identity and owners are emulated in the processes of the step.
+    Emulated,
 }
 
 /// Where /proc of a step comes from.
@@ -98,9 +102,30 @@ pub struct Refused {
 pub fn choose(facts: &HostFacts, forced: Option<Kind>) -> Result<Choice, Refused> {
     let needed = [("a mount namespace", facts.mount_namespace), ("a process namespace", facts.process_namespace)];
     let missing = refusals(&needed);
+    let emulates = facts.emulation == Attempt::Works;
     match forced {
-        None | Some(Kind::Namespaces) if missing.is_empty() => Ok(namespaces(facts)),
-        None | Some(Kind::Namespaces) => Err(Refused { refused: missing }),
+        // With a single id, a step that makes users or drops root's rights fails; emulated it does not.
+        None if missing.is_empty() && (facts.any_owner == Attempt::Works || facts.storable_ids > 1 || !emulates) => {
+            Ok(namespaces(facts))
+        }
+        Some(Kind::Namespaces) if missing.is_empty() => Ok(namespaces(facts)),
+        None if emulates && missing.is_empty() => Ok(emulated(refusals(&[("any owner of a file", facts.any_owner)]))),
+        None if emulates => Ok(emulated(missing)),
+        Some(Kind::Emulated) if emulates => Ok(emulated(Vec::new())),
+        Some(Kind::Namespaces) => Err(Refused { refused: missing }),
+        Some(Kind::Emulated) => Err(Refused { refused: refusals(&[("emulation", facts.emulation)]) }),
+        None => Err(Refused { refused: missing.into_iter().chain(refusals(&[("emulation", facts.emulation)])).collect() }),
+    }
+}
+
+fn emulated(refused: Vec<Refusal>) -> Choice {
+    Choice {
+        kind: Kind::Emulated,
+        overlay: None,
+        proc: Proc::Bound,
+        owners: Owners::RECORDED,
+        network_namespace: false,
+        refused: refused.into_iter().filter(|refusal| refusal.attempt != Attempt::NotTried).collect(),
     }
 }
 
@@ -136,6 +161,7 @@ impl fmt::Display for Kind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Namespaces => formatter.write_str("namespaces"),
+            Self::Emulated => formatter.write_str("emulated"),
         }
     }
 }
@@ -174,6 +200,10 @@ mod tests {
     const NOT: Attempt = Attempt::NotTried;
 
     fn facts(attempts: [Attempt; 7]) -> HostFacts {
+        facts_with(attempts, NOT)
+    }
+
+    fn facts_with(attempts: [Attempt; 7], emulation: Attempt) -> HostFacts {
         let [mount_namespace, process_namespace, fresh_proc, network_namespace, overlay, overlay_user_attributes, any_owner] =
             attempts;
         let storable_ids = if any_owner == YES { u32::MAX } else { 1 };
@@ -186,6 +216,7 @@ mod tests {
             overlay_user_attributes,
             any_owner,
             storable_ids,
+            emulation,
         }
     }
 
@@ -221,8 +252,33 @@ mod tests {
         let refused = choose(&facts([NO, NOT, NOT, NOT, NOT, NOT, NOT]), None).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "this host refuses to run commands: a mount namespace refused (Operation not permitted (os error 1)), a process namespace not tried"
+            "this host refuses to run commands: a mount namespace refused (Operation not permitted (os error 1)), a process namespace not tried, emulation not tried"
         );
+    }
+
+    #[test]
+    fn without_namespaces_or_with_a_single_id_a_step_is_emulated() {
+        for (claim, attempts, forced, expected) in [
+            (
+                "no namespaces",
+                [NO, NOT, NOT, NOT, NOT, NOT, NO],
+                None,
+                "emulated, plain directory; a mount namespace refused (Operation not permitted (os error 1))",
+            ),
+            (
+                "a user namespace with a single id",
+                [YES, YES, YES, YES, YES, NOT, NO],
+                None,
+                "emulated, plain directory; any owner of a file refused (Operation not permitted (os error 1))",
+            ),
+            ("everything, but it is wanted", [YES; 7], Some(Kind::Emulated), "emulated, plain directory"),
+            ("everything", [YES; 7], None, "namespaces, overlay"),
+        ] {
+            let choice = choose(&facts_with(attempts, YES), forced).unwrap();
+            assert_eq!(choice.to_string(), expected, "{claim}");
+            assert_eq!(choice.owners == Owners::RECORDED, choice.kind == Kind::Emulated, "{claim}");
+        }
+        assert!(choose(&facts_with([YES; 7], NO), Some(Kind::Emulated)).is_err());
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Runs one command in a root file system, apart from everything else: takes a [`Step`], gives its [`ExitStatus`].
 //!
-//! Back ends go from strong to weak; today there is one, *namespaces*. [`probe`] asks the kernel what it allows,
-//! [`choose`] (pure) decides, [`Namespaces`] acts. What a step changed is read afterwards by [`rootfs`](crate::rootfs),
+//! Back ends go from strong to weak: *namespaces*, *emulated*. [`probe`] asks the kernel what it allows, [`choose`] (pure)
+//! decides, [`open`] gives the one that acts. What a step changed is read afterwards by [`rootfs`](crate::rootfs),
 //! which knows nothing of the back end.
 
 mod capabilities;
 mod child;
 mod choice;
+mod emulated;
 mod mount_points;
 mod mounts;
 mod namespaces;
@@ -14,6 +15,7 @@ mod probe;
 mod user_namespace;
 
 pub use choice::{Attempt, Choice, HostFacts, Kind, Proc, Refusal, Refused, choose};
+pub use emulated::Emulated;
 pub use namespaces::Namespaces;
 pub use probe::probe;
 pub use user_namespace::{Entered, UserNamespaceError, enter_user_namespace};
@@ -45,6 +47,14 @@ pub trait Isolation: Send + Sync {
 
     /// How it was chosen: for the log, and for what the root file system must be made of.
     fn choice(&self) -> &Choice;
+}
+
+/// The back end of a choice.
+pub fn open(choice: Choice) -> Arc<dyn Isolation> {
+    match choice.kind {
+        Kind::Namespaces => Arc::new(Namespaces::new(choice)),
+        Kind::Emulated => Arc::new(Emulated::new(choice)),
+    }
 }
 
 /// One command and all that it may see. No `Debug`: the environment and the mounts may hold secrets.

@@ -201,7 +201,7 @@ fn outcome(report: Report, step: &Step) -> Result<ExitStatus, RunError> {
     })
 }
 
-fn exit_status(status: i32) -> ExitStatus {
+pub(super) fn exit_status(status: i32) -> ExitStatus {
     if libc::WIFSIGNALED(status) {
         ExitStatus::Signal(libc::WTERMSIG(status))
     } else {
@@ -297,7 +297,7 @@ fn own_arguments() -> Result<Range<usize>, Errno> {
 }
 
 /// Where the program may be: itself, or its name in each directory of `PATH`.
-fn candidates(step: &Step) -> Vec<OsString> {
+pub(super) fn candidates(step: &Step) -> Vec<OsString> {
     let Some(program) = step.arguments.first().filter(|program| !program.is_empty()) else { return Vec::new() };
     if program.as_bytes().contains(&b'/') {
         return vec![program.clone()];

@@ -29,6 +29,7 @@ pub fn probe(state_directory: &Path) -> io::Result<HostFacts> {
 fn attempts(place: &Path) -> io::Result<HostFacts> {
     let mut facts = HostFacts::default();
     (facts.any_owner, facts.storable_ids) = owners(place)?;
+    facts.emulation = attempt_io(&super::emulated::attempt(place));
     let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     facts.mount_namespace = attempt(super::namespaces::leave(flags).and_then(|()| mounts::make_private()));
     if facts.mount_namespace != Attempt::Works {

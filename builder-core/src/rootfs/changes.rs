@@ -3,7 +3,7 @@
 //! Both forms of a root give the same: [`in_upper`] looks only at what overlay wrote, [`in_directory`] at everything, but
 //! opens no file whose inode was not touched.
 
-use super::{Owners, RootfsError, records::Records};
+use super::{Owners, RootfsError, recorded::Recorded, records::Records};
 use crate::confined::{ConfinedDir, Stat, StatKind};
 use crate::tree::{Change, Content, ContentDigest, ContentHasher, Entry, Node, SourceId, Tree, TreePath};
 use std::{
@@ -17,6 +17,8 @@ struct Comparison<'a> {
     tree: &'a Tree,
     source: SourceId,
     owners: Owners,
+    /// Where what the disk says is not what the image says.
+    recorded: Option<Recorded>,
     /// By path: what a layer lists.
     changes: BTreeMap<TreePath, Found>,
 }
@@ -36,7 +38,7 @@ pub(super) fn in_upper(
     source: SourceId,
     owners: Owners,
 ) -> Result<Vec<Change>, RootfsError> {
-    let mut comparison = Comparison { directory, tree, source, owners, changes: BTreeMap::new() };
+    let mut comparison = Comparison { directory, tree, source, owners, recorded: None, changes: BTreeMap::new() };
     comparison.root()?;
     let mut open = vec![(TreePath::root(), false)];
     while let Some((path, hides)) = open.pop() {
@@ -72,7 +74,8 @@ pub(super) fn in_directory(
     source: SourceId,
     owners: Owners,
 ) -> Result<(Vec<Change>, Records), RootfsError> {
-    let mut comparison = Comparison { directory, tree, source, owners, changes: BTreeMap::new() };
+    let recorded = if owners == Owners::RECORDED { Some(Recorded::open(directory.shown())?) } else { None };
+    let mut comparison = Comparison { directory, tree, source, owners, recorded, changes: BTreeMap::new() };
     let mut after = Records::default();
     comparison.root()?;
     let mut open = vec![TreePath::root()];
@@ -106,14 +109,21 @@ impl Comparison<'_> {
 
     /// Notes what stands at `path` if the tree has something else there.
     fn compare(&mut self, path: &TreePath, stat: &Stat) -> Result<(), RootfsError> {
-        let Some(mut entry) = self.directory.entry_of(path, stat, self.source)? else {
+        let entry = match &self.recorded {
+            Some(recorded) => {
+                let seen = recorded.seen(self.directory, path, stat)?;
+                Recorded::entry(self.directory, path, &seen, self.source)?
+            }
+            None => self.directory.entry_of(path, stat, self.source)?,
+        };
+        let Some(mut entry) = entry else {
             // A socket. No layer holds one, but it replaces what was there.
             self.remove(path.clone());
             return Ok(());
         };
         let before = self.tree.get(path);
         if let Some(before) = before {
-            if is_same_type(before, &entry) {
+            if is_same_type(before, &entry) && self.recorded.is_none() {
                 let remembered = |before, now| if before >= self.owners.storable_ids { before } else { now };
                 (entry.uid, entry.gid) = (remembered(before.uid, entry.uid), remembered(before.gid, entry.gid));
             }

@@ -9,13 +9,14 @@
 //! ```
 
 mod changes;
+mod recorded;
 mod records;
 mod unpack;
 
 pub use unpack::{Unpacked, Unpacker};
 
 use crate::confined::{Attributes, ConfinedDir, ConfinedError};
-use crate::tree::{Change, LayerIndex, SourceId, Tree, TreePath};
+use crate::tree::{Change, Entry, LayerIndex, SourceId, Tree, TreePath};
 use records::Records;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -79,7 +80,8 @@ pub enum OverlayAttributes {
 /// it in its place, it keeps its owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Owners {
-    /// Ids below this one can be given to a file: 1 in a user namespace with a single id.
+    /// Ids below this one can be given to a file: 1 in a user namespace with a single id. 0 where a step is emulated: then all
+    /// attributes are recorded beside the files, and the step sees and changes those records.
     pub storable_ids: u32,
 }
 
@@ -287,6 +289,8 @@ impl Rootfs {
 impl Owners {
     /// Root's owners: every id.
     pub const REAL: Self = Self { storable_ids: u32::MAX };
+    /// Recorded beside the files; for a plain directory only.
+    pub const RECORDED: Self = Self { storable_ids: 0 };
 
     fn attributes(self) -> Attributes {
         if self == Self::REAL { Attributes::Real } else { Attributes::WherePossible }
@@ -301,6 +305,15 @@ impl OverlayAttributes {
             Self::User => "user.overlay.opaque",
         }
     }
+}
+
+/// Gives what stands at `path` in the plain root at `root` the attributes of `entry`, recorded beside it
+/// ([`Owners::RECORDED`]). `directory` is that root.
+///
+/// # Errors
+/// [`RootfsError`] if the disk refuses.
+pub fn record(root: &Path, directory: &ConfinedDir, path: &TreePath, entry: &Entry) -> Result<(), RootfsError> {
+    Ok(recorded::Recorded::open(root)?.set(directory, path, entry)?)
 }
 
 /// A directory of ours, removed with everything in it.

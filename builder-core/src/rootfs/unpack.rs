@@ -3,7 +3,7 @@
 //! The tree says where everything goes; the disk is never asked. So a layer's path through a link, or a whiteout behind
 //! what it speaks of, ends where [`Tree::apply`] says, and nowhere outside of the root.
 
-use super::{Owners, RootfsError, records::Records};
+use super::{Owners, RootfsError, recorded::Recorded, records::Records};
 use crate::confined::{Attributes, ConfinedDir, ConfinedError, StatKind};
 use crate::layer::read::Visitor;
 use crate::tree::{Change, Entry, LayerIndex, Node, Tree, TreePath};
@@ -21,6 +21,8 @@ pub struct Unpacker {
     directory: ConfinedDir,
     below: Below,
     attributes: Attributes,
+    /// Where attributes are recorded beside the files.
+    recorded: Option<Recorded>,
     /// The tree below this layer.
     lower: Tree,
     /// The tree so far.
@@ -83,6 +85,7 @@ impl Unpacker {
             directory: ConfinedDir::open(directory)?,
             below,
             attributes: owners.attributes(),
+            recorded: if owners == Owners::RECORDED { Some(Recorded::open(directory)?) } else { None },
             lower: lower.clone(),
             tree: lower.clone(),
             gone: BTreeSet::new(),
@@ -127,7 +130,10 @@ impl Unpacker {
         let is_here = |path: &&TreePath| matches!(self.below, Below::Here) || self.known.contains(*path);
         for path in self.touched.iter().rev().filter(is_here) {
             if let Some(entry) = self.tree.get(path).filter(|entry| entry.is_directory()) {
-                self.directory.set_attributes(path, entry, self.attributes)?;
+                match &self.recorded {
+                    Some(recorded) => recorded.set(&self.directory, path, entry)?,
+                    None => self.directory.set_attributes(path, entry, self.attributes)?,
+                }
             }
         }
         Ok(self.unpacked)
@@ -228,10 +234,16 @@ impl Unpacker {
                         Err(error) => return Err(Taking::Data(error)),
                     }
                 }
-                directory.set_file_attributes(&name, &file, entry, self.attributes)?;
+                match &self.recorded {
+                    Some(recorded) => recorded.set(directory, &name, entry)?,
+                    None => directory.set_file_attributes(&name, &file, entry, self.attributes)?,
+                }
                 return Ok(self.record(path)?);
             }
             Node::Symlink(target) => directory.create_symlink(&name, target)?,
+            Node::CharDevice { .. } | Node::BlockDevice { .. } if self.recorded.is_some() => {
+                drop(directory.create_file(&name, 0o600)?);
+            }
             Node::CharDevice { .. } | Node::BlockDevice { .. } | Node::Fifo => match directory.create_node(&name, &entry.node) {
                 // No user namespace may make devices, nor some pods.
                 Err(error) if entry.node != Node::Fifo && is_refusal(&error) => {
@@ -241,7 +253,10 @@ impl Unpacker {
                 result => result?,
             },
         }
-        directory.set_attributes(&name, entry, self.attributes)?;
+        match &self.recorded {
+            Some(recorded) => recorded.set(directory, &name, entry)?,
+            None => directory.set_attributes(&name, entry, self.attributes)?,
+        }
         Ok(self.record(path)?)
     }
 

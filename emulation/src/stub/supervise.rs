@@ -258,6 +258,12 @@ fn become_command(launch: &Launch) -> ! {
     who.set_groups(launch.groups);
     who.change_group(|ids, _| ids.set(launch.gid, true));
     who.change_user(|ids, _| ids.set(launch.uid, true));
+    if launch.candidates.is_empty() {
+        match super::arch::call_from_outside(n::GETUID) {
+            uid if uid == i64::from(launch.uid) => kernel::exit(0),
+            other => fail(Stage::Filter, other.min(kernel::EPERM)),
+        }
+    }
     let (mut stage, mut refusal) = (Stage::NotFound, ENOENT);
     for candidate in launch.candidates {
         let errno = exec::execute(AT_FDCWD, *candidate, launch.arguments.as_ptr(), launch.environment.as_ptr(), 0);

@@ -1,0 +1,311 @@
+//! For hosts that grant nothing: no namespace, no mount, perhaps no other user. Each process of the step runs under a filter
+//! that hands the calls about files, identity and programs to a stub in the same process ([`emulation`]); it translates paths
+//! below the root and shows what is recorded there.
+//!
+//! The stub is also the first process of a step and ends when all others are dead. This module starts it, hands its output
+//! over and tells it to stop. It is no wall: a program that means to can make any call that the host lets the builder make.
+
+mod places;
+
+use super::{CancelToken, Choice, ExitStatus, Isolation, Network, RunError, Step, Stream, namespaces};
+use crate::rootfs::RootMount;
+use emulation::launch::{self, REPORT_LENGTH, Stage};
+use places::Places;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use std::{
+    ffi::OsStr,
+    fs, io,
+    io::{Read as _, Write as _},
+    net::Shutdown,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _, net::UnixStream},
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+/// The name of the stub beside a root.
+const STUB_NAME: &str = "emulation";
+
+/// Runs steps in plain directories without any privilege.
+#[derive(Clone, Debug)]
+pub struct Emulated {
+    choice: Choice,
+}
+
+impl Emulated {
+    /// Runs steps as `choice` says.
+    pub fn new(choice: Choice) -> Self {
+        Self { choice }
+    }
+}
+
+impl Isolation for Emulated {
+    fn run(&self, step: &Step, output: &mut dyn FnMut(Stream, &[u8]), cancel: &CancelToken) -> Result<ExitStatus, RunError> {
+        if cancel.is_cancelled() {
+            return Err(RunError::Cancelled);
+        }
+        let RootMount::Directory { path } = &step.root else {
+            return Err(RunError::System { what: "emulate it on an overlay", source: Errno::INVAL.into() });
+        };
+        if step.network == Network::None {
+            return Err(RunError::System { what: "cut it off from the network: this host refuses", source: Errno::PERM.into() });
+        }
+        let root = system("find its root", fs::canonicalize(path))?;
+        let stub = write_stub(root.parent().unwrap_or(&root), STUB_NAME)?;
+        let places = Places::prepare(&root, step)?;
+        let launch = encode(step, &root, &stub)?;
+        let ended = launch_and_wait(&stub, &launch, step.time_limit, output, cancel);
+        let restored = places.restore();
+        let (stage, value) = ended?;
+        restored?;
+        outcome(stage, value, step)
+    }
+
+    fn choice(&self) -> &Choice {
+        &self.choice
+    }
+}
+
+/// Tries whether calls can be trapped and answered, with a stub below `directory`, and whether records can be kept there.
+pub(super) fn attempt(directory: &Path) -> io::Result<()> {
+    /// Whom the trial takes itself for: nobody that a host would make us.
+    const TRIAL_USER: u32 = 54_321;
+    let file = directory.join("recorded");
+    fs::write(&file, "")?;
+    rustix::fs::setxattr(&file, "user.cofferdam", b"", rustix::fs::XattrFlags::empty())?;
+    let stub = write_stub(directory, STUB_NAME).map_err(|error| match error {
+        RunError::System { source, .. } => source,
+        error => io::Error::other(error),
+    })?;
+    let texts = [directory.as_os_str().as_bytes(), stub.as_os_str().as_bytes(), b"/"];
+    let launch = frame(&[TRIAL_USER, TRIAL_USER, 0, 0, 0, 0], &[], &texts);
+    let cancel = CancelToken::new()?;
+    match launch_and_wait(&stub, &launch, Some(Duration::from_secs(10)), &mut |_, _| {}, &cancel) {
+        Ok((Stage::Ended, 0)) => Ok(()),
+        Ok((Stage::Ended, _)) => Err(Errno::NOSYS.into()),
+        Ok((_, errno)) => Err(io::Error::from_raw_os_error(errno)),
+        Err(RunError::System { source, .. }) => Err(source),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// The stub as a file: the processes of the step execute it. Written once for all steps in a directory.
+fn write_stub(directory: &Path, name: &str) -> Result<PathBuf, RunError> {
+    /// Of the steps of one process that begin at once, each writes its own.
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let path = directory.join(name);
+    if path.exists() {
+        return Ok(path);
+    }
+    if emulation::STUB.is_empty() {
+        return Err(RunError::System { what: "emulate: not on this architecture", source: Errno::NOSYS.into() });
+    }
+    let own = directory.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    let write = || {
+        fs::write(&own, emulation::STUB)?;
+        fs::set_permissions(&own, fs::Permissions::from_mode(0o755))?;
+        fs::rename(&own, &path)
+    };
+    system("write the program that emulates", write())?;
+    Ok(path)
+}
+
+/// The first process of a step; told to end the step, and waited for, when dropped.
+struct Running {
+    supervisor: Child,
+    control: UnixStream,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It sees the end of what it reads, and ends when all processes of the step are dead.
+        let _ = self.control.shutdown(Shutdown::Write);
+        let _ = self.supervisor.wait();
+    }
+}
+
+/// Starts the stub and hands the output over until every process of the step is dead. Gives its first report.
+fn launch_and_wait(
+    stub: &Path,
+    launch: &[u8],
+    time_limit: Option<Duration>,
+    output: &mut dyn FnMut(Stream, &[u8]),
+    cancel: &CancelToken,
+) -> Result<(Stage, i32), RunError> {
+    let (control, theirs) = system("make a socket", UnixStream::pair())?;
+    let mut command = Command::new(stub);
+    command.env_clear().current_dir("/").stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A file that was just written may still be open in a process that another thread is starting.
+    let mut started = command.spawn();
+    for _ in 0..50 {
+        match &started {
+            Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => {
+                std::thread::sleep(Duration::from_millis(2));
+                started = command.spawn();
+            }
+            _ => break,
+        }
+    }
+    // Its copy of the other end of the socket goes.
+    drop(command);
+    let mut supervisor = system("start its first process", started)?;
+    let pipes = supervisor.stdout.take().zip(supervisor.stderr.take());
+    let (out, error) = pipes.expect("both were asked for");
+    let mut running = Running { supervisor, control };
+    system("tell its first process what to do", running.control.write_all(launch))?;
+    let mut open =
+        [Some((OwnedFd::from(out), Stream::Output)), Some((OwnedFd::from(error), Stream::Error))];
+    let mut reports = Vec::new();
+    let deadline = time_limit.map(|limit| (limit, Instant::now() + limit));
+    let mut buffer = vec![0; 64 * 1024];
+    loop {
+        let left = deadline.map(|(_, end)| timespec(end.saturating_duration_since(Instant::now())));
+        let mut ends = vec![PollFd::new(cancel, PollFlags::IN), PollFd::new(&running.control, PollFlags::IN)];
+        ends.extend(open.iter().flatten().map(|(pipe, _)| PollFd::new(pipe, PollFlags::IN)));
+        match poll(&mut ends, left.as_ref()) {
+            Err(Errno::INTR) => continue,
+            result => system("wait for the step", result.map_err(io::Error::from))?,
+        };
+        let ready: Vec<bool> = ends.iter().map(|end| !end.revents().is_empty()).collect();
+        drop(ends);
+        if ready[0] {
+            return Err(RunError::Cancelled);
+        }
+        copy_ready(&mut open, &ready[2..], &mut buffer, output)?;
+        if ready[1] {
+            let mut bytes = [0; 64];
+            match running.control.read(&mut bytes) {
+                Ok(0) => break,
+                Ok(length) => reports.extend_from_slice(&bytes[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // It ended with something unread.
+                Err(_) => break,
+            }
+        }
+        if let Some((time_limit, end)) = deadline
+            && Instant::now() >= end
+        {
+            return Err(RunError::TimedOut { time_limit });
+        }
+    }
+    // Every process is dead; what is in the pipes is all there will be.
+    while open.iter().any(Option::is_some) {
+        let mut ends: Vec<PollFd<'_>> = open.iter().flatten().map(|(pipe, _)| PollFd::new(pipe, PollFlags::IN)).collect();
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        match poll(&mut ends, Some(&at_once)) {
+            Err(Errno::INTR) => continue,
+            Ok(0) => break,
+            result => system("wait for the output", result.map_err(io::Error::from))?,
+        };
+        let ready: Vec<bool> = ends.iter().map(|end| !end.revents().is_empty()).collect();
+        drop(ends);
+        copy_ready(&mut open, &ready, &mut buffer, output)?;
+    }
+    let first = reports.first_chunk::<REPORT_LENGTH>().and_then(|bytes| launch::parse_report(*bytes));
+    first.ok_or_else(|| RunError::System { what: "hear from its first process", source: Errno::PIPE.into() })
+}
+
+/// Reads once from each pipe that is ready; one that has ended is closed.
+fn copy_ready(
+    open: &mut [Option<(OwnedFd, Stream)>; 2],
+    ready: &[bool],
+    buffer: &mut [u8],
+    output: &mut dyn FnMut(Stream, &[u8]),
+) -> Result<(), RunError> {
+    let pipes = open.iter_mut().filter(|pipe| pipe.is_some());
+    for (pipe, _) in pipes.zip(ready).filter(|(_, ready)| **ready) {
+        let Some((descriptor, stream)) = &*pipe else { continue };
+        match rustix::io::read(descriptor.as_fd(), &mut *buffer) {
+            Ok(0) => *pipe = None,
+            Ok(length) => output(*stream, &buffer[..length]),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(RunError::System { what: "read the output of the step", source: errno.into() }),
+        }
+    }
+    Ok(())
+}
+
+/// The bytes that tell the stub what to run.
+fn encode(step: &Step, root: &Path, stub: &Path) -> Result<Vec<u8>, RunError> {
+    let candidates = namespaces::candidates(step);
+    let variables: Vec<Vec<u8>> =
+        step.environment.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
+    let directory = Path::new("/").join(step.directory.as_path());
+    let mut texts: Vec<&[u8]> = vec![bytes(root), bytes(stub), bytes(&directory)];
+    texts.extend(candidates.iter().map(|candidate| candidate.as_bytes()));
+    texts.extend(step.arguments.iter().map(|argument| argument.as_bytes()));
+    texts.extend(variables.iter().map(|variable| &variable[..]));
+    if let Some(text) = texts.iter().find(|text| text.contains(&0)) {
+        let shown = text.split(|byte| *byte == 0).next().unwrap_or_default();
+        return Err(RunError::ZeroByte { what: format!("the text that begins with {:?}", OsStr::from_bytes(shown)) });
+    }
+    let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    let identity = &step.identity;
+    let counts = [identity.groups.len(), candidates.len(), step.arguments.len(), step.environment.len()].map(count);
+    let numbers = [identity.uid, identity.gid, counts[0], counts[1], counts[2], counts[3]];
+    Ok(frame(&numbers, &identity.groups, &texts))
+}
+
+fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_bytes()
+}
+
+fn frame(numbers: &[u32; launch::NUMBERS - 1], groups: &[u32], texts: &[&[u8]]) -> Vec<u8> {
+    let mut launch = vec![0; 4];
+    launch.extend(numbers.iter().chain(groups).flat_map(|number| number.to_ne_bytes()));
+    for text in texts {
+        launch.extend_from_slice(text);
+        launch.push(0);
+    }
+    // One that is too long is refused by the stub.
+    let length = u32::try_from(launch.len()).unwrap_or(u32::MAX);
+    launch[..4].copy_from_slice(&length.to_ne_bytes());
+    launch
+}
+
+fn outcome(stage: Stage, value: i32, step: &Step) -> Result<ExitStatus, RunError> {
+    let source = io::Error::from_raw_os_error(value);
+    let program = || step.arguments.first().cloned().unwrap_or_default();
+    Err(match stage {
+        Stage::Ended => return Ok(namespaces::exit_status(value)),
+        Stage::NotFound => RunError::NotFound { program: program() },
+        Stage::Execute => RunError::NotExecutable { program: program(), source },
+        Stage::Directory => RunError::Directory { directory: step.directory.clone(), source },
+        Stage::Filter => RunError::System { what: "install the filter", source },
+        Stage::Prepare => RunError::System { what: "prepare its first process", source },
+    })
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
+}
+
+fn system<T>(what: &'static str, result: io::Result<T>) -> Result<T, RunError> {
+    result.map_err(|source| RunError::System { what, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_launch_is_numbers_groups_and_texts() {
+        let launch = frame(&[1, 2, 1, 0, 0, 0], &[7], &[b"/r", b"/s", b"/"]);
+        assert_eq!(launch.len(), 4 * 8 + 3 + 3 + 2);
+        assert_eq!(launch[..4], 40_u32.to_ne_bytes());
+        assert_eq!(&launch[32..], b"/r\0/s\0/\0");
+    }
+
+    #[test]
+    fn this_host_lets_calls_be_trapped_and_answered() {
+        let directory = tempfile::tempdir().unwrap();
+        attempt(directory.path()).unwrap();
+    }
+}

@@ -1,0 +1,193 @@
+//! Owners, modes, devices and capabilities recorded beside the files: where the kernel refuses to store them, and an emulated
+//! step sees and writes the same records. The format is [`emulation::record`]'s.
+
+use super::RootfsError;
+use crate::confined::{Attributes, ConfinedDir, ConfinedError, Stat, StatKind};
+use crate::tree::{Entry, Node, SourceId, TreePath};
+use emulation::record::{self, BLOCK, CHARACTER, DIRECTORY, OWNERS, REGULAR, Record, TYPE};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// The attribute with the record.
+const ATTRIBUTE: &str = "user.cofferdam";
+/// The attribute in which an emulated step keeps the capabilities of a program.
+const CAPABILITY: &str = "user.cofferdam.security.capability";
+
+/// The records of one root.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    /// Owners of what can hold no attribute, by inode.
+    owners: ConfinedDir,
+    uid: u32,
+    gid: u32,
+}
+
+impl Recorded {
+    /// The records of the root at `root`, a path on the host.
+    pub(super) fn open(root: &Path) -> Result<Self, RootfsError> {
+        let path = beside(root);
+        match fs::create_dir(&path) {
+            Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(RootfsError::State { action: "make", path, source });
+            }
+            _ => {}
+        }
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        Ok(Self { owners: ConfinedDir::open(path)?, uid, gid })
+    }
+
+    /// What the image has where the disk has `stat`.
+    pub(super) fn seen(&self, directory: &ConfinedDir, path: &TreePath, stat: &Stat) -> Result<Stat, ConfinedError> {
+        let mut seen = *stat;
+        match stat.kind {
+            StatKind::Directory | StatKind::File => {
+                let is_marked = u32::from(stat.mode) & record::MARK != 0;
+                let bytes = if is_marked { directory.attribute(path, ATTRIBUTE)? } else { None };
+                let Some(record) = bytes.as_deref().and_then(Record::parse).filter(|record| fits(record, stat.kind)) else {
+                    (seen.uid, seen.gid, seen.mode) = (0, 0, stat.mode & 0o777);
+                    return Ok(seen);
+                };
+                (seen.uid, seen.gid, seen.mode) = (record.uid, record.gid, permissions(record.mode));
+                let (major, minor) = numbers(record.device);
+                match record.mode & TYPE {
+                    CHARACTER => seen.kind = StatKind::CharDevice { major, minor },
+                    BLOCK => seen.kind = StatKind::BlockDevice { major, minor },
+                    _ => {}
+                }
+            }
+            _ => {
+                let value = self.owners.read_link(&name(stat)).unwrap_or_default();
+                (seen.uid, seen.gid) = record::parse_side_value(&value).unwrap_or((0, 0));
+            }
+        }
+        Ok(seen)
+    }
+
+    /// The entry of the image at `path`, of which `seen` is known; `None` for a socket.
+    pub(super) fn entry(
+        directory: &ConfinedDir,
+        path: &TreePath,
+        seen: &Stat,
+        source: SourceId,
+    ) -> Result<Option<Entry>, ConfinedError> {
+        let Some(mut entry) = directory.entry_of(path, seen, source)? else { return Ok(None) };
+        if seen.kind == StatKind::File {
+            entry.capability = directory.attribute(path, CAPABILITY)?;
+        }
+        Ok(Some(entry))
+    }
+
+    /// Makes what stands at `name` in `directory` what `entry` says. A device stands there as an empty file.
+    pub(super) fn set(&self, directory: &ConfinedDir, name: &TreePath, entry: &Entry) -> Result<(), ConfinedError> {
+        let mut real = Entry { uid: self.uid, gid: self.gid, capability: None, ..entry.clone() };
+        let (kind, device) = match entry.node {
+            Node::Directory => (DIRECTORY, 0),
+            Node::File(_) => (REGULAR, 0),
+            Node::CharDevice { major, minor } => (CHARACTER, device(major, minor)),
+            Node::BlockDevice { major, minor } => (BLOCK, device(major, minor)),
+            Node::Symlink(_) | Node::Fifo => {
+                directory.set_attributes(name, &real, Attributes::WherePossible)?;
+                return self.set_owner(directory, name, entry);
+            }
+        };
+        let record = Record { uid: entry.uid, gid: entry.gid, mode: kind | u32::from(entry.mode), device };
+        if !record.is_plain() {
+            directory.set_attribute(name, ATTRIBUTE, &record.to_bytes())?;
+        }
+        if let Some(capability) = &entry.capability {
+            directory.set_attribute(name, CAPABILITY, capability)?;
+        }
+        real.mode = permissions(record.real_mode());
+        directory.set_attributes(name, &real, Attributes::WherePossible)
+    }
+
+    fn set_owner(&self, directory: &ConfinedDir, path: &TreePath, entry: &Entry) -> Result<(), ConfinedError> {
+        if (entry.uid, entry.gid) == (0, 0) {
+            return Ok(());
+        }
+        let Some(stat) = directory.stat(path)? else { return Ok(()) };
+        let mut value = [0; 24];
+        let length = record::side_value(&mut value, entry.uid, entry.gid);
+        let name = name(&stat);
+        self.owners.remove_all(&name)?;
+        self.owners.create_symlink(&name, &value[..length])
+    }
+}
+
+/// Where the owners of what holds no attribute are, for a root.
+fn beside(root: &Path) -> PathBuf {
+    let mut path = root.as_os_str().to_owned();
+    path.push(OWNERS);
+    path.into()
+}
+
+fn name(stat: &Stat) -> TreePath {
+    let mut buffer = [0; 72];
+    let seconds = u64::from_ne_bytes(stat.birth.seconds.to_ne_bytes());
+    let length = record::side_name(&mut buffer, stat.inode, seconds, u64::from(stat.birth.nanoseconds));
+    TreePath::root().child(&buffer[..length])
+}
+
+/// A step may write records itself; what stands there must be able to be that.
+fn fits(record: &Record, kind: StatKind) -> bool {
+    (record.mode & TYPE == DIRECTORY) == (kind == StatKind::Directory)
+}
+
+fn permissions(mode: u32) -> u16 {
+    u16::try_from(mode & 0o7777).expect("twelve bits")
+}
+
+/// As the kernel packs them into 32 bits.
+fn device(major: u32, minor: u32) -> u32 {
+    (minor & 0xff) | (major & 0xfff) << 8 | (minor & 0xf_ff00) << 12
+}
+
+fn numbers(device: u32) -> (u32, u32) {
+    (device >> 8 & 0xfff, device & 0xff | device >> 12 & 0xf_ff00)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Timestamp;
+
+    #[test]
+    fn what_is_recorded_is_seen() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        fs::create_dir(&root).unwrap();
+        let (recorded, root) = (Recorded::open(&root).unwrap(), ConfinedDir::open(&root).unwrap());
+        let mtime = Timestamp::from_seconds(7);
+        let entry = |node, mode| Entry { node, mode, uid: 33, gid: 44, mtime, capability: None };
+        for (name, node, mode) in [
+            ("directory", Node::Directory, 0o3555),
+            ("null", Node::CharDevice { major: 1, minor: 3 }, 0o666),
+            ("disk", Node::BlockDevice { major: 259, minor: 70_000 }, 0o660),
+            ("pipe", Node::Fifo, 0o640),
+            ("link", Node::Symlink(b"/a".to_vec()), 0o777),
+        ] {
+            let (path, wanted) = (TreePath::clamp(name), entry(node, mode));
+            match &wanted.node {
+                Node::Directory => root.create_directory(&path, 0o700).unwrap(),
+                Node::Fifo => root.create_node(&path, &wanted.node).unwrap(),
+                Node::Symlink(target) => root.create_symlink(&path, target).unwrap(),
+                _ => drop(root.create_file(&path, 0o600).unwrap()),
+            }
+            recorded.set(&root, &path, &wanted).unwrap();
+            let seen = recorded.seen(&root, &path, &root.stat(&path).unwrap().unwrap()).unwrap();
+            assert_eq!(Recorded::entry(&root, &path, &seen, SourceId(0)).unwrap(), Some(wanted), "{name}");
+        }
+    }
+
+    #[test]
+    fn without_a_record_a_file_is_roots() {
+        let directory = tempfile::tempdir().unwrap();
+        let (recorded, root) = (Recorded::open(&directory.path().join("r")).unwrap(), ConfinedDir::open(directory.path()).unwrap());
+        let path = TreePath::clamp("file");
+        drop(root.create_file(&path, 0o640).unwrap());
+        let seen = recorded.seen(&root, &path, &root.stat(&path).unwrap().unwrap()).unwrap();
+        assert_eq!((seen.uid, seen.gid, seen.mode), (0, 0, 0o640));
+    }
+}
