@@ -6,7 +6,7 @@
 
 use builder_core::{
     isolation::{
-        CancelToken, Entered, ExitStatus, Identity, Isolation as _, Namespaces, Network, Privileges, RunError, Step, choose,
+        CancelToken, Entered, ExitStatus, Identity, Isolation as _, Kind, Namespaces, Network, Privileges, RunError, Step, choose,
         enter_user_namespace, probe,
     },
     layer::read::Visitor as _,
@@ -64,7 +64,7 @@ fn inside(state: &Path) {
     };
     assert_ne!(entered, Entered::NotNeeded);
     let facts = probe(state).unwrap();
-    let choice = choose(&facts, None).unwrap();
+    let choice = choose(&facts, Some(Kind::Namespaces)).unwrap();
     eprintln!("inside: {entered:?}: {choice}");
     assert_eq!(choice.owners == Owners { storable_ids: 1 }, entered == Entered::SingleId);
     let isolation = Namespaces::new(choice.clone());

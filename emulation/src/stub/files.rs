@@ -13,6 +13,9 @@ use super::state::{ROOT_DESCRIPTOR, change, state};
 use super::text::{self, Text};
 use crate::record::{self, BLOCK, CHARACTER, DIRECTORY, REGULAR, Record, TYPE};
 
+/// Where the capabilities of a program are kept.
+const CAPABILITY: &core::ffi::CStr = c"user.cofferdam.security.capability";
+
 /// A descriptor of ours, closed when dropped.
 struct Held(i32);
 
@@ -77,7 +80,13 @@ pub(crate) fn open(directory: i32, path: *const u8, flags: u64, mode: u64) -> An
                 return EACCES;
             }
         }
-        return path::open(directory, path, flags);
+        let opened = path::open(directory, path, flags);
+        if opened >= 0 && flags & (O_WRONLY | O_RDWR) != 0 {
+            // What is written to loses its capabilities.
+            let name = CAPABILITY.as_ptr() as u64;
+            call(n::FREMOVEXATTR, [opened as u64, name, 0, 0, 0, 0]);
+        }
+        return opened;
     }
     answer(|| create(directory, path, flags, mode))
 }
@@ -489,16 +498,9 @@ pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, 
                 if real.mode & TYPE == 0o120_000 { 0 } else { call(n::FCHMODAT, [AT_FDCWD as u64, path as u64, mode, 0, 0, 0]) }
             }));
         }
-        object.with_path(|path, _| remove_attribute(path, b"security.capability"));
+        object.with_path(|path, _| call(n::REMOVEXATTR, [path as u64, CAPABILITY.as_ptr() as u64, 0, 0, 0, 0]));
         Ok(ownership::store(object, &real, after))
     })
-}
-
-fn remove_attribute(path: *const u8, name: &[u8]) {
-    let mut buffer = [0; 80];
-    let mut text = Text::new(&mut buffer);
-    text.put(record::ATTRIBUTE_PREFIX).put(name);
-    call(n::REMOVEXATTR, [path as u64, text.as_ptr() as u64, 0, 0, 0, 0]);
 }
 
 /// `utimensat` and its ancestors: `number` is the call, which takes a path as its `at`-th argument.
