@@ -316,6 +316,15 @@ pub fn record(root: &Path, directory: &ConfinedDir, path: &TreePath, entry: &Ent
     Ok(recorded::Recorded::open(root)?.set(directory, path, entry)?)
 }
 
+/// Copies what stands at `source` in one plain root to `target` in another, with all below it and with what is recorded of it
+/// ([`Owners::RECORDED`]). Nothing stands at `target`; neither path leads through a link.
+///
+/// # Errors
+/// [`RootfsError`] if the disk refuses.
+pub fn copy_recorded(from: &Path, source: &TreePath, to: &Path, target: &TreePath) -> Result<(), RootfsError> {
+    recorded::copy((from, source), (to, target))
+}
+
 /// A directory of ours, removed with everything in it.
 #[derive(Debug)]
 struct StateDirectory {

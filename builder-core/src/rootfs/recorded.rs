@@ -116,6 +116,42 @@ impl Recorded {
     }
 }
 
+/// Copies from a path in one root to a path in another. Times are copied too, those of directories when all is in them.
+pub(super) fn copy((from, source): (&Path, &TreePath), (to, target): (&Path, &TreePath)) -> Result<(), RootfsError> {
+    let (records, new_records) = (Recorded::open(from)?, Recorded::open(to)?);
+    let (from, to) = (ConfinedDir::open(from)?, ConfinedDir::open(to)?);
+    let mut directories = Vec::new();
+    let mut open = vec![(source.clone(), target.clone())];
+    while let Some((source, target)) = open.pop() {
+        let Some(stat) = from.stat(&source)? else { continue };
+        let seen = records.seen(&from, &source, &stat)?;
+        let Some(entry) = Recorded::entry(&from, &source, &seen, SourceId(0))? else {
+            // A socket, of an agent: another name of it, not a copy.
+            let place = to.shown().join(target.as_path());
+            let linked = fs::hard_link(from.shown().join(source.as_path()), &place);
+            linked.map_err(|source| RootfsError::State { action: "link", path: place, source })?;
+            continue;
+        };
+        match &entry.node {
+            Node::Directory => {
+                to.create_directory(&target, 0o700)?;
+                open.extend(from.list(&source)?.iter().map(|name| (source.child(name), target.child(name))));
+                directories.push((target, entry));
+                continue;
+            }
+            Node::File(_) => {
+                let copied = io::copy(&mut from.open_file(&source)?, &mut to.create_file(&target, 0o600)?);
+                copied.map_err(|source| RootfsError::Copy { path: target.clone(), source })?;
+            }
+            Node::Symlink(link) => to.create_symlink(&target, link)?,
+            Node::Fifo => to.create_node(&target, &entry.node)?,
+            Node::CharDevice { .. } | Node::BlockDevice { .. } => drop(to.create_file(&target, 0o600)?),
+        }
+        new_records.set(&to, &target, &entry)?;
+    }
+    directories.iter().rev().try_for_each(|(target, entry)| Ok(new_records.set(&to, target, entry)?))
+}
+
 /// Where the owners of what holds no attribute are, for a root.
 fn beside(root: &Path) -> PathBuf {
     let mut path = root.as_os_str().to_owned();

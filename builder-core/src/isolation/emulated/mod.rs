@@ -7,7 +7,7 @@
 
 mod places;
 
-use super::{CancelToken, Choice, ExitStatus, Isolation, Network, RunError, Step, Stream, namespaces};
+use super::{CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, RunError, Step, Stream, namespaces};
 use crate::rootfs::RootMount;
 use emulation::launch::{self, REPORT_LENGTH, Stage};
 use places::Places;
@@ -56,6 +56,9 @@ impl Isolation for Emulated {
         };
         if step.network == Network::None {
             return Err(RunError::System { what: "cut it off from the network: this host refuses", source: Errno::PERM.into() });
+        }
+        if step.privileges == Privileges::All {
+            return Err(RunError::System { what: "grant it all rights: this host refuses", source: Errno::PERM.into() });
         }
         let root = system("find its root", fs::canonicalize(path))?;
         let stub = write_stub(root.parent().unwrap_or(&root), STUB_NAME)?;

@@ -3,8 +3,8 @@
 //! /dev, in which nothing is kept.
 
 use crate::confined::{ConfinedDir, ConfinedError, StatKind};
-use crate::isolation::{MountKind, RunError, Step};
-use crate::rootfs;
+use crate::isolation::{Access, MountKind, RunError, Step};
+use crate::rootfs::{self, RootMount};
 use crate::tree::{Content, Entry, File, Node, Timestamp, TreePath};
 use std::{
     fs,
@@ -19,6 +19,8 @@ pub(super) struct Places {
     directory: ConfinedDir,
     /// In order: where, and where on the host its former content is.
     placed: Vec<(TreePath, Option<PathBuf>)>,
+    /// What was moved here from elsewhere, and where it belongs.
+    borrowed: Vec<(TreePath, PathBuf)>,
     /// Directories that were missing, outermost first.
     made: Vec<TreePath>,
     done: bool,
@@ -28,7 +30,7 @@ impl Places {
     /// Puts everything that `step` sees into the root at `root`.
     pub(super) fn prepare(root: &Path, step: &Step) -> Result<Self, RunError> {
         let directory = ConfinedDir::open(root).map_err(|source| RunError::Prepare { target: TreePath::root(), source })?;
-        let mut places = Self { root: root.to_owned(), directory, placed: Vec::new(), made: Vec::new(), done: false };
+        let mut places = Self { root: root.to_owned(), directory, placed: Vec::new(), borrowed: Vec::new(), made: Vec::new(), done: false };
         for name in ["proc", "sys", "dev"] {
             places.put_directory(&TreePath::clamp(name), 0o755)?;
         }
@@ -41,10 +43,12 @@ impl Places {
                     places.put_file(&mount.target, &content.0, *mode, *uid, *gid)?;
                 }
                 MountKind::Tmpfs { mode, .. } => places.put_directory(&mount.target, *mode)?,
-                MountKind::Bind { .. } => {
+                MountKind::Bind { root: RootMount::Directory { path: source }, path, access } => {
+                    places.put_other(&mount.target, source, path, *access)?;
+                }
+                MountKind::Bind { root: RootMount::Overlay { .. }, .. } => {
                     let refused = io::Error::from(rustix::io::Errno::NOSYS);
-                    let what = "a directory: this host refuses mounts".to_owned();
-                    return Err(RunError::Mount { what, target: mount.target.clone(), source: refused });
+                    return Err(RunError::Mount { what: "an overlay".to_owned(), target: mount.target.clone(), source: refused });
                 }
             }
         }
@@ -74,6 +78,30 @@ impl Places {
         self.directory.create_directory(&path, 0o700).map_err(|source| failed(&path, source))?;
         let entry = Entry { mode, ..Entry::directory(Timestamp::default()) };
         rootfs::record(&self.root, &self.directory, &path, &entry).map_err(|error| recording(&path, error))
+    }
+
+    /// What is only read is copied, for nothing else would keep the step from writing to it. What is written to is moved here
+    /// for the time of the step; where another step has it, this one gets an empty directory, as of a new cache.
+    fn put_other(&mut self, target: &TreePath, root: &Path, path: &TreePath, access: Access) -> Result<(), RunError> {
+        let other = ConfinedDir::open(root).map_err(|source| failed(path, source))?;
+        let source = other.resolve(path).map_err(|source| failed(path, source))?;
+        if access == Access::ReadOnly {
+            let place = self.make_room(target)?;
+            let copied = rootfs::copy_recorded(root, &source, &self.root, &place);
+            return copied.map_err(|error| recording(&place, error));
+        }
+        let host = root.join(source.as_path());
+        let place = self.make_room(target)?;
+        match fs::rename(&host, self.root.join(place.as_path())) {
+            Ok(()) => {
+                self.borrowed.push((place, host));
+                Ok(())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.directory.create_directory(&place, 0o755).map_err(|source| failed(&place, source))
+            }
+            Err(error) => Err(moving(&place, error)),
+        }
     }
 
     /// Finds where `target` leads, makes what is missing on the way, and puts aside what stands there.
@@ -109,6 +137,10 @@ impl Places {
     /// Goes on after a failure: what can be put back is.
     fn undo(&mut self) -> Result<(), RunError> {
         let mut result = Ok(());
+        for (path, home) in std::mem::take(&mut self.borrowed).into_iter().rev() {
+            let back = fs::rename(self.root.join(path.as_path()), home).map_err(|source| moving(&path, source));
+            result = result.and(back);
+        }
         for (path, aside) in std::mem::take(&mut self.placed).into_iter().rev() {
             let removed = self.directory.remove_all(&path).map_err(|source| failed(&path, source));
             let back = aside.map_or(Ok(()), |aside| {
