@@ -6,8 +6,8 @@
 
 use builder_core::{
     isolation::{
-        CancelToken, Entered, ExitStatus, Identity, Isolation as _, Kind, Namespaces, Network, Privileges, RunError, Step, choose,
-        enter_user_namespace, probe,
+        CancelToken, Entered, ExitStatus, Identity, Isolation as _, Kind, Namespaces, Network, Privileges, RunError, Step,
+        choose, enter_user_namespace, probe,
     },
     layer::read::Visitor as _,
     rootfs::{Owners, RootMount, Rootfs},

@@ -15,9 +15,7 @@ use crate::copy::User;
 use crate::dockerfile::{Network, Security};
 use crate::evaluate::{self, RunAction};
 use crate::image::{Layer, Origin};
-use crate::isolation::{
-    self, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Privileges, Refused, Step,
-};
+use crate::isolation::{self, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Privileges, Refused, Step};
 use crate::layer::read::{self, Visitor};
 use crate::oci::{DiffId, Digest};
 use crate::rootfs::{OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};

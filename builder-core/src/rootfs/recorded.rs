@@ -220,7 +220,8 @@ mod tests {
     #[test]
     fn without_a_record_a_file_is_roots() {
         let directory = tempfile::tempdir().unwrap();
-        let (recorded, root) = (Recorded::open(&directory.path().join("r")).unwrap(), ConfinedDir::open(directory.path()).unwrap());
+        let (recorded, root) =
+            (Recorded::open(&directory.path().join("r")).unwrap(), ConfinedDir::open(directory.path()).unwrap());
         let path = TreePath::clamp("file");
         drop(root.create_file(&path, 0o640).unwrap());
         let seen = recorded.seen(&root, &path, &root.stat(&path).unwrap().unwrap()).unwrap();

@@ -2,7 +2,8 @@
 
 use super::arch::{Context, number as n};
 use super::kernel::{
-    AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Answer, EBADF, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, O_CREAT, O_TRUNC, O_WRONLY, call,
+    AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Answer, EBADF, EFAULT, EINVAL, ENOSYS, EOPNOTSUPP, EPERM, O_CREAT, O_TRUNC,
+    O_WRONLY, call,
 };
 use super::state::{ROOT_DESCRIPTOR, change, state};
 use super::{exec, files, signals, sockets};

@@ -2,8 +2,8 @@
 
 use super::arch::number as n;
 use super::kernel::{
-    self, AT_EMPTY_PATH, AT_FDCWD, Answer, E2BIG, EACCES, EFAULT, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOMEM, O_CLOEXEC, O_PATH,
-    PATH_MAX, Stat, call,
+    self, AT_EMPTY_PATH, AT_FDCWD, Answer, E2BIG, EACCES, EFAULT, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOMEM, O_CLOEXEC,
+    O_PATH, PATH_MAX, Stat, call,
 };
 use super::load::Head;
 use super::ownership::{Object, permits, record_of};

@@ -3,8 +3,8 @@
 use super::arch::{O_DIRECTORY, O_NOFOLLOW, number as n};
 use super::kernel::{
     self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, Answer, EACCES, EEXIST, EFAULT, EINVAL, ELOOP,
-    ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ERANGE, O_CREAT, O_EXCL, O_PATH, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
-    Stat, Statx, call,
+    ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ERANGE, O_CREAT, O_EXCL, O_PATH, O_RDWR, O_TMPFILE, O_TRUNC,
+    O_WRONLY, Stat, Statx, call,
 };
 use super::ownership::{self, Object, created, permits, record_of};
 use super::path::{self, Place};
@@ -108,9 +108,7 @@ fn create(directory: i32, path: *const u8, flags: u64, mode: u64) -> Result<Answ
             if place.directory == AT_FDCWD && path::is_passed(unsafe_bytes(place.name)) {
                 return Ok(made);
             }
-            if state().credentials.user.filesystem != 0
-                && check(place.directory, c".".as_ptr().cast(), 2, true) == EACCES
-            {
+            if state().credentials.user.filesystem != 0 && check(place.directory, c".".as_ptr().cast(), 2, true) == EACCES {
                 call(n::UNLINKAT, [place.directory as u64, place.name as u64, 0, 0, 0, 0]);
                 kernel::close(made as i32);
                 return Err(EACCES);
@@ -145,11 +143,7 @@ fn unsafe_bytes<'a>(path: *const u8) -> &'a [u8] {
 }
 
 fn parent(place: &Place) -> Object {
-    if place.directory == AT_FDCWD {
-        Object::At(AT_FDCWD, c".".as_ptr().cast())
-    } else {
-        Object::Descriptor(place.directory)
-    }
+    if place.directory == AT_FDCWD { Object::At(AT_FDCWD, c".".as_ptr().cast()) } else { Object::Descriptor(place.directory) }
 }
 
 /// `openat2`: what a program asks of the resolution is left to the kernel where the directory is already inside.
@@ -297,7 +291,7 @@ pub(crate) fn read_link(directory: i32, path: *const u8, out: *mut u8, length: u
         count as Answer
     };
     if path::is_own_program(unsafe_bytes(path)) {
-        return give(state().program_shown.as_bytes());
+        return give(state().shown(state().program_real.as_bytes()));
     }
     let Some(mut scratch) = Scratch::take() else { return ENOMEM };
     let (buffer, _) = scratch.halves();
@@ -309,7 +303,7 @@ pub(crate) fn read_link(directory: i32, path: *const u8, out: *mut u8, length: u
                 let read = kernel::readlinkat(place.directory, place.name, buffer);
                 // `self/exe` from /proc is the stub for the kernel.
                 if read == state().stub.as_bytes().len() as Answer && &buffer[..read as usize] == state().stub.as_bytes() {
-                    return give(state().program_shown.as_bytes());
+                    return give(state().shown(state().program_real.as_bytes()));
                 }
                 read
             }

@@ -29,14 +29,8 @@ const UNCHANGED: u32 = u32::MAX;
 
 impl Credentials {
     pub(crate) const NUMBERS: usize = 8 + 1 + 64;
-    pub(crate) const ROOT: Self = Self {
-        user: Ids::all(0),
-        group: Ids::all(0),
-        group_count: 0,
-        groups: [0; 64],
-        keeps: false,
-        kept: false,
-    };
+    pub(crate) const ROOT: Self =
+        Self { user: Ids::all(0), group: Ids::all(0), group_count: 0, groups: [0; 64], keeps: false, kept: false };
 
     /// Supplementary groups.
     pub(crate) fn groups(&self) -> &[u32] {

@@ -202,8 +202,9 @@ fn map_segment(file: Answer, segment: Segment, bias: u64) -> Result<(), Answer> 
         }
         mapped_end = file_end.next_multiple_of(PAGE);
         if end > file_end && protection & 2 != 0 {
+            let clear_end = mapped_end.min(end.next_multiple_of(PAGE));
             // SAFETY: the rest of the last page, which was just mapped to write.
-            unsafe { core::ptr::write_bytes(file_end as *mut u8, 0, (mapped_end.min(end.next_multiple_of(PAGE)) - file_end) as usize) };
+            unsafe { core::ptr::write_bytes(file_end as *mut u8, 0, (clear_end - file_end) as usize) };
         }
     }
     if end > mapped_end {

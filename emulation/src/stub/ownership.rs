@@ -1,7 +1,9 @@
 //! Owners, modes and devices as the program sees them: those on record where there is a record, root's otherwise.
 
 use super::arch::number as n;
-use super::kernel::{self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Answer, EPERM, STATX_BIRTH, STATX_OURS, Stat, Statx, call};
+use super::kernel::{
+    self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Answer, EPERM, STATX_BIRTH, STATX_OURS, Stat, Statx, call,
+};
 use super::state::state;
 use super::text::{DescriptorPath, Text};
 use crate::record::{self, ATTRIBUTE, DIRECTORY, MARK, Record, TYPE};
@@ -55,8 +57,7 @@ impl Object {
             Self::At(directory, name) => kernel::statx(directory, name, AT_SYMLINK_NOFOLLOW, mask, &mut found),
         };
         let has_birth = found.mask & STATX_BIRTH as u32 != 0;
-        let (seconds, nanoseconds) =
-            if has_birth { (found.birth_seconds, u64::from(found.birth_nanoseconds)) } else { (0, 0) };
+        let (seconds, nanoseconds) = if has_birth { (found.birth_seconds, u64::from(found.birth_nanoseconds)) } else { (0, 0) };
         let mut name = [0; 72];
         let length = record::side_name(&mut name, found.inode, seconds, nanoseconds);
         text.put(state().base.as_bytes()).put(record::OWNERS.as_bytes()).put(b"/").put(&name[..length]);

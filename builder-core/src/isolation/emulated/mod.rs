@@ -16,7 +16,6 @@ use rustix::{
     io::Errno,
 };
 use std::{
-    ffi::OsStr,
     fs, io,
     io::{Read as _, Write as _},
     net::Shutdown,
@@ -163,8 +162,7 @@ fn launch_and_wait(
     let (out, error) = pipes.expect("both were asked for");
     let mut running = Running { supervisor, control };
     system("tell its first process what to do", running.control.write_all(launch))?;
-    let mut open =
-        [Some((OwnedFd::from(out), Stream::Output)), Some((OwnedFd::from(error), Stream::Error))];
+    let mut open = [Some((OwnedFd::from(out), Stream::Output)), Some((OwnedFd::from(error), Stream::Error))];
     let mut reports = Vec::new();
     let deadline = time_limit.map(|limit| (limit, Instant::now() + limit));
     let mut buffer = vec![0; 64 * 1024];
@@ -245,9 +243,9 @@ fn encode(step: &Step, root: &Path, stub: &Path) -> Result<Vec<u8>, RunError> {
     texts.extend(candidates.iter().map(|candidate| candidate.as_bytes()));
     texts.extend(step.arguments.iter().map(|argument| argument.as_bytes()));
     texts.extend(variables.iter().map(|variable| &variable[..]));
-    if let Some(text) = texts.iter().find(|text| text.contains(&0)) {
-        let shown = text.split(|byte| *byte == 0).next().unwrap_or_default();
-        return Err(RunError::ZeroByte { what: format!("the text that begins with {:?}", OsStr::from_bytes(shown)) });
+    if texts.iter().any(|text| text.contains(&0)) {
+        // Which one is not said: it may be a secret.
+        return Err(RunError::ZeroByte { what: "an argument, a variable or a path".to_owned() });
     }
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let identity = &step.identity;

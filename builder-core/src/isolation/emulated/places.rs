@@ -30,7 +30,8 @@ impl Places {
     /// Puts everything that `step` sees into the root at `root`.
     pub(super) fn prepare(root: &Path, step: &Step) -> Result<Self, RunError> {
         let directory = ConfinedDir::open(root).map_err(|source| RunError::Prepare { target: TreePath::root(), source })?;
-        let mut places = Self { root: root.to_owned(), directory, placed: Vec::new(), borrowed: Vec::new(), made: Vec::new(), done: false };
+        let mut places =
+            Self { root: root.to_owned(), directory, placed: Vec::new(), borrowed: Vec::new(), made: Vec::new(), done: false };
         for name in ["proc", "sys", "dev"] {
             places.put_directory(&TreePath::clamp(name), 0o755)?;
         }
