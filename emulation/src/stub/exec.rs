@@ -74,7 +74,7 @@ fn prepare(
     let mut at = before.len();
     let mut file = open(directory, path, flags)?;
     let mut stat = Stat::empty();
-    let record = loop {
+    let (record, length) = loop {
         let object = Object::Descriptor(file.0);
         let looked = object.stat(&mut stat);
         if looked != 0 {
@@ -85,7 +85,7 @@ fn prepare(
             return Err(EACCES);
         }
         let length = read_start(file.0, head)?;
-        let Some(script) = head[..length].strip_prefix(b"#!") else { break record };
+        let Some(script) = head[..length].strip_prefix(b"#!") else { break (record, length) };
         if script_count == MAX_SCRIPTS {
             return Err(ELOOP);
         }
@@ -110,8 +110,7 @@ fn prepare(
         script_count += 1;
         file = open(AT_FDCWD, name, 0)?;
     };
-    let length = read_start(file.0, head)?;
-    check_interpreter(&head[..length], file.0)?;
+    check_interpreter(&head[..length])?;
     let length = kernel::readlinkat(AT_FDCWD, DescriptorPath::new(file.0).as_ptr(), &mut real[..PATH_MAX - 1]);
     if length < 0 {
         return Err(length);
@@ -165,7 +164,7 @@ fn interpreter(script: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
 }
 
 /// Says before the exec what would go wrong after it.
-fn check_interpreter(bytes: &[u8], _file: i32) -> Result<(), Answer> {
+fn check_interpreter(bytes: &[u8]) -> Result<(), Answer> {
     let head = Head::parse(bytes).ok_or(ENOEXEC)?;
     if let Some((offset, length)) = head.interpreter(bytes) {
         // One that stands far behind in the file is checked when it is loaded.

@@ -486,11 +486,7 @@ pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, 
             }
         }
         if after == before {
-            // The time of the change counts, and nothing else.
-            return Ok(object.with_path(|path, _| {
-                let mode = u64::from(real.mode & 0o7777);
-                if real.mode & TYPE == 0o120_000 { 0 } else { call(n::FCHMODAT, [AT_FDCWD as u64, path as u64, mode, 0, 0, 0]) }
-            }));
+            return Ok(0);
         }
         object.with_path(|path, _| call(n::REMOVEXATTR, [path as u64, CAPABILITY.as_ptr() as u64, 0, 0, 0, 0]));
         Ok(ownership::store(object, &real, after))
@@ -503,10 +499,13 @@ pub(crate) fn change_times(number: i64, directory: i32, path: *const u8, times: 
         if path.is_null() {
             return Ok(call(number, [directory as u64, 0, times, flags, 0, 0]));
         }
+        if number == n::UTIMENSAT && flags & AT_SYMLINK_NOFOLLOW != 0 && is_single(path) {
+            return Ok(call(number, [directory as u64, path as u64, times, flags, 0, 0]));
+        }
         let (descriptor, _held) = subject(directory, path, flags)?;
         let object = Object::Descriptor(descriptor);
         let mut real = Stat::empty();
-        if object.stat(&mut real) == 0 && real.mode & TYPE == 0o120_000 {
+        if flags & AT_SYMLINK_NOFOLLOW != 0 && object.stat(&mut real) == 0 && real.mode & TYPE == 0o120_000 {
             let place = place(directory, path)?;
             let arguments = [place.directory as u64, place.name as u64, times, AT_SYMLINK_NOFOLLOW, 0, 0];
             return Ok(call(n::UTIMENSAT, arguments));
