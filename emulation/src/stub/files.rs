@@ -37,6 +37,50 @@ fn place(directory: i32, path: *const u8) -> Result<Place, Answer> {
     if path.is_null() { Err(EFAULT) } else { path::place(directory, path) }
 }
 
+/// As [`place`], for a name that is made: what is the host's stays as it is, whoever the builder is.
+fn place_to_make(directory: i32, path: *const u8) -> Result<Place, Answer> {
+    let place = place(directory, path)?;
+    if !is_hosts(&place) {
+        return Ok(place);
+    }
+    Err(if is_there(&place) { EEXIST } else { EPERM })
+}
+
+/// As [`place_to_make`], for a name that is taken away.
+fn place_to_take(directory: i32, path: *const u8) -> Result<Place, Answer> {
+    let place = place(directory, path)?;
+    if !is_hosts(&place) {
+        return Ok(place);
+    }
+    Err(if is_there(&place) { EPERM } else { ENOENT })
+}
+
+fn is_there(place: &Place) -> bool {
+    Object::At(place.directory, place.name).stat(&mut Stat::empty()) == 0
+}
+
+/// Whether a place is on another file system than the root of the step: in /proc, /sys or /dev, though not in /dev/shm.
+fn is_hosts(place: &Place) -> bool {
+    // SAFETY: a place has a name.
+    let name = unsafe { text::bytes(place.name) };
+    if name.first() == Some(&b'/') {
+        return !name.starts_with(b"/dev/shm/");
+    }
+    let device = |object: Object| {
+        let mut real = Stat::empty();
+        (object.stat(&mut real) == 0).then_some(real.device)
+    };
+    let here = if place.directory == AT_FDCWD {
+        Object::At(AT_FDCWD, c".".as_ptr().cast())
+    } else {
+        Object::Descriptor(place.directory)
+    };
+    let here = device(here);
+    let shared_memory = || device(Object::At(AT_FDCWD, c"/dev/shm".as_ptr().cast()));
+    let devices = || device(Object::At(AT_FDCWD, c"/dev".as_ptr().cast()));
+    here != device(Object::Descriptor(ROOT_DESCRIPTOR)) && (here != shared_memory() || here == devices())
+}
+
 /// Runs what gives an answer or fails with one.
 fn answer(run: impl FnOnce() -> Result<Answer, Answer>) -> Answer {
     run().unwrap_or_else(|errno| errno)
@@ -321,7 +365,7 @@ pub(crate) fn read_link(directory: i32, path: *const u8, out: *mut u8, length: u
 /// `mkdir`.
 pub(crate) fn make_directory(directory: i32, path: *const u8, mode: u64) -> Answer {
     answer(|| {
-        let place = place(directory, path)?;
+        let place = place_to_make(directory, path)?;
         let made = call(n::MKDIRAT, [place.directory as u64, place.name as u64, mode & 0o777 | 0o700, 0, 0, 0]);
         if made == 0 {
             let object = Object::At(place.directory, place.name);
@@ -340,7 +384,7 @@ pub(crate) fn make_node(directory: i32, path: *const u8, mode: u64, device: u64)
         if is_device && !state().credentials.is_privileged() {
             return Err(EPERM);
         }
-        let place = place(directory, path)?;
+        let place = place_to_make(directory, path)?;
         let real = if is_device { REGULAR } else { kind };
         let real_mode = u64::from(real | mode & 0o777 | 0o600);
         let made = call(n::MKNODAT, [place.directory as u64, place.name as u64, real_mode, 0, 0, 0]);
@@ -356,7 +400,7 @@ pub(crate) fn make_node(directory: i32, path: *const u8, mode: u64, device: u64)
 /// `symlink`.
 pub(crate) fn make_link(target: *const u8, directory: i32, path: *const u8) -> Answer {
     answer(|| {
-        let place = place(directory, path)?;
+        let place = place_to_make(directory, path)?;
         let made = call(n::SYMLINKAT, [target as u64, place.directory as u64, place.name as u64, 0, 0, 0]);
         if made == 0 {
             created(Object::At(place.directory, place.name), Some(parent(&place)), 0o120_000, 0o777, 0);
@@ -368,7 +412,7 @@ pub(crate) fn make_link(target: *const u8, directory: i32, path: *const u8) -> A
 /// `link`.
 pub(crate) fn link(from: i32, path: *const u8, to: i32, new: *const u8, flags: u64) -> Answer {
     answer(|| {
-        let new = place(to, new)?;
+        let new = place_to_make(to, new)?;
         if flags & AT_EMPTY_PATH != 0 && is_empty(path) || flags & AT_SYMLINK_FOLLOW != 0 {
             let held = if is_empty(path) { None } else { Some(name_of(from, path, true)?) };
             let descriptor = super::text::DescriptorPath::new(held.as_ref().map_or(from, |held| held.0));
@@ -384,7 +428,8 @@ pub(crate) fn link(from: i32, path: *const u8, to: i32, new: *const u8, flags: u
 /// `rename`.
 pub(crate) fn rename(from: i32, path: *const u8, to: i32, new: *const u8, flags: u64) -> Answer {
     answer(|| {
-        let (old, new) = (place(from, path)?, place(to, new)?);
+        let (old, new) =
+            (place_to_take(from, path)?, place_to_make(to, new).map_err(|errno| if errno == EEXIST { EPERM } else { errno })?);
         Ok(call(n::RENAMEAT2, [old.directory as u64, old.name as u64, new.directory as u64, new.name as u64, flags, 0]))
     })
 }
@@ -392,7 +437,7 @@ pub(crate) fn rename(from: i32, path: *const u8, to: i32, new: *const u8, flags:
 /// `unlink`, `rmdir`.
 pub(crate) fn remove(directory: i32, path: *const u8, flags: u64) -> Answer {
     answer(|| {
-        let place = place(directory, path)?;
+        let place = place_to_take(directory, path)?;
         if state().credentials.user.filesystem != 0 {
             forbids_removal(&place)?;
         }
