@@ -16,6 +16,7 @@ pub mod lint;
 pub mod outline;
 
 // doors: each knows one medium, none knows the build
+pub(crate) mod running;
 pub mod http;
 pub mod confined;
 pub mod store;

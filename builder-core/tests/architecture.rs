@@ -43,7 +43,10 @@ fn source() -> PathBuf {
 
 fn modules() -> Vec<String> {
     let text = fs::read_to_string(source().join("lib.rs")).unwrap();
-    text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';')).map(str::to_owned).collect()
+    text.lines()
+        .filter_map(|line| line.strip_prefix("pub mod ").or_else(|| line.strip_prefix("pub(crate) mod "))?.strip_suffix(';'))
+        .map(str::to_owned)
+        .collect()
 }
 
 /// The files of a module, each with its code: comments and the tests at its end left out.

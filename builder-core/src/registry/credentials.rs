@@ -4,6 +4,7 @@
 
 use super::place::canonical;
 use crate::http::Secret;
+use crate::running::Running;
 use base64::Engine as _;
 use serde::Deserialize;
 use std::{
@@ -13,7 +14,7 @@ use std::{
     io::{self, Read as _, Write as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -305,20 +306,6 @@ fn ask(program: &str, path: &Path, helpers: &Helpers, server: &str) -> Result<Op
         "<token>" => Some(Credential::Token(secret)),
         _ => Some(Credential::Basic { user: found.username, password: secret }),
     })
-}
-
-/// A process that is ended with its children and reaped when nobody waits for it any more.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Once the process is reaped its number may be another's.
-        if matches!(self.0.try_wait(), Ok(None)) {
-            let group = rustix::process::Pid::from_child(&self.0);
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = self.0.wait();
-    }
 }
 
 #[cfg(test)]

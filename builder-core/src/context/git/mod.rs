@@ -11,6 +11,7 @@ pub use address::{CHECKSUM, GitAddressError, GitCredential, GitSource, checksum}
 
 use crate::confined::{ConfinedDir, ConfinedError, StatKind};
 use crate::http::Url;
+use crate::running::Running;
 use crate::tree::{Change, Content, ContentHasher, Entry, File, Node, SourceId, Timestamp, Tree, TreePath};
 use std::{
     ffi::{OsStr, OsString},
@@ -19,7 +20,7 @@ use std::{
     num::NonZeroU32,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -339,20 +340,6 @@ fn said(message: &[u8]) -> Option<String> {
         .take(MOST_LINES)
         .collect();
     if wrong.is_empty() { lines().next_back().map(str::to_owned) } else { Some(wrong.join("; ")) }
-}
-
-/// A process that is ended with its children and reaped when nobody waits for it any more.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // Once the process is reaped its number may be another's.
-        if matches!(self.0.try_wait(), Ok(None)) {
-            let group = rustix::process::Pid::from_child(&self.0);
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-        }
-        let _ = self.0.wait();
-    }
 }
 
 impl Checkout {
