@@ -1,5 +1,5 @@
 //! What the tests share: trees as text, images made from a few lines, real registries on loopback, a registry that
-//! fails on cue, and readers of images that are not ours.
+//! fails on cue, containers with the security settings of pods, and readers of images that are not ours.
 //!
 //! Everything here panics with the reason where something goes wrong: a test has nothing better to do with it.
 //!
@@ -26,6 +26,8 @@ mod registry;
 mod tokens;
 mod tools;
 pub mod tree;
+
+pub mod pod;
 
 pub use certificates::{Authority, Certificate};
 
