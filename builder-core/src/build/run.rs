@@ -15,7 +15,9 @@ use crate::copy::User;
 use crate::dockerfile::{Network, Security};
 use crate::evaluate::{self, RunAction};
 use crate::image::{Layer, Origin};
-use crate::isolation::{self, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Privileges, Refused, Step};
+use crate::isolation::{
+    self, Attempt, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Privileges, Refusal, Refused, Step,
+};
 use crate::layer::read::{self, Visitor};
 use crate::oci::{DiffId, Digest};
 use crate::rootfs::{OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};
@@ -51,7 +53,10 @@ pub(super) struct Disk {
 
 /// The strongest isolation that this host grants, or the one that is wanted.
 pub(super) fn open_isolation(state_directory: &Path, wanted: Option<isolation::Kind>) -> Result<Arc<dyn Isolation>, Refused> {
-    let facts = isolation::probe(state_directory).unwrap_or_default();
+    let facts = isolation::probe(state_directory).map_err(|error| {
+        let attempt = Attempt::Refused { errno: error.raw_os_error().unwrap_or(libc::EIO) };
+        Refused { wanted, refused: vec![Refusal { what: "a file in the state directory".to_owned(), attempt }] }
+    })?;
     Ok(isolation::open(isolation::choose(&facts, wanted)?))
 }
 
@@ -209,7 +214,7 @@ impl Build {
             let opened = self.work.run(move || {
                 open().map_err(|error| {
                     BuildError::new(ErrorKind::Host, "this host does not let the builder execute RUN")
-                        .hint("a build without RUN works here; otherwise give the pod more rights")
+                        .hint("a build without RUN works here; `cofferdam doctor` says what would help")
                         .because(error)
                 })
             });

@@ -177,6 +177,18 @@ pub(super) fn try_proc(proc: &CString) -> (io::Result<()>, io::Result<()>) {
     }
 }
 
+/// Does something in a child, in a copy of this process: gives its wait status, whose exit code is the error number or 0.
+///
+/// The memory may be in any state (see above): `act` makes system calls and nothing else.
+pub(super) fn attempt(act: impl FnOnce() -> Result<(), rustix::io::Errno>) -> io::Result<libc::c_int> {
+    // SAFETY: as in `start`; the child makes system calls and exits.
+    match unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } {
+        0 => exit(act().err().map_or(0, rustix::io::Errno::raw_os_error)),
+        pid if pid < 0 => Err(io::Error::last_os_error()),
+        pid => wait(i32::try_from(pid).expect("a process id fits")),
+    }
+}
+
 /// Kills a child with everything in its process namespace.
 pub(super) fn kill(pid: i32) {
     // SAFETY: `pid` is a child that has not been waited for, so the number is still its own.

@@ -23,9 +23,66 @@ pub struct HostFacts {
     pub any_owner: Attempt,
     /// A file can be given to users and groups below this id; [`u32::MAX`] where all are possible.
     pub storable_ids: u32,
-    /// Trapping and answering calls in the step's own processes, with records of owners in the state directory.
+    /// An extended attribute `user.*` on a file of the state directory, where emulation records owners.
+    pub records: Attempt,
+    /// Executing a program that lies in the state directory.
+    pub execution: Attempt,
+    /// Trapping and answering calls in the step's own processes. Needs `records` and `execution`.
     pub emulation: Attempt,
 }
+
+impl HostFacts {
+    /// Every attempt: its name for programs, its name for people, how it went.
+    pub fn attempts(&self) -> Vec<(&'static str, &'static str, Attempt)> {
+        // By name, so that a new fact cannot be forgotten here.
+        let Self {
+            mount_namespace,
+            process_namespace,
+            fresh_proc,
+            network_namespace,
+            overlay,
+            overlay_user_attributes,
+            any_owner,
+            storable_ids: _,
+            records,
+            execution,
+            emulation,
+        } = *self;
+        vec![
+            ("mount_namespace", MOUNT_NAMESPACE, mount_namespace),
+            ("process_namespace", PROCESS_NAMESPACE, process_namespace),
+            ("fresh_proc", FRESH_PROC, fresh_proc),
+            ("network_namespace", NETWORK_NAMESPACE, network_namespace),
+            ("overlay", OVERLAY, overlay),
+            ("overlay_user_attributes", OVERLAY_USER, overlay_user_attributes),
+            ("any_owner", ANY_OWNER, any_owner),
+            ("records", RECORDS, records),
+            ("execution", EXECUTION, execution),
+            ("emulation", EMULATION, emulation),
+        ]
+    }
+
+    /// What of emulation was refused.
+    fn emulation_refused(&self) -> Vec<Refusal> {
+        let needed = [(RECORDS, self.records), (EXECUTION, self.execution), (EMULATION, self.emulation)];
+        let refused = refusals(&needed);
+        match refused.iter().any(|refusal| refusal.attempt != Attempt::NotTried) {
+            true => refused.into_iter().filter(|refusal| refusal.attempt != Attempt::NotTried).collect(),
+            false => refusals(&[(EMULATION, self.emulation)]),
+        }
+    }
+}
+
+const MOUNT_NAMESPACE: &str = "a mount namespace";
+const PROCESS_NAMESPACE: &str = "a process namespace";
+const FRESH_PROC: &str = "a new /proc";
+const NETWORK_NAMESPACE: &str = "a network namespace";
+const OVERLAY: &str = "an overlay with trusted attributes";
+const OVERLAY_USER: &str = "an overlay with user attributes";
+const ANY_OWNER: &str = "any owner of a file";
+const RECORDS: &str = "an extended attribute user.* in the state directory";
+const EXECUTION: &str = "a program in the state directory";
+const EMULATION: &str = "a filter that traps system calls";
 
 /// How one attempt went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -39,6 +96,11 @@ pub enum Attempt {
     Refused {
         /// Its error number.
         errno: i32,
+    },
+    /// The process that tried was killed, as some seccomp profiles do.
+    Killed {
+        /// By this signal.
+        signal: i32,
     },
 }
 
@@ -89,10 +151,21 @@ pub struct Refusal {
 
 /// No isolation works here, or not the one that was asked for.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("this host refuses to run commands: {}", refused.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+#[error("{}: {}", self.refused_what(), refused.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
 pub struct Refused {
+    /// The back end that was asked for; `None`: each.
+    pub wanted: Option<Kind>,
     /// What was tried.
     pub refused: Vec<Refusal>,
+}
+
+impl Refused {
+    fn refused_what(&self) -> String {
+        match self.wanted {
+            None => "this host refuses every way to run commands".to_owned(),
+            Some(kind) => format!("this host refuses the isolation {kind}"),
+        }
+    }
 }
 
 /// Picks the strongest isolation that works, or `forced` if it works.
@@ -100,7 +173,7 @@ pub struct Refused {
 /// # Errors
 /// [`Refused`] with what the kernel said.
 pub fn choose(facts: &HostFacts, forced: Option<Kind>) -> Result<Choice, Refused> {
-    let needed = [("a mount namespace", facts.mount_namespace), ("a process namespace", facts.process_namespace)];
+    let needed = [(MOUNT_NAMESPACE, facts.mount_namespace), (PROCESS_NAMESPACE, facts.process_namespace)];
     let missing = refusals(&needed);
     let emulates = facts.emulation == Attempt::Works;
     match forced {
@@ -109,12 +182,12 @@ pub fn choose(facts: &HostFacts, forced: Option<Kind>) -> Result<Choice, Refused
             Ok(namespaces(facts))
         }
         Some(Kind::Namespaces) if missing.is_empty() => Ok(namespaces(facts)),
-        None if emulates && missing.is_empty() => Ok(emulated(refusals(&[("any owner of a file", facts.any_owner)]))),
+        None if emulates && missing.is_empty() => Ok(emulated(refusals(&[(ANY_OWNER, facts.any_owner)]))),
         None if emulates => Ok(emulated(missing)),
         Some(Kind::Emulated) if emulates => Ok(emulated(Vec::new())),
-        Some(Kind::Namespaces) => Err(Refused { refused: missing }),
-        Some(Kind::Emulated) => Err(Refused { refused: refusals(&[("emulation", facts.emulation)]) }),
-        None => Err(Refused { refused: missing.into_iter().chain(refusals(&[("emulation", facts.emulation)])).collect() }),
+        Some(Kind::Namespaces) => Err(Refused { wanted: forced, refused: missing }),
+        Some(Kind::Emulated) => Err(Refused { wanted: forced, refused: facts.emulation_refused() }),
+        None => Err(Refused { wanted: None, refused: missing.into_iter().chain(facts.emulation_refused()).collect() }),
     }
 }
 
@@ -136,11 +209,11 @@ fn namespaces(facts: &HostFacts) -> Choice {
         _ => None,
     };
     let stronger = [
-        ("an overlay with trusted attributes", facts.overlay),
-        ("an overlay with user attributes", facts.overlay_user_attributes),
-        ("a new /proc", facts.fresh_proc),
-        ("a network namespace", facts.network_namespace),
-        ("any owner of a file", facts.any_owner),
+        (OVERLAY, facts.overlay),
+        (OVERLAY_USER, facts.overlay_user_attributes),
+        (FRESH_PROC, facts.fresh_proc),
+        (NETWORK_NAMESPACE, facts.network_namespace),
+        (ANY_OWNER, facts.any_owner),
     ];
     Choice {
         kind: Kind::Namespaces,
@@ -182,11 +255,23 @@ impl fmt::Display for Choice {
 impl fmt::Display for Refusal {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.attempt {
-            Attempt::Refused { errno } => {
-                write!(formatter, "{} refused ({})", self.what, std::io::Error::from_raw_os_error(errno))
+            Attempt::Refused { .. } => write!(formatter, "{} refused ({})", self.what, self.attempt),
+            _ => write!(formatter, "{} {}", self.what, self.attempt),
+        }
+    }
+}
+
+/// `works`, or what the kernel said.
+impl fmt::Display for Attempt {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Refused { errno } => {
+                let text = std::io::Error::from_raw_os_error(errno).to_string();
+                formatter.write_str(text.split(" (os error").next().unwrap_or(&text))
             }
-            Attempt::NotTried => write!(formatter, "{} not tried", self.what),
-            Attempt::Works => write!(formatter, "{} works", self.what),
+            Self::Killed { signal } => write!(formatter, "killed by signal {signal}"),
+            Self::NotTried => formatter.write_str("not tried"),
+            Self::Works => formatter.write_str("works"),
         }
     }
 }
@@ -216,6 +301,8 @@ mod tests {
             overlay_user_attributes,
             any_owner,
             storable_ids,
+            records: emulation,
+            execution: emulation,
             emulation,
         }
     }
@@ -228,14 +315,14 @@ mod tests {
                 "a user namespace with a range of ids and a masked /proc",
                 [YES, YES, NO, YES, NO, YES, YES],
                 Some(
-                    "namespaces, overlay with user attributes; an overlay with trusted attributes refused (Operation not permitted (os error 1)); a new /proc refused (Operation not permitted (os error 1))",
+                    "namespaces, overlay with user attributes; an overlay with trusted attributes refused (Operation not permitted); a new /proc refused (Operation not permitted)",
                 ),
             ),
             (
                 "a kernel without overlay in user namespaces and a single id",
                 [YES, YES, YES, YES, NO, NO, NO],
                 Some(
-                    "namespaces, plain directory; an overlay with trusted attributes refused (Operation not permitted (os error 1)); an overlay with user attributes refused (Operation not permitted (os error 1)); any owner of a file refused (Operation not permitted (os error 1))",
+                    "namespaces, plain directory; an overlay with trusted attributes refused (Operation not permitted); an overlay with user attributes refused (Operation not permitted); any owner of a file refused (Operation not permitted)",
                 ),
             ),
             ("no mounts", [NO, YES, NOT, NOT, NOT, NOT, YES], None),
@@ -252,8 +339,24 @@ mod tests {
         let refused = choose(&facts([NO, NOT, NOT, NOT, NOT, NOT, NOT]), None).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "this host refuses to run commands: a mount namespace refused (Operation not permitted (os error 1)), a process namespace not tried, emulation not tried"
+            "this host refuses every way to run commands: a mount namespace refused (Operation not permitted), a process namespace not tried, a filter that traps system calls not tried"
         );
+    }
+
+    #[test]
+    fn what_of_emulation_is_refused_is_said() {
+        let killed = Attempt::Killed { signal: libc::SIGSYS };
+        for (records, execution, emulation, expected) in [
+            (NO, NOT, NOT, "an extended attribute user.* in the state directory refused (Operation not permitted)"),
+            (YES, NO, NOT, "a program in the state directory refused (Operation not permitted)"),
+            (YES, YES, NO, "a filter that traps system calls refused (Operation not permitted)"),
+            (YES, YES, killed, "a filter that traps system calls killed by signal 31"),
+        ] {
+            let facts = HostFacts { records, execution, ..facts_with([NO, NOT, NOT, NOT, NOT, NOT, NOT], emulation) };
+            let refused = choose(&facts, Some(Kind::Emulated)).unwrap_err().to_string();
+            assert_eq!(refused, format!("this host refuses the isolation emulated: {expected}"));
+            assert!(choose(&facts, None).unwrap_err().to_string().ends_with(expected));
+        }
     }
 
     #[test]
@@ -263,13 +366,13 @@ mod tests {
                 "no namespaces",
                 [NO, NOT, NOT, NOT, NOT, NOT, NO],
                 None,
-                "emulated, plain directory; a mount namespace refused (Operation not permitted (os error 1))",
+                "emulated, plain directory; a mount namespace refused (Operation not permitted)",
             ),
             (
                 "a user namespace with a single id",
                 [YES, YES, YES, YES, YES, NOT, NO],
                 None,
-                "emulated, plain directory; any owner of a file refused (Operation not permitted (os error 1))",
+                "emulated, plain directory; any owner of a file refused (Operation not permitted)",
             ),
             ("everything, but it is wanted", [YES; 7], Some(Kind::Emulated), "emulated, plain directory"),
             ("everything", [YES; 7], None, "namespaces, overlay"),

@@ -29,9 +29,19 @@ pub fn probe(state_directory: &Path) -> io::Result<HostFacts> {
 fn attempts(place: &Path) -> io::Result<HostFacts> {
     let mut facts = HostFacts::default();
     (facts.any_owner, facts.storable_ids) = owners(place)?;
-    facts.emulation = attempt_io(&super::emulated::attempt(place));
+    facts.records = attempt_io(&super::emulated::attempt_record(place));
+    facts.execution = attempt_io(&super::emulated::attempt_execution(place));
+    if (facts.records, facts.execution) == (Attempt::Works, Attempt::Works) {
+        facts.emulation = attempt_io(&super::emulated::attempt(place));
+    }
     let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    facts.mount_namespace = attempt(super::namespaces::leave(flags).and_then(|()| mounts::make_private()));
+    let leave = || super::namespaces::leave(flags).and_then(|()| mounts::make_private());
+    // Some hosts kill whoever asks: a child is asked first.
+    facts.mount_namespace = attempt_status(child::attempt(leave));
+    if facts.mount_namespace != Attempt::Works {
+        return Ok(facts);
+    }
+    facts.mount_namespace = attempt(leave());
     if facts.mount_namespace != Attempt::Works {
         return Ok(facts);
     }
@@ -51,7 +61,7 @@ fn attempts(place: &Path) -> io::Result<HostFacts> {
             break;
         }
     }
-    facts.network_namespace = attempt(super::namespaces::leave(UnshareFlags::NEWNET));
+    facts.network_namespace = attempt_status(child::attempt(|| super::namespaces::leave(UnshareFlags::NEWNET)));
     Ok(facts)
 }
 
@@ -102,6 +112,18 @@ fn use_overlay(merged: &Path, upper: &Path, attributes: OverlayAttributes) -> io
 
 fn attempt(result: Result<(), Errno>) -> Attempt {
     result.map_or_else(|errno| Attempt::Refused { errno: errno.raw_os_error() }, |()| Attempt::Works)
+}
+
+/// What became of a child that exits with an error number.
+fn attempt_status(status: io::Result<libc::c_int>) -> Attempt {
+    match status {
+        Ok(status) if libc::WIFSIGNALED(status) => Attempt::Killed { signal: libc::WTERMSIG(status) },
+        Ok(status) => match libc::WEXITSTATUS(status) {
+            0 => Attempt::Works,
+            errno => Attempt::Refused { errno },
+        },
+        Err(error) => attempt_io(&Err(error)),
+    }
 }
 
 fn attempt_io(result: &io::Result<()>) -> Attempt {

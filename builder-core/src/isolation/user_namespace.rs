@@ -3,7 +3,7 @@
 //! A range of ids makes every owner in an image a real one; a single id leaves them to the tree in memory.
 #![expect(unsafe_code, reason = "fork, for a helper that stays outside of the new user namespace")]
 
-use rustix::{io::Errno, thread::UnshareFlags};
+use rustix::thread::UnshareFlags;
 use std::{
     fs, io,
     path::Path,
@@ -106,19 +106,13 @@ impl Mapped {
     }
 }
 
-/// Whether namespaces are granted and mounts can be changed in them: tried in a child.
+/// Whether namespaces are granted and mounts can be changed in them: tried in a child, which some hosts kill for it.
 fn attempt(flags: UnshareFlags) -> io::Result<()> {
-    // SAFETY: the caller has one thread, so the child may do anything; it leaves by `exit_now`.
-    match unsafe { libc::fork() } {
-        0 => {
-            let tried = super::namespaces::leave(flags).and_then(|()| super::mounts::make_private());
-            exit_now(tried.err().map_or(0, Errno::raw_os_error))
-        }
-        pid if pid < 0 => Err(io::Error::last_os_error()),
-        pid => match libc::WEXITSTATUS(super::child::wait(pid)?) {
-            0 => Ok(()),
-            errno => Err(io::Error::from_raw_os_error(errno)),
-        },
+    let tried = super::child::attempt(|| super::namespaces::leave(flags).and_then(|()| super::mounts::make_private()))?;
+    match (libc::WIFSIGNALED(tried), libc::WEXITSTATUS(tried)) {
+        (true, _) => Err(io::Error::other(format!("killed by signal {}", libc::WTERMSIG(tried)))),
+        (false, 0) => Ok(()),
+        (false, errno) => Err(io::Error::from_raw_os_error(errno)),
     }
 }
 

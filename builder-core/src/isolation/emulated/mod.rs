@@ -75,13 +75,25 @@ impl Isolation for Emulated {
     }
 }
 
-/// Tries whether calls can be trapped and answered, with a stub below `directory`, and whether records can be kept there.
+/// Tries whether the owners of files in `directory` can be recorded beside them.
+pub(super) fn attempt_record(directory: &Path) -> io::Result<()> {
+    let file = directory.join("recorded");
+    fs::write(&file, "")?;
+    Ok(rustix::fs::setxattr(&file, "user.cofferdam", b"", rustix::fs::XattrFlags::empty())?)
+}
+
+/// Asks whether programs in `directory` may be executed: there are volumes mounted `noexec`.
+pub(super) fn attempt_execution(directory: &Path) -> io::Result<()> {
+    let program = directory.join("program");
+    fs::write(&program, "")?;
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755))?;
+    Ok(rustix::fs::access(&program, rustix::fs::Access::EXEC_OK)?)
+}
+
+/// Tries whether calls can be trapped and answered, with a stub below `directory`.
 pub(super) fn attempt(directory: &Path) -> io::Result<()> {
     /// Whom the trial takes itself for: nobody that a host would make us.
     const TRIAL_USER: u32 = 54_321;
-    let file = directory.join("recorded");
-    fs::write(&file, "")?;
-    rustix::fs::setxattr(&file, "user.cofferdam", b"", rustix::fs::XattrFlags::empty())?;
     let stub = write_stub(directory, STUB_NAME).map_err(|error| match error {
         RunError::System { source, .. } => source,
         error => io::Error::other(error),
