@@ -65,11 +65,8 @@ impl HostFacts {
     /// What of emulation was refused.
     fn emulation_refused(&self) -> Vec<Refusal> {
         let needed = [(RECORDS, self.records), (EXECUTION, self.execution), (EMULATION, self.emulation)];
-        let refused = refusals(&needed);
-        match refused.iter().any(|refusal| refusal.attempt != Attempt::NotTried) {
-            true => refused.into_iter().filter(|refusal| refusal.attempt != Attempt::NotTried).collect(),
-            false => refusals(&[(EMULATION, self.emulation)]),
-        }
+        let tried: Vec<Refusal> = refusals(&needed).into_iter().filter(|refusal| refusal.attempt != Attempt::NotTried).collect();
+        if tried.is_empty() { refusals(&[(EMULATION, self.emulation)]) } else { tried }
     }
 }
 
@@ -102,6 +99,8 @@ pub enum Attempt {
         /// By this signal.
         signal: i32,
     },
+    /// Nothing to try: it is not made for this architecture.
+    Missing,
 }
 
 /// The back ends, strongest first.
@@ -185,9 +184,9 @@ pub fn choose(facts: &HostFacts, forced: Option<Kind>) -> Result<Choice, Refused
         None if emulates && missing.is_empty() => Ok(emulated(refusals(&[(ANY_OWNER, facts.any_owner)]))),
         None if emulates => Ok(emulated(missing)),
         Some(Kind::Emulated) if emulates => Ok(emulated(Vec::new())),
-        Some(Kind::Namespaces) => Err(Refused { wanted: forced, refused: missing }),
+        Some(Kind::Namespaces) => Err(Refused { wanted: forced, refused: tried(missing) }),
         Some(Kind::Emulated) => Err(Refused { wanted: forced, refused: facts.emulation_refused() }),
-        None => Err(Refused { wanted: None, refused: missing.into_iter().chain(facts.emulation_refused()).collect() }),
+        None => Err(Refused { wanted: None, refused: tried(missing).into_iter().chain(facts.emulation_refused()).collect() }),
     }
 }
 
@@ -198,7 +197,7 @@ fn emulated(refused: Vec<Refusal>) -> Choice {
         proc: Proc::Bound,
         owners: Owners::RECORDED,
         network_namespace: false,
-        refused: refused.into_iter().filter(|refusal| refusal.attempt != Attempt::NotTried).collect(),
+        refused: tried(refused),
     }
 }
 
@@ -221,8 +220,13 @@ fn namespaces(facts: &HostFacts) -> Choice {
         proc: if facts.fresh_proc == Attempt::Works { Proc::Fresh } else { Proc::Bound },
         owners: Owners { storable_ids: facts.storable_ids },
         network_namespace: facts.network_namespace == Attempt::Works,
-        refused: refusals(&stronger).into_iter().filter(|refusal| refusal.attempt != Attempt::NotTried).collect(),
+        refused: tried(refusals(&stronger)),
     }
+}
+
+/// Without what was left out: it explains nothing.
+fn tried(refusals: Vec<Refusal>) -> Vec<Refusal> {
+    refusals.into_iter().filter(|refusal| refusal.attempt != Attempt::NotTried).collect()
 }
 
 fn refusals(wanted: &[(&str, Attempt)]) -> Vec<Refusal> {
@@ -270,6 +274,7 @@ impl fmt::Display for Attempt {
                 formatter.write_str(text.split(" (os error").next().unwrap_or(&text))
             }
             Self::Killed { signal } => write!(formatter, "killed by signal {signal}"),
+            Self::Missing => formatter.write_str("missing on this architecture"),
             Self::NotTried => formatter.write_str("not tried"),
             Self::Works => formatter.write_str("works"),
         }
@@ -339,7 +344,7 @@ mod tests {
         let refused = choose(&facts([NO, NOT, NOT, NOT, NOT, NOT, NOT]), None).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "this host refuses every way to run commands: a mount namespace refused (Operation not permitted), a process namespace not tried, a filter that traps system calls not tried"
+            "this host refuses every way to run commands: a mount namespace refused (Operation not permitted), a filter that traps system calls not tried"
         );
     }
 
@@ -350,6 +355,7 @@ mod tests {
             (NO, NOT, NOT, "an extended attribute user.* in the state directory refused (Operation not permitted)"),
             (YES, NO, NOT, "a program in the state directory refused (Operation not permitted)"),
             (YES, YES, NO, "a filter that traps system calls refused (Operation not permitted)"),
+            (YES, YES, Attempt::Missing, "a filter that traps system calls missing on this architecture"),
             (YES, YES, killed, "a filter that traps system calls killed by signal 31"),
         ] {
             let facts = HostFacts { records, execution, ..facts_with([NO, NOT, NOT, NOT, NOT, NOT, NOT], emulation) };

@@ -31,7 +31,9 @@ fn attempts(place: &Path) -> io::Result<HostFacts> {
     (facts.any_owner, facts.storable_ids) = owners(place)?;
     facts.records = attempt_io(&super::emulated::attempt_record(place));
     facts.execution = attempt_io(&super::emulated::attempt_execution(place));
-    if (facts.records, facts.execution) == (Attempt::Works, Attempt::Works) {
+    if emulation::STUB.is_empty() {
+        facts.emulation = Attempt::Missing;
+    } else if (facts.records, facts.execution) == (Attempt::Works, Attempt::Works) {
         facts.emulation = attempt_io(&super::emulated::attempt(place));
     }
     let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;

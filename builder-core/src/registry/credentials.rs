@@ -169,6 +169,17 @@ impl DockerConfig {
         Ok(Self { file: serde_json::from_slice(bytes).map_err(malformed)?, helpers })
     }
 
+    /// The names in it, sorted: registries, and helpers as `docker-credential-NAME` or `REGISTRY (docker-credential-NAME)`. Nothing
+    /// secret.
+    pub fn names(&self) -> Vec<String> {
+        let program = |name: &String| format!("docker-credential-{name}");
+        let helpers = self.file.cred_helpers.iter().flatten().map(|(key, name)| format!("{key} ({})", program(name)));
+        let entries = self.file.auths.iter().flat_map(BTreeMap::keys).cloned();
+        let mut names: Vec<String> = entries.chain(helpers).chain(self.file.creds_store.iter().map(program)).collect();
+        names.sort();
+        names
+    }
+
     fn ask_helper(&self, name: &str, registry: &str) -> Result<Option<Credential>, CredentialsError> {
         let program = format!("docker-credential-{name}");
         let missing = || CredentialsError::HelperMissing { program: program.clone() };
@@ -370,6 +381,14 @@ mod tests {
         ] {
             assert_eq!(lookup(text, registry, repository), basic(expected, "p"), "{registry}/{repository}");
         }
+    }
+
+    #[test]
+    fn names_are_told_and_nothing_else() {
+        let text =
+            r#"{"auths": {"r.example/a": {"auth": "dTpodW50ZXIy"}}, "credHelpers": {"gcr.io": "gcr"}, "credsStore": "pass"}"#;
+        let names = DockerConfig::parse(text.as_bytes(), None).unwrap().names();
+        assert_eq!(names, ["docker-credential-pass", "gcr.io (docker-credential-gcr)", "r.example/a"]);
     }
 
     #[test]
