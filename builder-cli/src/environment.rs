@@ -104,13 +104,24 @@ fn prepare(candidate: &StateCandidate) -> io::Result<()> {
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&candidate.path)?;
     let found = std::fs::symlink_metadata(&candidate.path)?;
-    // In a directory that all may write to, another user could have made it before us.
-    if !candidate.asked_for && (!found.is_dir() || found.uid() != rustix::process::geteuid().as_raw()) {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, "it belongs to another user"));
+    let refused = |reason: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
+    // In a directory that all may write to, another user could have made it before us: whoever writes there decides what is
+    // taken for a result of ours.
+    if !candidate.asked_for {
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+            return refused("it belongs to another user");
+        }
+        if found.mode() & 0o022 != 0 {
+            return refused("other users can write to it");
+        }
     }
     let probe = candidate.path.join(format!(".writable-{}", std::process::id()));
     std::fs::File::create(&probe)?;
-    std::fs::remove_file(&probe)
+    match std::fs::remove_file(&probe) {
+        // Another container on the same volume may have our number, and have been faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
 }
 
 #[cfg(test)]
@@ -135,6 +146,31 @@ mod tests {
         assert!(!directory.path().join("never").exists() && !directory.path().join("absent").exists());
         assert_eq!(std::fs::read_dir(&chosen).unwrap().count(), 0);
         assert_eq!(prepare_state_directory(&candidates[..2]).unwrap_err().len(), 2);
+    }
+
+    #[test]
+    fn what_others_can_write_to_is_trusted_only_if_it_was_asked_for() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("cofferdam-0");
+        std::fs::create_dir(&path).unwrap();
+        for (mode, owner, asked_for, expected) in [
+            (0o700, None, false, Ok(())),
+            (0o755, None, false, Ok(())),
+            (0o777, None, false, Err("other users can write to it")),
+            (0o770, None, false, Err("other users can write to it")),
+            (0o777, None, true, Ok(())),
+            (0o700, Some(54_321), false, Err("it belongs to another user")),
+        ] {
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+            if owner.is_some() && std::os::unix::fs::chown(&path, owner, None).is_err() {
+                // Only root can play another user.
+                continue;
+            }
+            let tried = prepare_state_directory(&[StateCandidate { inside: None, path: path.clone(), asked_for }]);
+            let tried = tried.map(|_| ()).map_err(|refusals| refusals[0].reason.to_string());
+            assert_eq!(tried, expected.map_err(str::to_owned), "{mode:o} {owner:?} {asked_for}");
+        }
     }
 
     #[test]

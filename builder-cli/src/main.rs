@@ -8,9 +8,11 @@
 mod args;
 mod commands;
 mod environment;
+mod examination;
 #[cfg(test)]
 mod golden;
 mod inspection;
+mod limits;
 mod progress;
 mod report;
 mod request;
@@ -35,6 +37,7 @@ fn main() -> ExitCode {
             report::Exit::Success
         }
         Ok(args::Command::Build(args)) => commands::build(&args, &environment::Environment::read()),
+        Ok(args::Command::Doctor(args)) => commands::doctor(&args, &environment::Environment::read()),
         Err(problems) => {
             // The flags could not be read, those of the log included.
             let log = request::log_settings(&args::BuildArgs::default(), &environment::Environment::read());

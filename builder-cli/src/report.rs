@@ -44,15 +44,15 @@ pub enum Exit {
 }
 
 const EXITS: [(Exit, &str); 14] = [
-    (Exit::Success, "the image was built and is where it was asked for"),
+    (Exit::Success, "the image was built and is where it was asked for; doctor: RUN works here"),
     (Exit::Warnings, "--check, --call=check: warnings were found"),
     (Exit::Usage, "flags: unknown, contradictory or not supported"),
     (Exit::Dockerfile, "Dockerfile: missing, or a mistake in it"),
     (Exit::Context, "context: missing, or without a file that COPY or ADD names"),
     (Exit::Registry, "registry: a base image cannot be read"),
     (Exit::Internal, "a bug in Cofferdam"),
-    (Exit::Host, "host: it does not permit what RUN needs"),
-    (Exit::State, "state directory: none can be written, or it is damaged or full"),
+    (Exit::Host, "host: it does not permit what RUN needs; builds without RUN work (also the answer of doctor)"),
+    (Exit::State, "state directory: none can be written, or it is damaged or full (also the answer of doctor)"),
     (Exit::File, "a file or directory that a flag names cannot be written"),
     (Exit::Push, "push: the image is built and could not be delivered"),
     (Exit::HungUp, "ended by SIGHUP: the terminal was closed"),
@@ -173,7 +173,7 @@ impl From<BuildError> for Failure {
 }
 
 /// An error and its causes, each once: some libraries repeat the cause in their own message.
-fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     let mut messages = vec![error.to_string()];
     let mut cause = error.source();
     while let Some(error) = cause {

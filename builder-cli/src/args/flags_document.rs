@@ -1,7 +1,7 @@
 //! Tests only: `docs/flags.md`, made from the definitions of the flags. Pure.
 
 use super::elsewhere::{Accepted, OTHER_FLAGS, OtherFlag, Takes};
-use super::{boolean_value, definition};
+use super::{boolean_value, definition, doctor_definition};
 use std::fmt::Write;
 
 /// The whole document.
@@ -20,6 +20,10 @@ fn flags_document() -> String {
         for arg in definition.get_arguments().filter(|arg| arg.get_help_heading() == Some(heading) && !arg.is_hide_set()) {
             let _ = writeln!(text, "| {} | {} |", cell(&spelling(arg)), cell(&meaning(arg)));
         }
+    }
+    text.push_str("\n## `cofferdam doctor`\n\nIts flags, and no others:\n\n| flag | meaning |\n|---|---|\n");
+    for arg in doctor_definition().get_arguments().filter(|arg| arg.get_id() != "help") {
+        let _ = writeln!(text, "| {} | {} |", cell(&spelling(arg)), cell(&meaning(arg)));
     }
     text.push_str(
         "\n## Accepted without effect\n\nWhat these flags of Kaniko and `docker build` are for is always the case here; the log says so once.\n\n\

@@ -4,11 +4,13 @@
 //! Kaniko. Pure: neither the environment nor a file is looked at.
 
 mod build;
+mod doctor;
 mod elsewhere;
 #[cfg(test)]
 mod flags_document;
 
 pub use build::{BuildArgs, IsolationChoice, LogFormat, ProgressStyle, Verbosity};
+pub use doctor::DoctorArgs;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{ArgAction, Args, FromArgMatches};
@@ -20,6 +22,8 @@ use std::ffi::{OsStr, OsString};
 pub enum Command {
     /// Build an image.
     Build(Box<BuildArgs>),
+    /// Say what this host permits.
+    Doctor(Box<DoctorArgs>),
     /// Say the version.
     Version,
     /// Print this text.
@@ -47,7 +51,7 @@ impl Problem {
     }
 }
 
-const COMMANDS: [&str; 3] = ["build", "version", "help"];
+const COMMANDS: [&str; 4] = ["build", "doctor", "version", "help"];
 
 /// Reads the words after the program's name.
 ///
@@ -59,9 +63,43 @@ pub fn parse(words: &[OsString]) -> Result<Command, Vec<Problem>> {
         None | Some("help") => Ok(Command::Help(help())),
         Some("version" | "--version" | "-V") => Ok(Command::Version),
         Some("build") => parse_build(&words[1..], Spelling::Docker),
+        Some("doctor") => parse_doctor(&words[1..]),
         Some(word) if word.starts_with('-') => parse_build(words, Spelling::Kaniko),
         Some(word) => Err(vec![unknown_command(word)]),
     }
+}
+
+fn parse_doctor(words: &[OsString]) -> Result<Command, Vec<Problem>> {
+    let definition = doctor_definition();
+    let program = OsStr::new("cofferdam doctor").to_owned();
+    let matches = match definition.try_get_matches_from(std::iter::once(&program).chain(words)) {
+        Ok(matches) => matches,
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+            return Ok(Command::Help(doctor_definition().render_help().to_string()));
+        }
+        Err(error) => return Err(vec![explain(&error, Spelling::Docker, &doctor_definition())]),
+    };
+    let args = DoctorArgs::from_arg_matches(&matches);
+    Ok(Command::Doctor(Box::new(args.map_err(|error| vec![explain(&error, Spelling::Docker, &doctor_definition())])?)))
+}
+
+/// The flags of an examination.
+fn doctor_definition() -> clap::Command {
+    let command = clap::Command::new("cofferdam doctor")
+        .disable_version_flag(true)
+        .disable_help_subcommand(true)
+        .args_override_self(true)
+        .max_term_width(110)
+        .override_usage("cofferdam doctor [FLAGS]")
+        .after_help("Exit codes:\n  0   RUN works here\n  71  builds without RUN work, and RUN does not\n  72  no state directory can be written");
+    let command =
+        DoctorArgs::augment_args(command).about("Says what this host permits, what a build makes of it, and what would help");
+    command.mut_args(attached_switch)
+}
+
+/// Like Go's flags: `--cache` and `--cache=true` are the same, `--cache true` is not.
+fn attached_switch(arg: clap::Arg) -> clap::Arg {
+    if boolean_value(&arg) { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -75,9 +113,9 @@ fn parse_build(words: &[OsString], spelling: Spelling) -> Result<Command, Vec<Pr
     let matches = match definition().try_get_matches_from(std::iter::once(&program).chain(words)) {
         Ok(matches) => matches,
         Err(error) if error.kind() == ErrorKind::DisplayHelp => return Ok(Command::Help(help())),
-        Err(error) => return Err(vec![explain(&error, spelling)]),
+        Err(error) => return Err(vec![explain(&error, spelling, &definition())]),
     };
-    let mut args = BuildArgs::from_arg_matches(&matches).map_err(|error| vec![explain(&error, spelling)])?;
+    let mut args = BuildArgs::from_arg_matches(&matches).map_err(|error| vec![explain(&error, spelling, &definition())])?;
     args.kaniko_spelling = spelling == Spelling::Kaniko;
 
     let mut problems = Vec::new();
@@ -107,14 +145,10 @@ fn definition() -> clap::Command {
         .disable_help_subcommand(true)
         .args_override_self(true)
         .max_term_width(110)
-        .override_usage("cofferdam build [FLAGS] [CONTEXT]\n       cofferdam [FLAGS]\n       cofferdam version")
+        .override_usage("cofferdam build [FLAGS] [CONTEXT]\n       cofferdam [FLAGS]\n       cofferdam doctor [--isolation KIND] [--state-dir DIRECTORY] [--json]\n       cofferdam version")
         .after_help(crate::report::exit_code_table());
     let command = BuildArgs::augment_args(command).about("Builds a container image from a Dockerfile, without a daemon");
-    let command = command.mut_args(|arg| {
-        // Like Go's flags: `--cache` and `--cache=true` are the same, `--cache true` is not.
-        let boolean = boolean_value(&arg);
-        if boolean { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg }
-    });
+    let command = command.mut_args(attached_switch);
     OTHER_FLAGS.iter().fold(command, |command, flag| {
         let arg = clap::Arg::new(flag.name).long(flag.name).aliases(flag.aliases.iter().copied()).hide(true);
         let arg = flag.short.into_iter().fold(arg, clap::Arg::short);
@@ -137,9 +171,9 @@ fn help() -> String {
     definition().render_help().to_string()
 }
 
-fn explain(error: &clap::Error, spelling: Spelling) -> Problem {
+fn explain(error: &clap::Error, spelling: Spelling, definition: &clap::Command) -> Problem {
     match (error.kind(), error.get(ContextKind::InvalidArg)) {
-        (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) if word.starts_with('-') => unknown_flag(word),
+        (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) if word.starts_with('-') => unknown_flag(word, definition),
         (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => unexpected_word(word, spelling),
         _ => {
             let text = error.to_string();
@@ -150,10 +184,9 @@ fn explain(error: &clap::Error, spelling: Spelling) -> Problem {
     }
 }
 
-fn unknown_flag(word: &str) -> Problem {
+fn unknown_flag(word: &str, definition: &clap::Command) -> Problem {
     let typed = word.split('=').next().unwrap_or(word).trim_start_matches('-');
     let message = format!("unknown flag {}", word.split('=').next().unwrap_or(word));
-    let definition = definition();
     let known = definition.get_arguments().flat_map(|arg| arg.get_long_and_visible_aliases().unwrap_or_default());
     match nearest(typed, known) {
         Some(flag) => Problem::with_hint(message, format!("did you mean --{flag}?")),
@@ -210,6 +243,7 @@ mod tests {
     #[test]
     fn the_definition_holds_together() {
         definition().debug_assert();
+        doctor_definition().debug_assert();
     }
 
     #[test]
@@ -237,6 +271,16 @@ mod tests {
         ] {
             assert_eq!(problems(line), [(message.to_owned(), hint.to_owned())], "{line}");
         }
+    }
+
+    #[test]
+    fn an_examination_has_flags_of_its_own() {
+        let words = |line: &str| line.split_whitespace().map(OsString::from).collect::<Vec<_>>();
+        let Ok(Command::Doctor(args)) = parse(&words("doctor --isolation emulated --state-dir /s --json")) else { panic!() };
+        assert_eq!((args.isolation, args.json), (Some(IsolationChoice::Emulated), Some(true)));
+        assert_eq!(args.build().state_dir.as_deref(), Some(std::path::Path::new("/s")));
+        assert_eq!(problems("doctor --isolaton=x"), [("unknown flag --isolaton".into(), "did you mean --isolation?".into())]);
+        assert!(matches!(parse(&words("doctor --help")), Ok(Command::Help(text)) if text.contains("71  builds without RUN")));
     }
 
     #[test]

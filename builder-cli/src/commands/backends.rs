@@ -1,6 +1,6 @@
 //! The media of a build, opened as the settings say: reads the certificates and credentials that they name.
 
-use crate::report::{Exit, Failure};
+use crate::report::{self, Exit, Failure};
 use crate::request::{CredentialSource, RegistrySettings};
 use builder_core::build::Backends;
 use builder_core::context::git::Git;
@@ -111,25 +111,40 @@ fn options(settings: &RegistrySettings, destinations: &[Reference]) -> Result<re
 }
 
 fn credentials(settings: &RegistrySettings) -> Result<Chain, SettingError> {
+    let sources = configurations(settings).map(|(_, config)| config.map(|config| Arc::new(config) as Arc<dyn Credentials>));
+    Ok(Chain(sources.collect::<Result<_, _>>()?))
+}
+
+/// Where credentials are found, and for whom; or why the place does not serve.
+pub fn credential_names(settings: &RegistrySettings) -> Vec<(String, Result<Vec<String>, String>)> {
+    let told = |error: SettingError| report::chain(&error).join(": ");
+    configurations(settings).map(|(place, config)| (place, config.map(|config| config.names()).map_err(told))).collect()
+}
+
+/// Each configuration that is there, with its place.
+fn configurations(settings: &RegistrySettings) -> impl Iterator<Item = (String, Result<DockerConfig, SettingError>)> + use<'_> {
     let helpers = Helpers {
         search_path: search_path(settings),
         environment: settings.helper_environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
         timeout: HELPER_TIMEOUT,
     };
-    let mut sources: Vec<Arc<dyn Credentials>> = Vec::new();
-    for source in &settings.credentials {
+    settings.credentials.iter().filter_map(move |source| {
         let (place, bytes) = match source {
-            CredentialSource::Text(text) => ("DOCKER_AUTH_CONFIG".to_owned(), text.reveal().to_vec()),
+            CredentialSource::Text(text) => ("DOCKER_AUTH_CONFIG".to_owned(), Ok(text.reveal().to_vec())),
             CredentialSource::File(path) => match std::fs::read(path) {
-                Ok(bytes) => (path.display().to_string(), bytes),
-                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => continue,
-                Err(source) => return Err(SettingError::Read { path: path.clone(), source }),
+                Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => return None,
+                read => {
+                    let read = read.map_err(|source| SettingError::Read { path: path.clone(), source });
+                    (path.display().to_string(), read)
+                }
             },
         };
-        let config = DockerConfig::parse(&bytes, Some(helpers.clone()));
-        sources.push(Arc::new(config.map_err(|source| SettingError::Credentials { place, source })?));
-    }
-    Ok(Chain(sources))
+        let config = bytes.and_then(|bytes| {
+            let config = DockerConfig::parse(&bytes, Some(helpers.clone()));
+            config.map_err(|source| SettingError::Credentials { place: place.clone(), source })
+        });
+        Some((place, config))
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, SettingError> {

@@ -3,6 +3,7 @@
 use super::{backends, inspect, results};
 use crate::args::{BuildArgs, IsolationChoice, LogFormat};
 use crate::environment::{self, Environment};
+use crate::examination::UserNamespace;
 use crate::progress::{self, View};
 use crate::report::{self, Exit, Failure, Trouble};
 use crate::request::{self, Invocation, Method, Note};
@@ -43,13 +44,7 @@ fn print_request(invocation: &Invocation) {
 }
 
 fn run(mut invocation: Invocation) -> Result<(), Failure> {
-    // Before there is any thread: a process of several cannot enter one. Where it is refused a build without RUN goes on.
-    if invocation.isolation != IsolationChoice::Emulated {
-        match enter_user_namespace() {
-            Ok(_) | Err(UserNamespaceError::Refused(_)) => {}
-            Err(error) => return Err(Failure::new(Exit::Host, &error, None)),
-        }
-    }
+    enter(invocation.isolation)?;
     settle_dockerfile(&mut invocation)?;
     let state = settle_state_directory(&mut invocation)?;
 
@@ -61,6 +56,28 @@ fn run(mut invocation: Invocation) -> Result<(), Failure> {
         .map_err(|error| Failure::new(Exit::File, &error, Some(all_the_same(&outcome).to_owned())))?;
     tell(&invocation, &outcome);
     Ok(())
+}
+
+/// Enters a user namespace if the isolation needs one: before there is any thread, for a process of several cannot. Where it is
+/// refused a build without RUN goes on.
+pub(super) fn enter(isolation: IsolationChoice) -> Result<UserNamespace, Failure> {
+    if isolation == IsolationChoice::Emulated {
+        return Ok(UserNamespace::NotAsked);
+    }
+    match enter_user_namespace() {
+        Ok(entered) => Ok(UserNamespace::Entered(entered)),
+        Err(UserNamespaceError::Refused(reason)) => Ok(UserNamespace::Refused(reason.to_string())),
+        Err(error) => Err(Failure::new(Exit::Host, &error, None)),
+    }
+}
+
+/// The back end that is asked for; `None`: any.
+pub(super) fn isolation_kind(isolation: IsolationChoice) -> Option<Kind> {
+    match isolation {
+        IsolationChoice::Auto => None,
+        IsolationChoice::Namespaces => Some(Kind::Namespaces),
+        IsolationChoice::Emulated => Some(Kind::Emulated),
+    }
 }
 
 /// What is true of the image although something after it went wrong.
@@ -138,10 +155,9 @@ async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome
 
 async fn engine(invocation: &Invocation, state: &Path, events: tokio::sync::mpsc::Sender<Event>) -> Result<Outcome, Failure> {
     let backends = backends::open(state, &invocation.registry, &invocation.request.destinations)?;
-    let backends = match invocation.isolation {
-        IsolationChoice::Auto => backends,
-        IsolationChoice::Namespaces => backends.isolated_by(Kind::Namespaces),
-        IsolationChoice::Emulated => backends.isolated_by(Kind::Emulated),
+    let backends = match isolation_kind(invocation.isolation) {
+        None => backends,
+        Some(kind) => backends.isolated_by(kind),
     };
     Ok(builder_core::build::build(invocation.request.clone(), backends, events).await?)
 }

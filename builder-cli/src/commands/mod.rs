@@ -2,7 +2,9 @@
 
 mod backends;
 mod build;
+mod doctor;
 mod inspect;
 mod results;
 
 pub use build::{build, say};
+pub use doctor::doctor;
