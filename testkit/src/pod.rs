@@ -332,7 +332,8 @@ impl Pod {
         &found.unwrap_or_else(|| panic!("no volume at {destination}")).1
     }
 
-    /// Sets a variable for the commands; without any they have `PATH`, `HOME=/tmp` and `TERM=dumb`.
+    /// Sets a variable for the commands, which counts more than one of the same name that they have without:
+    /// `PATH`, `HOME=/tmp` and `TERM=dumb`.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Pod {
         self.environment.push(format!("{name}={value}"));
@@ -414,6 +415,8 @@ impl Pod {
             "HOME=/tmp".to_owned(),
             "TERM=dumb".to_owned(),
         ];
+        let variable_name = |variable: &String| variable.split('=').next().map(str::to_owned);
+        environment.retain(|variable| !self.environment.iter().any(|own| variable_name(own) == variable_name(variable)));
         environment.extend_from_slice(&self.environment);
         let mut mounts = usual_mounts(kind);
         mounts.extend_from_slice(&self.mounts);

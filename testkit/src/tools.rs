@@ -46,6 +46,32 @@ fn granted(there: bool, reason: &str) -> bool {
     there
 }
 
+/// The static `cofferdam` for this machine as it is released, which runs in any root file system: the one that `COFFERDAM`
+/// names, else made by cargo from what lies here. Where it was made before, that takes a moment.
+///
+/// The binary that cargo makes for the tests of a package is bound to the libraries of this machine, and its parts that are
+/// slow without optimisation would make up most of what a test in a container costs.
+///
+/// # Panics
+/// When it cannot be made.
+#[must_use]
+pub fn static_cofferdam() -> PathBuf {
+    if let Some(named) = std::env::var_os("COFFERDAM") {
+        return std::path::absolute(named).expect("COFFERDAM names a file");
+    }
+    let program = std::env::current_exe().expect("a test knows its program");
+    // <target directory>/<profile>/deps/<program>
+    let directory = program.ancestors().nth(3).expect("cargo runs the test");
+    let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let words = ["build", "--quiet", "--release", "--locked", "--package=builder-cli", "--target", &target];
+    let mut arguments: Vec<&OsStr> = words.map(OsStr::new).to_vec();
+    arguments.extend(["--manifest-path".as_ref(), manifest.as_os_str(), "--target-dir".as_ref(), directory.as_os_str()]);
+    output_of(&cargo, arguments);
+    directory.join(target).join("release/cofferdam")
+}
+
 /// What a program that ended left behind.
 #[derive(Debug)]
 pub struct Finished {
