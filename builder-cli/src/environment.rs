@@ -103,6 +103,14 @@ fn prepare(candidate: &StateCandidate) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("{} is not there", parent.display())));
     }
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&candidate.path)?;
+    // What lies between the two, as ~/.cache where the home directory is /tmp: whose it is could put another in place of ours.
+    let between = candidate.path.ancestors().skip(1).take_while(|path| Some(*path) != candidate.inside.as_deref());
+    for path in between.filter(|_| candidate.inside.is_some()) {
+        let found = std::fs::symlink_metadata(path)?;
+        if !found.is_dir() || found.uid() != rustix::process::geteuid().as_raw() {
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} belongs to another user", path.display())));
+        }
+    }
     let found = std::fs::symlink_metadata(&candidate.path)?;
     let refused = |reason: &str| Err(io::Error::new(io::ErrorKind::PermissionDenied, reason));
     // In a directory that all may write to, another user could have made it before us: whoever writes there decides what is
@@ -171,6 +179,18 @@ mod tests {
             let tried = tried.map(|_| ()).map_err(|refusals| refusals[0].reason.to_string());
             assert_eq!(tried, expected.map_err(str::to_owned), "{mode:o} {owner:?} {asked_for}");
         }
+    }
+
+    #[test]
+    fn what_lies_between_a_home_that_all_share_and_the_state_is_ours() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = directory.path();
+        let candidate = StateCandidate { inside: Some(home.to_owned()), path: home.join(".cache/cofferdam"), asked_for: false };
+        assert!(prepare_state_directory(std::slice::from_ref(&candidate)).is_ok());
+        std::fs::rename(home.join(".cache"), home.join("elsewhere")).unwrap();
+        std::os::unix::fs::symlink("elsewhere", home.join(".cache")).unwrap();
+        let refusals = prepare_state_directory(&[candidate]).unwrap_err();
+        assert!(refusals[0].reason.to_string().ends_with(".cache belongs to another user"), "{}", refusals[0].reason);
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn filter(denied: &[Denied]) -> Vec<libc::sock_filter> {
         match argument {
             None => program.push(step(EQUAL, call, 0, 1)),
             Some(argument) => {
-                program.extend([step(EQUAL, call, 0, 3), step(LOAD, FIRST_ARGUMENT, 0, 0), step(EQUAL, *argument, 0, 1)])
+                program.extend([step(EQUAL, call, 0, 3), step(LOAD, FIRST_ARGUMENT, 0, 0), step(EQUAL, *argument, 0, 1)]);
             }
         }
         program.push(step(RETURN, answer, 0, 0));

@@ -6,7 +6,7 @@ use std::{ffi::OsString, path::PathBuf};
 /// Everything that was typed for an examination: the flags of a build that decide how and where it works.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct DoctorArgs {
-    /// The context of the build: a state directory is not looked for in it [default: the current directory]
+    /// The context of the build: a state directory is not looked for in it [default: none]
     #[arg(long, short, value_name = "CONTEXT")]
     pub context: Option<OsString>,
 
@@ -27,7 +27,8 @@ impl DoctorArgs {
     /// The build that is asked about.
     pub fn build(&self) -> BuildArgs {
         BuildArgs {
-            context: self.context.clone(),
+            // A context that is no directory excludes nothing.
+            context: Some(self.context.clone().unwrap_or_else(|| "-".into())),
             isolation: self.isolation,
             state_dir: self.state_dir.clone(),
             no_push: Some(true),

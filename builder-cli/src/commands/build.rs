@@ -117,6 +117,14 @@ fn settle_state_directory(invocation: &mut Invocation) -> Result<PathBuf, Failur
             invocation.notes.extend(asked.map(warning).map(Note::Warning));
             Ok(path)
         }
+        Err(refusals) if refusals.is_empty() => {
+            let trouble = Trouble {
+                chain: vec!["every usual directory for layers and results lies in the context".to_owned()],
+                place: None,
+                hint: Some("name one with --state-dir, outside of the context or in .dockerignore".to_owned()),
+            };
+            Err(Failure { exit: Exit::State, troubles: vec![trouble] })
+        }
         Err(refusals) => {
             let refusal = |refusal: &environment::StateRefusal| format!("{}: {}", refusal.path.display(), refusal.reason);
             let chain = std::iter::once("no directory for layers and results can be written".to_owned());
