@@ -403,9 +403,9 @@ fn temporary(error: io::Error) -> BuildError {
 
 fn of_git(error: GitError) -> BuildError {
     match error {
-        GitError::Missing => {
-            BuildError::new(ErrorKind::Host, "cannot use a Git repository").hint("install git beside the builder, or use the variant of the image that has it").because(error)
-        }
+        GitError::Missing => BuildError::new(ErrorKind::Host, "cannot use a Git repository")
+            .hint("install git beside the builder, or use the variant of the image that has it")
+            .because(error),
         GitError::Run(_) | GitError::Read(_) => BuildError::new(ErrorKind::Host, "cannot use a Git repository").because(error),
         GitError::WrongCommit { .. } => BuildError::new(ErrorKind::Dockerfile, "the wrong commit was found").because(error),
         error => {
