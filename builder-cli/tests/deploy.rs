@@ -26,7 +26,7 @@ fn the_examples_are_understood() {
         found.extend(text.lines().filter_map(|line| {
             Some(split(line.trim_start_matches(['#', ' ']).strip_prefix("sh 'cofferdam ")?.strip_suffix('\'')?))
         }));
-        assert!(!found.is_empty(), "{file:?} builds nothing");
+        assert!(!found.is_empty(), "{} builds nothing", file.display());
         for words in found {
             understood(&file, &words);
         }
@@ -43,14 +43,14 @@ fn understood(file: &Path, words: &[String]) {
     }
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{file:?}: cofferdam {}: {said}", words.join(" "));
+    assert!(output.status.success(), "{}: cofferdam {}: {said}", file.display(), words.join(" "));
 }
 
 /// By a reader that is not ours: a file that Kubernetes does not take is no example.
 fn parse(file: &Path) -> Value {
     let program = "import json, sys, yaml; json.dump(yaml.safe_load(open(sys.argv[1])), sys.stdout)";
     let output = Command::new("python3").args(["-c", program]).arg(file).output().unwrap();
-    assert!(output.status.success(), "{file:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{}: {}", file.display(), String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
