@@ -67,6 +67,8 @@ pub(super) fn enter(isolation: IsolationChoice) -> Result<UserNamespace, Failure
     match enter_user_namespace() {
         Ok(entered) => Ok(UserNamespace::Entered(entered)),
         Err(UserNamespaceError::Refused(reason)) => Ok(UserNamespace::Refused(reason.to_string())),
+        // An emulator of another architecture has threads of its own.
+        Err(error @ UserNamespaceError::Threads) => Ok(UserNamespace::Refused(error.to_string())),
         Err(error) => Err(Failure::new(Exit::Host, &error, None)),
     }
 }
