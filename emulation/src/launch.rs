@@ -2,11 +2,15 @@
 //!
 //! A launch is numbers, the groups, then texts that end with zero, so that the stub can use them where they are: root, stub
 //! and working directory, programs to try, arguments, variables. Without a program to try it is a trial of the filter, which
-//! ends with 0 if a call was answered with the user of the launch.
+//! ends with 0 if a call was answered with the user of the launch. The first bytes may come with a descriptor: rules that the command and its children enter, but not the first process.
 
-/// How many numbers a launch starts with: its length in all, user, group, and the numbers of groups, programs to try,
-/// arguments and variables.
-pub const NUMBERS: usize = 7;
+/// How many numbers a launch starts with: its length in all, user, group, the numbers of groups, programs to try, arguments
+/// and variables, and flags.
+pub const NUMBERS: usize = 8;
+/// Flag: the first process of a process namespace, which mounts a new /proc.
+pub const NEW_PROC: u32 = 1;
+/// Flag: a mount namespace of the step's own, in which parts of /proc are hidden or made read-only.
+pub const GUARD_PROC: u32 = 2;
 /// Number of bytes of a report.
 pub const REPORT_LENGTH: usize = 8;
 
@@ -26,6 +30,10 @@ pub enum Stage {
     NotFound = 5,
     /// Executing: it is there.
     Execute = 6,
+    /// Mounting /proc, or hiding parts of it.
+    Proc = 7,
+    /// Entering the rules of what may be reached.
+    Rules = 8,
 }
 
 /// The bytes of a report: a stage and an error number or wait status.
@@ -44,6 +52,8 @@ pub fn parse_report(bytes: [u8; REPORT_LENGTH]) -> Option<(Stage, i32)> {
         4 => Stage::Directory,
         5 => Stage::NotFound,
         6 => Stage::Execute,
+        7 => Stage::Proc,
+        8 => Stage::Rules,
         _ => return None,
     };
     Some((stage, i32::from_ne_bytes([v0, v1, v2, v3])))
@@ -55,7 +65,8 @@ mod tests {
 
     #[test]
     fn a_report_is_read_as_it_was_written() {
-        for stage in [Stage::Ended, Stage::Prepare, Stage::Filter, Stage::Directory, Stage::NotFound, Stage::Execute] {
+        use Stage::{Directory, Ended, Execute, Filter, NotFound, Prepare, Proc, Rules};
+        for stage in [Ended, Prepare, Filter, Directory, NotFound, Execute, Proc, Rules] {
             assert_eq!(parse_report(report(stage, -7)), Some((stage, -7)));
         }
         assert_eq!(parse_report([0; REPORT_LENGTH]), None);

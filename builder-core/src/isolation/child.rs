@@ -45,6 +45,8 @@ pub(super) struct Program {
     pub(super) capabilities: u64,
     /// /dev/null.
     pub(super) input: RawFd,
+    /// The calls that it may not make; empty if it may make all.
+    pub(super) filter: Vec<libc::sock_filter>,
     /// Takes the standard output.
     pub(super) output: RawFd,
     /// Takes the standard error.
@@ -91,6 +93,8 @@ pub(super) enum Stage {
     Identity,
     /// Dropping capabilities.
     Capabilities,
+    /// Refusing calls.
+    Filter,
     /// Entering the working directory.
     Directory,
     /// Executing: no such program.
@@ -132,9 +136,10 @@ impl Report {
             7 => Stage::Descriptors,
             8 => Stage::Identity,
             9 => Stage::Capabilities,
-            10 => Stage::Directory,
-            11 => Stage::NotFound,
-            12 => Stage::Execute,
+            10 => Stage::Filter,
+            11 => Stage::Directory,
+            12 => Stage::NotFound,
+            13 => Stage::Execute,
             _ => return None,
         };
         Some(Self { stage, value: i32::from_ne_bytes([v0, v1, v2, v3]) })
@@ -269,6 +274,8 @@ fn command(program: &Program) -> ! {
     // As root, as runc does: a user may be put where they could not go themselves.
     stage(Stage::Directory, check(libc::c_long::from(change_directory(&program.directory))));
     stage(Stage::Capabilities, drop_bounding_set(program.capabilities));
+    // While we have the right to: the command does not promise to gain no rights, because `sudo` must work.
+    stage(Stage::Filter, refuse_calls(&program.filter));
     stage(Stage::Identity, become_user(program));
     stage(Stage::Capabilities, limit_capabilities(program.capabilities));
     let (mut stage, mut refusal) = (Stage::NotFound, libc::ENOENT);
@@ -430,6 +437,20 @@ fn drop_bounding_set(kept: u64) -> Result<(), Refusal> {
     Ok(())
 }
 
+/// For good, for this process and all that come from it.
+fn refuse_calls(filter: &[libc::sock_filter]) -> Result<(), Refusal> {
+    let Ok(len @ 1..) = u16::try_from(filter.len()) else { return Ok(()) };
+    // The kernel reads it and no more.
+    let reference = libc::sock_fprog { len, filter: filter.as_ptr().cast_mut() };
+    // SAFETY: the filter and its reference live across the call.
+    let installed = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const reference) };
+    match check(libc::c_long::from(installed)) {
+        // A kernel built without filters; Docker goes on there as well.
+        Err(libc::EINVAL) => Ok(()),
+        result => result,
+    }
+}
+
 /// By system call: libc's functions would do it for all threads of a process that has none of them.
 fn become_user(program: &Program) -> Result<(), Refusal> {
     // SAFETY: a list with its length, and plain numbers.
@@ -525,7 +546,7 @@ mod tests {
             rustix::io::read(&reader, &mut bytes).unwrap();
             assert_eq!(Report::parse(bytes), Some(Report { stage, value: -7 }));
         }
-        for stage in [Stage::Identity, Stage::Capabilities, Stage::Directory, Stage::NotFound, Stage::Execute] {
+        for stage in [Stage::Identity, Stage::Capabilities, Stage::Filter, Stage::Directory, Stage::NotFound, Stage::Execute] {
             report(std::os::fd::AsRawFd::as_raw_fd(&writer), stage, 3);
             let mut bytes = [0; Report::LENGTH];
             rustix::io::read(&reader, &mut bytes).unwrap();

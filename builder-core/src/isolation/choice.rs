@@ -29,6 +29,12 @@ pub struct HostFacts {
     pub execution: Attempt,
     /// Trapping and answering calls in the step's own processes. Needs `records` and `execution`.
     pub emulation: Attempt,
+    /// The same behind Landlock rules.
+    pub landlock: Attempt,
+    /// The version of Landlock; 0 without.
+    pub landlock_version: u32,
+    /// The same in namespaces of its own, where it sees nothing of the host but what it needs.
+    pub emulation_apart: Attempt,
 }
 
 impl HostFacts {
@@ -47,6 +53,9 @@ impl HostFacts {
             records,
             execution,
             emulation,
+            landlock,
+            landlock_version: _,
+            emulation_apart,
         } = *self;
         vec![
             ("mount_namespace", MOUNT_NAMESPACE, mount_namespace),
@@ -59,6 +68,8 @@ impl HostFacts {
             ("records", RECORDS, records),
             ("execution", EXECUTION, execution),
             ("emulation", EMULATION, emulation),
+            ("landlock", LANDLOCK, landlock),
+            ("emulation_apart", EMULATION_APART, emulation_apart),
         ]
     }
 
@@ -80,6 +91,8 @@ const ANY_OWNER: &str = "any owner of a file";
 const RECORDS: &str = "an extended attribute user.* in the state directory";
 const EXECUTION: &str = "a program in the state directory";
 const EMULATION: &str = "a filter that traps system calls";
+const LANDLOCK: &str = "Landlock around emulated steps";
+const EMULATION_APART: &str = "namespaces around emulated steps";
 
 /// How one attempt went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -135,6 +148,10 @@ pub struct Choice {
     pub owners: Owners,
     /// Whether a step can be cut off from the network.
     pub network_namespace: bool,
+    /// Whether an emulated step gets namespaces of its own.
+    pub apart: bool,
+    /// The version of the Landlock rules behind which an emulated step runs.
+    pub landlock_version: Option<u32>,
     /// What would have been stronger, strongest first.
     pub refused: Vec<Refusal>,
 }
@@ -181,22 +198,27 @@ pub fn choose(facts: &HostFacts, forced: Option<Kind>) -> Result<Choice, Refused
             Ok(namespaces(facts))
         }
         Some(Kind::Namespaces) if missing.is_empty() => Ok(namespaces(facts)),
-        None if emulates && missing.is_empty() => Ok(emulated(refusals(&[(ANY_OWNER, facts.any_owner)]))),
-        None if emulates => Ok(emulated(missing)),
-        Some(Kind::Emulated) if emulates => Ok(emulated(Vec::new())),
+        None if emulates && missing.is_empty() => Ok(emulated(facts, refusals(&[(ANY_OWNER, facts.any_owner)]))),
+        None if emulates => Ok(emulated(facts, missing)),
+        Some(Kind::Emulated) if emulates => Ok(emulated(facts, Vec::new())),
         Some(Kind::Namespaces) => Err(Refused { wanted: forced, refused: tried(missing) }),
         Some(Kind::Emulated) => Err(Refused { wanted: forced, refused: facts.emulation_refused() }),
         None => Err(Refused { wanted: None, refused: tried(missing).into_iter().chain(facts.emulation_refused()).collect() }),
     }
 }
 
-fn emulated(refused: Vec<Refusal>) -> Choice {
+fn emulated(facts: &HostFacts, mut refused: Vec<Refusal>) -> Choice {
+    let apart = facts.emulation_apart == Attempt::Works;
+    let landlock_version = Some(facts.landlock_version).filter(|_| facts.landlock == Attempt::Works);
+    refused.extend(refusals(&[(EMULATION_APART, facts.emulation_apart), (LANDLOCK, facts.landlock)]));
     Choice {
         kind: Kind::Emulated,
         overlay: None,
-        proc: Proc::Bound,
+        proc: if apart && facts.fresh_proc == Attempt::Works { Proc::Fresh } else { Proc::Bound },
         owners: Owners::RECORDED,
-        network_namespace: false,
+        network_namespace: apart && facts.network_namespace == Attempt::Works,
+        apart,
+        landlock_version,
         refused: tried(refused),
     }
 }
@@ -220,6 +242,8 @@ fn namespaces(facts: &HostFacts) -> Choice {
         proc: if facts.fresh_proc == Attempt::Works { Proc::Fresh } else { Proc::Bound },
         owners: Owners { storable_ids: facts.storable_ids },
         network_namespace: facts.network_namespace == Attempt::Works,
+        apart: false,
+        landlock_version: None,
         refused: tried(refusals(&stronger)),
     }
 }
@@ -251,7 +275,13 @@ impl fmt::Display for Choice {
             Some(OverlayAttributes::User) => "overlay with user attributes",
             None => "plain directory",
         };
-        write!(formatter, "{}, {root}", self.kind)?;
+        let walls = match (self.apart, self.landlock_version) {
+            (true, Some(_)) => " in namespaces behind Landlock",
+            (true, None) => " in namespaces",
+            (false, Some(_)) => " behind Landlock",
+            (false, None) => "",
+        };
+        write!(formatter, "{}{walls}, {root}", self.kind)?;
         self.refused.iter().try_for_each(|refusal| write!(formatter, "; {refusal}"))
     }
 }
@@ -309,6 +339,7 @@ mod tests {
             records: emulation,
             execution: emulation,
             emulation,
+            ..HostFacts::default()
         }
     }
 
@@ -388,6 +419,36 @@ mod tests {
             assert_eq!(choice.owners == Owners::RECORDED, choice.kind == Kind::Emulated, "{claim}");
         }
         assert!(choose(&facts_with([YES; 7], NO), Some(Kind::Emulated)).is_err());
+    }
+
+    #[test]
+    fn an_emulated_step_gets_the_walls_that_the_host_grants() {
+        for (emulation_apart, landlock, fresh_proc, network, expected) in [
+            (YES, YES, YES, YES, "emulated in namespaces behind Landlock, plain directory"),
+            (
+                YES,
+                NO,
+                NO,
+                YES,
+                "emulated in namespaces, plain directory; Landlock around emulated steps refused (Operation not permitted)",
+            ),
+            (NOT, YES, NOT, NOT, "emulated behind Landlock, plain directory"),
+            (
+                NO,
+                YES,
+                YES,
+                YES,
+                "emulated behind Landlock, plain directory; namespaces around emulated steps refused (Operation not permitted)",
+            ),
+        ] {
+            let attempts = [if emulation_apart == NOT { NO } else { YES }, YES, fresh_proc, network, NOT, NOT, NO];
+            let facts = HostFacts { emulation_apart, landlock, landlock_version: 7, ..facts_with(attempts, YES) };
+            let choice = choose(&facts, Some(Kind::Emulated)).unwrap();
+            assert_eq!(choice.to_string(), expected);
+            assert_eq!((choice.landlock_version == Some(7), choice.apart), (landlock == YES, emulation_apart == YES));
+            assert_eq!(choice.proc == Proc::Fresh, emulation_apart == YES && fresh_proc == YES, "{expected}");
+            assert_eq!(choice.network_namespace, emulation_apart == YES, "{expected}");
+        }
     }
 
     #[test]

@@ -7,14 +7,18 @@
 mod capabilities;
 mod child;
 mod choice;
+mod concealment;
 mod emulated;
+mod landlock;
 mod mount_points;
 mod mounts;
 mod namespaces;
 mod probe;
+mod seccomp;
 mod user_namespace;
 
 pub use choice::{Attempt, Choice, HostFacts, Kind, Proc, Refusal, Refused, choose};
+pub use concealment::conceal_process;
 pub use emulated::Emulated;
 pub use namespaces::Namespaces;
 pub use probe::probe;

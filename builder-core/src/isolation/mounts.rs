@@ -18,7 +18,7 @@ use std::{
     io::Write as _,
     os::{
         fd::{AsRawFd as _, OwnedFd},
-        unix::fs::PermissionsExt as _,
+        unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -88,6 +88,58 @@ pub(super) fn with_mounts<T>(step: &Step, inside: impl FnOnce(Places<'_>) -> Res
 /// Makes the calling thread's mounts invisible to others, and theirs to it.
 pub(super) fn make_private() -> Result<(), Errno> {
     mount::mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+}
+
+/// Makes a new root for the calling thread, which must have a mount namespace of its own. In it are `shown`, in their places,
+/// /proc as it is, /sys and a new /dev, and nothing else. It is made in memory, at the directory `base`.
+pub(super) fn enter_view(base: &Path, shown: &[&Path]) -> Result<(), RunError> {
+    let prepare = |source| RunError::Prepare { target: TreePath::root(), source };
+    // Opened now, for the new root covers some of them.
+    let open = |path: &&Path| fs::open(*path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let opened = shown.iter().map(|path| open(path).map_err(|errno| failed("what the step needs", "", errno)));
+    let opened = opened.collect::<Result<Vec<_>, _>>()?;
+    let mounted = mount::mount("tmpfs", base, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, Some(c"mode=0755"));
+    mounted.map_err(|errno| failed("a directory in memory", "", errno))?;
+    let points_in = ConfinedDir::open(base).map_err(prepare)?;
+    let mut points = MountPoints::new(&points_in);
+    let directory = ConfinedDir::open(base).map_err(prepare)?;
+    let mut view = Mounted { root: base.to_owned(), directory, undo: Vec::new() };
+    for (path, descriptor) in shown.iter().zip(&opened) {
+        let source = format!("/proc/thread-self/fd/{}", descriptor.as_raw_fd());
+        let target = TreePath::clamp(path.as_os_str().as_bytes());
+        let stat = fs::fstat(descriptor).map_err(|errno| failed("what the step needs", target.as_bytes(), errno))?;
+        let is_directory = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        let target = points.require(&target, if is_directory { Shape::Directory } else { Shape::File })?;
+        let place = host_path(base, &target);
+        let bind = || {
+            mount::mount_bind(&source, &place)?;
+            restrict(&place, MountFlags::NOSUID | MountFlags::NODEV)
+        };
+        bind().map_err(|errno: Errno| failed("what the step needs", target.as_bytes(), errno))?;
+    }
+    let proc = points.require(&TreePath::clamp("proc"), Shape::Directory)?;
+    mount::mount_bind_recursive("/proc", host_path(base, &proc)).map_err(|errno| failed("/proc", "proc", errno))?;
+    view.mount_sys(Privileges::Usual, &mut points)?;
+    view.mount_dev(&mut points)?;
+    // They stay as long as the namespace.
+    drop((view, points_in));
+    change_root(base).map_err(|errno| RunError::System { what: "change the root", source: errno.into() })
+}
+
+/// Makes `base`, which is a mount, the root of the calling thread.
+fn change_root(base: &Path) -> Result<(), Errno> {
+    rustix::process::chdir(base)?;
+    match rustix::process::pivot_root(".", ".") {
+        // The old root is stacked under the new one and then taken off.
+        Ok(()) => mount::unmount(".", UnmountFlags::DETACH)?,
+        // As the runtimes' default filters answer: then the new root covers the old one.
+        Err(Errno::PERM | Errno::NOSYS) => {
+            mount::mount_move(".", "/")?;
+            rustix::process::chroot(".")?;
+        }
+        Err(errno) => return Err(errno),
+    }
+    rustix::process::chdir("/")
 }
 
 /// Mounts an overlay as a root of a step is made of.

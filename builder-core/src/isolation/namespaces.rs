@@ -7,7 +7,7 @@
 use super::{
     CancelToken, Choice, ExitStatus, Identity, Isolation, Network, Privileges, Proc, RunError, Step, Stream, capabilities,
     child::{self, Program, Report, Stage, TextList},
-    mounts,
+    mounts, seccomp,
 };
 use crate::tree::TreePath;
 use rustix::{
@@ -198,6 +198,7 @@ fn outcome(report: Report, step: &Step) -> Result<ExitStatus, RunError> {
         Stage::Root => system("change the root"),
         Stage::Fork => system("make its process"),
         Stage::Capabilities => system("drop capabilities"),
+        Stage::Filter => system("refuse calls about the machine"),
     })
 }
 
@@ -275,6 +276,10 @@ fn program(step: &Step, places: mounts::Places<'_>, fresh_proc: bool, descriptor
             Privileges::Usual => capabilities::DEFAULT,
             Privileges::All => capabilities::ALL,
         },
+        filter: match step.privileges {
+            Privileges::Usual => seccomp::filter(),
+            Privileges::All => Vec::new(),
+        },
         input,
         output,
         error,
@@ -312,7 +317,8 @@ pub(super) fn candidates(step: &Step) -> Vec<OsString> {
     directories.map(below).collect()
 }
 
-fn leave_namespaces(network: Network) -> Result<(), Errno> {
+/// Mount, IPC, host name and control group namespaces for the calling thread, and perhaps one of the network.
+pub(super) fn leave_namespaces(network: Network) -> Result<(), Errno> {
     let mut flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     if network == Network::None {
         flags |= UnshareFlags::NEWNET;

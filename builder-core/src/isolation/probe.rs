@@ -1,6 +1,6 @@
 //! Asks the kernel what it allows, by doing it. Nothing else in this module decides by trying.
 
-use super::{Attempt, HostFacts, child, mounts};
+use super::{Attempt, HostFacts, Proc, child, mounts};
 use crate::confined::ConfinedDir;
 use crate::rootfs::OverlayAttributes;
 use crate::tree::TreePath;
@@ -36,6 +36,10 @@ fn attempts(place: &Path) -> io::Result<HostFacts> {
     } else if (facts.records, facts.execution) == (Attempt::Works, Attempt::Works) {
         facts.emulation = attempt_io(&super::emulated::attempt(place));
     }
+    if facts.emulation == Attempt::Works {
+        let (landlock, version) = super::emulated::attempt_landlock(place);
+        (facts.landlock, facts.landlock_version) = (attempt_io(&landlock), version);
+    }
     let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     let leave = || super::namespaces::leave(flags).and_then(|()| mounts::make_private());
     // Some hosts kill whoever asks: a child is asked first.
@@ -62,6 +66,11 @@ fn attempts(place: &Path) -> io::Result<HostFacts> {
         if *fact == Attempt::Works {
             break;
         }
+    }
+    if facts.emulation == Attempt::Works {
+        let landlock = Some(facts.landlock_version).filter(|_| facts.landlock == Attempt::Works);
+        let proc = if facts.fresh_proc == Attempt::Works { Proc::Fresh } else { Proc::Bound };
+        facts.emulation_apart = attempt_io(&super::emulated::attempt_apart(place, proc, landlock));
     }
     facts.network_namespace = attempt_status(child::attempt(|| super::namespaces::leave(UnshareFlags::NEWNET)));
     Ok(facts)

@@ -9,8 +9,9 @@ use super::kernel::{self, AT_FDCWD, Answer, EACCES, ENOENT, ENOTDIR, O_CLOEXEC, 
 use super::state::{ROOT_DESCRIPTOR, change};
 use super::text::{self, Text};
 use super::{exec, filter, path};
-use crate::launch::{self, NUMBERS, Stage};
+use crate::launch::{self, GUARD_PROC, NEW_PROC, NUMBERS, Stage};
 use crate::record;
+use core::ffi::CStr;
 
 const SIGCHLD: u64 = 17;
 const SIGKILL: u64 = 9;
@@ -28,6 +29,9 @@ struct Launch {
     candidates: &'static [*const u8],
     arguments: &'static [*const u8],
     environment: &'static [*const u8],
+    flags: u32,
+    /// Rules to enter, or below zero.
+    rules: i32,
 }
 
 /// Runs the step that comes through standard input.
@@ -42,6 +46,10 @@ pub(crate) fn supervise() -> ! {
     call(n::PRCTL, [SUBREAPER, 1, 0, 0, 0, 0]);
     call(n::PRCTL, [DUMPABLE, 0, 0, 0, 0, 0]);
     call(n::SETSID, [0; 6]);
+    let guarded = guard_proc(launch.flags);
+    if guarded < 0 {
+        fail(Stage::Proc, guarded);
+    }
     // Blocked: a descriptor tells that a child has ended.
     let children = 1_u64 << (SIGCHLD - 1);
     call(n::RT_SIGPROCMASK, [2, &raw const children as u64, 0, 8, 0, 0]);
@@ -77,6 +85,40 @@ pub(crate) fn supervise() -> ! {
         kernel::write(CONTROL, &launch::report(Stage::Ended, status));
     }
     kernel::exit(0)
+}
+
+/// Mounts a new /proc, and keeps the parts of it that speak to the kernel from being read or written, as Docker does.
+fn guard_proc(flags: u32) -> Answer {
+    const HIDDEN_FILES: [&CStr; 6] =
+        [c"/proc/kcore", c"/proc/keys", c"/proc/latency_stats", c"/proc/timer_list", c"/proc/timer_stats", c"/proc/sched_debug"];
+    const HIDDEN_DIRECTORIES: [&CStr; 3] = [c"/proc/acpi", c"/proc/asound", c"/proc/scsi"];
+    const READ_ONLY: [&CStr; 5] = [c"/proc/bus", c"/proc/fs", c"/proc/irq", c"/proc/sys", c"/proc/sysrq-trigger"];
+    /// Read-only, and no setuid, device or program in it.
+    const READ: u64 = 1;
+    const SAFE: u64 = 2 | 4 | 8;
+    const REMOUNT: u64 = 32;
+    const BIND: u64 = 4096;
+    const WITH_ALL_BELOW: u64 = 16384;
+    let mount = |source: &CStr, target: &CStr, kind: &CStr, options: u64| {
+        call(n::MOUNT, [source.as_ptr() as u64, target.as_ptr() as u64, kind.as_ptr() as u64, options, 0, 0])
+    };
+    if flags & NEW_PROC != 0 {
+        let mounted = mount(c"proc", c"/proc", c"proc", SAFE);
+        if mounted < 0 {
+            return mounted;
+        }
+    }
+    if flags & GUARD_PROC == 0 {
+        return 0;
+    }
+    let hidden_files = HIDDEN_FILES.iter().map(|path| mount(c"/dev/null", path, c"", BIND));
+    let hidden = HIDDEN_DIRECTORIES.iter().map(|path| mount(c"tmpfs", path, c"tmpfs", READ));
+    let read_only = READ_ONLY.iter().map(|path| match mount(path, path, c"", BIND | WITH_ALL_BELOW) {
+        0 => mount(c"", path, c"", BIND | REMOUNT | READ | SAFE),
+        errno => errno,
+    });
+    // What this kernel does not have needs no guard.
+    hidden_files.chain(hidden).chain(read_only).find(|errno| ![0, ENOENT, ENOTDIR].contains(errno)).unwrap_or(0)
 }
 
 /// One child that has ended.
@@ -153,7 +195,7 @@ fn parent_of(process: &[u8]) -> Option<u64> {
 /// Reads the launch into memory that stays.
 fn receive() -> Option<Launch> {
     let mut length = [0_u8; 4];
-    read_all(&mut length)?;
+    let rules = receive_first(&mut length)?;
     let length = u32::from_ne_bytes(length) as usize;
     if !(NUMBERS * 4..MOST_BYTES).contains(&length) {
         return None;
@@ -172,6 +214,7 @@ fn receive() -> Option<Launch> {
     // SAFETY: the launch has so many numbers.
     let number = |at: usize| unsafe { *numbers.add(at) };
     let counts = [number(3), number(4), number(5), number(6)].map(|count| count as usize);
+    let flags = number(7);
     let mut at = NUMBERS * 4 + counts[0] * 4;
     if at > length || counts[1..].iter().sum::<usize>() > length {
         return None;
@@ -197,7 +240,53 @@ fn receive() -> Option<Launch> {
         Some(unsafe { core::slice::from_raw_parts(first, count) })
     };
     let (candidates, arguments, environment) = (list(counts[1])?, list(counts[2])?, list(counts[3])?);
-    Some(Launch { uid: number(1), gid: number(2), groups, root, stub, directory, candidates, arguments, environment })
+    let (uid, gid) = (number(1), number(2));
+    Some(Launch { uid, gid, groups, root, stub, directory, candidates, arguments, environment, flags, rules })
+}
+
+/// Reads the first bytes, and the descriptor that comes with them: below zero if there is none.
+fn receive_first(buffer: &mut [u8; 4]) -> Option<i32> {
+    /// The kernel's structure of that name.
+    #[repr(C)]
+    struct MessageHeader {
+        name: u64,
+        name_length: u64,
+        parts: *mut [u64; 2],
+        part_count: u64,
+        control: *mut Control,
+        control_length: u64,
+        flags: u64,
+    }
+    #[repr(C)]
+    struct Control {
+        length: u64,
+        level: i32,
+        kind: i32,
+        descriptor: i32,
+        padding: i32,
+    }
+    const WITH_DESCRIPTOR: u64 = 20;
+    const CLOSE_ON_EXEC: u64 = 0x4000_0000;
+    let mut control = Control { length: 0, level: 0, kind: 0, descriptor: -1, padding: 0 };
+    let mut part = [buffer.as_mut_ptr() as u64, 4];
+    let mut header = MessageHeader {
+        name: 0,
+        name_length: 0,
+        parts: &raw mut part,
+        part_count: 1,
+        control: &raw mut control,
+        control_length: size_of::<Control>() as u64,
+        flags: 0,
+    };
+    loop {
+        return match call(n::RECVMSG, [CONTROL as u64, &raw mut header as u64, CLOSE_ON_EXEC, 0, 0, 0]) {
+            -4 => continue,
+            // Four bytes do not come in parts.
+            4 if header.control_length >= WITH_DESCRIPTOR => Some(control.descriptor),
+            4 => Some(-1),
+            _ => None,
+        };
+    }
 }
 
 fn read_all(buffer: &mut [u8]) -> Option<()> {
@@ -211,6 +300,24 @@ fn read_all(buffer: &mut [u8]) -> Option<()> {
         }
     }
     Some(())
+}
+
+/// Gives up, for good, what the builder may do beyond an ordinary user: the rights that a program sees are emulated. Ports
+/// below 1024 are not, and stay.
+fn give_up_rights() {
+    const KEPT: u64 = 1 << 10;
+    const DROP_FROM_BOUNDING_SET: u64 = 24;
+    for right in (0..64).filter(|right| KEPT >> right & 1 == 0) {
+        // Refused where there is nothing to give up.
+        call(n::PRCTL, [DROP_FROM_BOUNDING_SET, right, 0, 0, 0, 0]);
+    }
+    let header = [0x2008_0522_u32, 0];
+    // Effective, permitted, inheritable, of the lower 32 and the upper.
+    let mut sets = [0_u32; 6];
+    call(n::CAPGET, [header.as_ptr() as u64, sets.as_mut_ptr() as u64, 0, 0, 0, 0]);
+    let kept = KEPT as u32;
+    let fewer = [sets[0] & kept, sets[1] & kept, 0, 0, 0, 0];
+    call(n::CAPSET, [header.as_ptr() as u64, fewer.as_ptr() as u64, 0, 0, 0, 0]);
 }
 
 /// Becomes the command: root, filter, identity, directory, program.
@@ -229,6 +336,12 @@ fn become_command(launch: &Launch) -> ! {
     }
     let none = 0_u64;
     call(n::RT_SIGPROCMASK, [2, &raw const none as u64, 0, 8, 0, 0]);
+    give_up_rights();
+    if launch.rules >= 0 {
+        const NO_NEW_PRIVILEGES: u64 = 38;
+        check(Stage::Rules, call(n::PRCTL, [NO_NEW_PRIVILEGES, 1, 0, 0, 0, 0]));
+        check(Stage::Rules, call(n::LANDLOCK_RESTRICT_SELF, [launch.rules as u64, 0, 0, 0, 0, 0]));
+    }
     let null = check(Stage::Prepare, kernel::openat(AT_FDCWD, c"/dev/null".as_ptr().cast(), 0, 0));
     call(n::DUP2, [null as u64, 0, 0, 0, 0, 0]);
     // SAFETY: texts of the launch, which end with zero.

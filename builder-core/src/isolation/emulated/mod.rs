@@ -3,21 +3,27 @@
 //! below the root and shows what is recorded there.
 //!
 //! The stub is also the first process of a step and ends when all others are dead. This module starts it, hands its output
-//! over and tells it to stop. It is no wall: a program that means to can make any call that the host lets the builder make.
+//! over and tells it to stop. The emulation is no wall, for a program that means to can make any call that the host lets it
+//! make: [`walls`] are raised around it.
 
 mod places;
+mod walls;
 
-use super::{CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, RunError, Step, Stream, namespaces};
+use super::landlock::Ruleset;
+use super::{CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, namespaces};
 use crate::rootfs::RootMount;
 use emulation::launch::{self, REPORT_LENGTH, Stage};
+use emulation::record::OWNERS;
 use places::Places;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg},
 };
 use std::{
     fs, io,
     io::{Read as _, Write as _},
+    mem::MaybeUninit,
     net::Shutdown,
     os::{
         fd::{AsFd as _, OwnedFd},
@@ -28,6 +34,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
+use walls::{Needed, Walls};
 
 /// The name of the stub beside a root.
 const STUB_NAME: &str = "emulation";
@@ -53,7 +60,7 @@ impl Isolation for Emulated {
         let RootMount::Directory { path } = &step.root else {
             return Err(RunError::System { what: "emulate it on an overlay", source: Errno::INVAL.into() });
         };
-        if step.network == Network::None {
+        if step.network == Network::None && !self.choice.network_namespace {
             return Err(RunError::System { what: "cut it off from the network: this host refuses", source: Errno::PERM.into() });
         }
         if step.privileges == Privileges::All {
@@ -62,8 +69,11 @@ impl Isolation for Emulated {
         let root = system("find its root", fs::canonicalize(path))?;
         let stub = write_stub(root.parent().unwrap_or(&root), STUB_NAME)?;
         let places = Places::prepare(&root, step)?;
-        let launch = encode(step, &root, &stub)?;
-        let ended = launch_and_wait(&stub, &launch, step.time_limit, output, cancel);
+        let walls = Walls::of(&self.choice);
+        let launch = encode(step, &root, &stub, walls.flags())?;
+        let owners = owners(&root);
+        let needed = Needed { root: &root, owners: &owners, stub: &stub, host_name: &step.host_name, network: step.network };
+        let ended = launch_and_wait(walls, needed, &launch, step.time_limit, output, cancel);
         let restored = places.restore();
         let (stage, value) = ended?;
         restored?;
@@ -92,22 +102,52 @@ pub(super) fn attempt_execution(directory: &Path) -> io::Result<()> {
 
 /// Tries whether calls can be trapped and answered, with a stub below `directory`.
 pub(super) fn attempt(directory: &Path) -> io::Result<()> {
+    attempt_behind(Walls { apart: None, landlock_version: None }, directory)
+}
+
+/// Tries the same behind Landlock rules. Gives their version as well.
+pub(super) fn attempt_landlock(directory: &Path) -> (io::Result<()>, u32) {
+    match walls::landlock_version() {
+        Ok(version) => (attempt_behind(Walls { apart: None, landlock_version: Some(version) }, directory), version),
+        Err(error) => (Err(error), 0),
+    }
+}
+
+/// Tries the same in namespaces of its own, behind rules if they work.
+pub(super) fn attempt_apart(directory: &Path, proc: Proc, landlock_version: Option<u32>) -> io::Result<()> {
+    attempt_behind(Walls { apart: Some(proc), landlock_version }, directory)
+}
+
+fn attempt_behind(walls: Walls, directory: &Path) -> io::Result<()> {
     /// Whom the trial takes itself for: nobody that a host would make us.
     const TRIAL_USER: u32 = 54_321;
+    let root = directory.join("root");
+    let owners = owners(&root);
+    for directory in [&root, &owners] {
+        fs::create_dir_all(directory)?;
+    }
     let stub = write_stub(directory, STUB_NAME).map_err(|error| match error {
         RunError::System { source, .. } => source,
         error => io::Error::other(error),
     })?;
-    let texts = [directory.as_os_str().as_bytes(), stub.as_os_str().as_bytes(), b"/"];
-    let launch = frame(&[TRIAL_USER, TRIAL_USER, 0, 0, 0, 0], &[], &texts);
+    let texts = [bytes(&root), bytes(&stub), b"/"];
+    let launch = frame(&[TRIAL_USER, TRIAL_USER, 0, 0, 0, 0, walls.flags()], &[], &texts);
     let cancel = CancelToken::new()?;
-    match launch_and_wait(&stub, &launch, Some(Duration::from_secs(10)), &mut |_, _| {}, &cancel) {
+    let needed = Needed { root: &root, owners: &owners, stub: &stub, host_name: "trial", network: Network::Host };
+    match launch_and_wait(walls, needed, &launch, Some(Duration::from_secs(10)), &mut |_, _| {}, &cancel) {
         Ok((Stage::Ended, 0)) => Ok(()),
         Ok((Stage::Ended, _)) => Err(Errno::NOSYS.into()),
         Ok((_, errno)) => Err(io::Error::from_raw_os_error(errno)),
-        Err(RunError::System { source, .. }) => Err(source),
+        Err(RunError::System { source, .. } | RunError::Mount { source, .. }) => Err(source),
         Err(error) => Err(io::Error::other(error)),
     }
+}
+
+/// The owners of what can hold no record, beside `root`.
+fn owners(root: &Path) -> PathBuf {
+    let mut owners = root.as_os_str().to_owned();
+    owners.push(OWNERS);
+    owners.into()
 }
 
 /// The stub as a file: the processes of the step execute it. Written once for all steps in a directory.
@@ -145,35 +185,19 @@ impl Drop for Running {
     }
 }
 
-/// Starts the stub and hands the output over until every process of the step is dead. Gives its first report.
+/// Starts the stub behind `walls` and hands the output over until every process of the step is dead. Gives its first report.
 fn launch_and_wait(
-    stub: &Path,
+    walls: Walls,
+    needed: Needed<'_>,
     launch: &[u8],
     time_limit: Option<Duration>,
     output: &mut dyn FnMut(Stream, &[u8]),
     cancel: &CancelToken,
 ) -> Result<(Stage, i32), RunError> {
-    let (control, theirs) = system("make a socket", UnixStream::pair())?;
-    let mut command = Command::new(stub);
-    command.env_clear().current_dir("/").stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A file that was just written may still be open in a process that another thread is starting.
-    let mut started = command.spawn();
-    for _ in 0..50 {
-        match &started {
-            Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => {
-                std::thread::sleep(Duration::from_millis(2));
-                started = command.spawn();
-            }
-            _ => break,
-        }
-    }
-    // Its copy of the other end of the socket goes.
-    drop(command);
-    let mut supervisor = system("start its first process", started)?;
-    let pipes = supervisor.stdout.take().zip(supervisor.stderr.take());
+    let mut running = walls.raise(needed, |rules| start(needed.stub, &launch[..4], rules))?;
+    let pipes = running.supervisor.stdout.take().zip(running.supervisor.stderr.take());
     let (out, error) = pipes.expect("both were asked for");
-    let mut running = Running { supervisor, control };
-    system("tell its first process what to do", running.control.write_all(launch))?;
+    system("tell its first process what to do", running.control.write_all(&launch[4..]))?;
     let mut open = [Some((OwnedFd::from(out), Stream::Output)), Some((OwnedFd::from(error), Stream::Error))];
     let mut reports = Vec::new();
     let deadline = time_limit.map(|limit| (limit, Instant::now() + limit));
@@ -225,6 +249,36 @@ fn launch_and_wait(
     first.ok_or_else(|| RunError::System { what: "hear from its first process", source: Errno::PIPE.into() })
 }
 
+/// Starts the stub and sends it the first bytes of its launch, with the rules for its command.
+fn start(stub: &Path, first: &[u8], rules: Option<&Ruleset>) -> Result<Running, RunError> {
+    let (control, theirs) = system("make a socket", UnixStream::pair())?;
+    let mut command = Command::new(stub);
+    command.env_clear().current_dir("/").stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    // A file that was just written may still be open in a process that another thread is starting.
+    let mut started = command.spawn();
+    for _ in 0..50 {
+        match &started {
+            Err(error) if error.raw_os_error() == Some(libc::ETXTBSY) => {
+                std::thread::sleep(Duration::from_millis(2));
+                started = command.spawn();
+            }
+            _ => break,
+        }
+    }
+    // Its copy of the other end of the socket goes.
+    drop(command);
+    let running = Running { supervisor: system("start its first process", started)?, control };
+    let descriptors: Vec<_> = rules.iter().map(|rules| rules.as_fd()).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut attached = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() {
+        assert!(attached.push(SendAncillaryMessage::ScmRights(&descriptors)), "there is room for one");
+    }
+    let sent = sendmsg(&running.control, &[io::IoSlice::new(first)], &mut attached, SendFlags::NOSIGNAL);
+    system("tell its first process what to do", sent.map_err(io::Error::from))?;
+    Ok(running)
+}
+
 /// Reads once from each pipe that is ready; one that has ended is closed.
 fn copy_ready(
     open: &mut [Option<(OwnedFd, Stream)>; 2],
@@ -246,7 +300,7 @@ fn copy_ready(
 }
 
 /// The bytes that tell the stub what to run.
-fn encode(step: &Step, root: &Path, stub: &Path) -> Result<Vec<u8>, RunError> {
+fn encode(step: &Step, root: &Path, stub: &Path, flags: u32) -> Result<Vec<u8>, RunError> {
     let candidates = namespaces::candidates(step);
     let variables: Vec<Vec<u8>> =
         step.environment.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
@@ -262,7 +316,7 @@ fn encode(step: &Step, root: &Path, stub: &Path) -> Result<Vec<u8>, RunError> {
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let identity = &step.identity;
     let counts = [identity.groups.len(), candidates.len(), step.arguments.len(), step.environment.len()].map(count);
-    let numbers = [identity.uid, identity.gid, counts[0], counts[1], counts[2], counts[3]];
+    let numbers = [identity.uid, identity.gid, counts[0], counts[1], counts[2], counts[3], flags];
     Ok(frame(&numbers, &identity.groups, &texts))
 }
 
@@ -293,6 +347,8 @@ fn outcome(stage: Stage, value: i32, step: &Step) -> Result<ExitStatus, RunError
         Stage::Directory => RunError::Directory { directory: step.directory.clone(), source },
         Stage::Filter => RunError::System { what: "install the filter", source },
         Stage::Prepare => RunError::System { what: "prepare its first process", source },
+        Stage::Proc => RunError::System { what: "guard /proc", source },
+        Stage::Rules => RunError::System { what: "enter the rules of what it may reach", source },
     })
 }
 
@@ -310,10 +366,10 @@ mod tests {
 
     #[test]
     fn a_launch_is_numbers_groups_and_texts() {
-        let launch = frame(&[1, 2, 1, 0, 0, 0], &[7], &[b"/r", b"/s", b"/"]);
-        assert_eq!(launch.len(), 4 * 8 + 3 + 3 + 2);
-        assert_eq!(launch[..4], 40_u32.to_ne_bytes());
-        assert_eq!(&launch[32..], b"/r\0/s\0/\0");
+        let launch = frame(&[1, 2, 1, 0, 0, 0, 0], &[7], &[b"/r", b"/s", b"/"]);
+        assert_eq!(launch.len(), 4 * 9 + 3 + 3 + 2);
+        assert_eq!(launch[..4], 44_u32.to_ne_bytes());
+        assert_eq!(&launch[36..], b"/r\0/s\0/\0");
     }
 
     #[test]
