@@ -32,8 +32,6 @@ pub struct Examination {
 /// How it went with the user namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum UserNamespace {
-    /// It is none of this isolation's.
-    NotAsked,
     /// We have it, or need none.
     Entered(Entered),
     /// The host's answer.
@@ -255,7 +253,6 @@ impl Examination {
 
     fn user_namespace_text(&self) -> String {
         match &self.user_namespace {
-            UserNamespace::NotAsked => "not asked for".to_owned(),
             UserNamespace::Entered(Entered::NotNeeded) => format!("not needed by user {}", self.user_id),
             UserNamespace::Entered(Entered::Range) => format!("works, user {} is root of many ids in it", self.user_id),
             UserNamespace::Entered(Entered::SingleId) => format!("works, user {} is root and alone in it", self.user_id),
@@ -320,7 +317,6 @@ impl Examination {
         };
         let limits = &self.limits;
         let (user_namespace, reason) = match &self.user_namespace {
-            UserNamespace::NotAsked => ("not_asked", None),
             UserNamespace::Entered(Entered::NotNeeded) => ("not_needed", None),
             UserNamespace::Entered(Entered::Range) => ("range", None),
             UserNamespace::Entered(Entered::SingleId) => ("single_id", None),
@@ -456,6 +452,8 @@ mod tests {
             records: Attempt::Works,
             execution: Attempt::Works,
             emulation: Attempt::Works,
+            landlock: Attempt::Works,
+            landlock_version: 7,
             ..HostFacts::default()
         }
     }
@@ -469,6 +467,7 @@ mod tests {
             overlay: Attempt::Works,
             any_owner: Attempt::Works,
             storable_ids: u32::MAX,
+            emulation_apart: Attempt::Works,
             ..emulation_only()
         }
     }
@@ -478,7 +477,7 @@ mod tests {
         let restricted = examination(emulation_only(), None, refused.clone());
         let forced = examination(emulation_only(), Some(Kind::Namespaces), refused.clone());
         let sandbox = HostFacts { emulation: EPERM, ..emulation_only() };
-        let mut nothing = examination(HostFacts::default(), None, UserNamespace::NotAsked);
+        let mut nothing = examination(HostFacts::default(), None, refused.clone());
         nothing.state = Err(vec![PassedOver { path: "/tmp/cofferdam-1000".into(), reason: "Read-only file system".to_owned() }]);
         nothing.credentials.clear();
         let nested = HostFacts {

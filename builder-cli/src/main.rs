@@ -9,6 +9,7 @@ mod args;
 mod commands;
 mod environment;
 mod examination;
+mod first_process;
 #[cfg(test)]
 mod golden;
 mod inspection;
@@ -26,6 +27,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[expect(clippy::print_stdout, reason = "help and version are asked for")]
 fn main() -> ExitCode {
+    // Nobody above us would reap what is left behind, and signals without a handler would not reach us.
+    if std::process::id() == 1
+        && let Some(code) = first_process::look_after()
+    {
+        return code;
+    }
     let words: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
     let exit = match args::parse(&words) {
         Ok(args::Command::Version) => {

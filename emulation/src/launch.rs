@@ -1,12 +1,12 @@
 //! How the stub is told what to run, and how it tells the end: bytes through a socket. Pure.
 //!
-//! A launch is numbers, the groups, then texts that end with zero, so that the stub can use them where they are: root, stub
+//! A launch is numbers, the groups, a filter of system calls, then texts that end with zero, so that the stub can use them where they are: root, stub
 //! and working directory, programs to try, arguments, variables. Without a program to try it is a trial of the filter, which
 //! ends with 0 if a call was answered with the user of the launch. The first bytes may come with a descriptor: rules that the command and its children enter, but not the first process.
 
 /// How many numbers a launch starts with: its length in all, user, group, the numbers of groups, programs to try, arguments
-/// and variables, and flags.
-pub const NUMBERS: usize = 8;
+/// and variables, flags, and the number of instructions of the filter.
+pub const NUMBERS: usize = 9;
 /// Flag: the first process of a process namespace, which mounts a new /proc.
 pub const NEW_PROC: u32 = 1;
 /// Flag: a mount namespace of the step's own, in which parts of /proc are hidden or made read-only.

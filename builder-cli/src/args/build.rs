@@ -189,6 +189,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "SIZE", help_heading = "Building")]
     pub max_unpacked_size: Option<String>,
 
+    /// The longest that one RUN may take, as in 90s, 30m or 2h; it is stopped and the build fails [default: no limit]
+    #[arg(long, value_name = "DURATION", help_heading = "Building")]
+    pub run_timeout: Option<String>,
+
     /// What a RUN may ask for: security.insecure, or network.host, which each has anyway
     #[arg(long, value_name = "ENTITLEMENT", help_heading = "Building")]
     pub allow: Vec<String>,

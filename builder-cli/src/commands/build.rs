@@ -8,7 +8,7 @@ use crate::progress::{self, View};
 use crate::report::{self, Exit, Failure, Trouble};
 use crate::request::{self, Invocation, Method, Note};
 use builder_core::build::{DockerfileSource, Event, Export, Outcome};
-use builder_core::isolation::{Kind, UserNamespaceError, enter_user_namespace};
+use builder_core::isolation::{Kind, UserNamespaceError, conceal_process, enter_user_namespace};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,7 +44,9 @@ fn print_request(invocation: &Invocation) {
 }
 
 fn run(mut invocation: Invocation) -> Result<(), Failure> {
-    enter(invocation.isolation)?;
+    enter()?;
+    // Credentials and secrets are read from here on.
+    conceal_process().map_err(|error| Failure::new(Exit::Host, &error, None))?;
     settle_dockerfile(&mut invocation)?;
     let state = settle_state_directory(&mut invocation)?;
 
@@ -58,12 +60,9 @@ fn run(mut invocation: Invocation) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Enters a user namespace if the isolation needs one: before there is any thread, for a process of several cannot. Where it is
-/// refused a build without RUN goes on.
-pub(super) fn enter(isolation: IsolationChoice) -> Result<UserNamespace, Failure> {
-    if isolation == IsolationChoice::Emulated {
-        return Ok(UserNamespace::NotAsked);
-    }
+/// Enters a user namespace if the process cannot have other namespaces without: before there is any thread, for a process of
+/// several cannot. Emulated steps are kept apart in it too. Where it is refused a build without RUN goes on.
+pub(super) fn enter() -> Result<UserNamespace, Failure> {
     match enter_user_namespace() {
         Ok(entered) => Ok(UserNamespace::Entered(entered)),
         Err(UserNamespaceError::Refused(reason)) => Ok(UserNamespace::Refused(reason.to_string())),

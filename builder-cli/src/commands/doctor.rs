@@ -31,7 +31,7 @@ pub fn doctor(args: &DoctorArgs, environment: &Environment) -> Exit {
 
 fn examine(invocation: &Invocation, environment: &Environment) -> Result<Examination, Failure> {
     // As a build does it, and before it looks for a directory.
-    let user_namespace = enter(invocation.isolation)?;
+    let user_namespace = enter()?;
     let over = |refusals: Vec<StateRefusal>| {
         let over = |refusal: StateRefusal| PassedOver { path: refusal.path, reason: refusal.reason.to_string() };
         refusals.into_iter().map(over).collect::<Vec<_>>()

@@ -180,7 +180,7 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         source_date_epoch: source_date_epoch(args, environment, problems),
         use_cache: if args.cache.unwrap_or(true) && !args.no_cache.unwrap_or(false) { CacheUse::On } else { CacheUse::WriteOnly },
         max_unpacked_bytes: max_unpacked_bytes(args, problems),
-        step_timeout_seconds: None,
+        step_timeout_seconds: step_timeout_seconds(args, problems),
     };
     Invocation {
         call,
@@ -386,6 +386,26 @@ fn max_unpacked_bytes(args: &BuildArgs, problems: &mut Vec<Problem>) -> u64 {
         Some(0) => u64::MAX,
         size => size.unwrap_or(DEFAULT_MAX_UNPACKED_BYTES),
     }
+}
+
+fn step_timeout_seconds(args: &BuildArgs, problems: &mut Vec<Problem>) -> Option<u64> {
+    note_problem(duration_seconds(args.run_timeout.as_deref()?), "--run-timeout", problems)
+}
+
+/// Reads `90`, `90s`, `30m`, `2h`, `1h30m`: at least a second.
+fn duration_seconds(text: &str) -> Result<u64, String> {
+    let parts = text.split_inclusive(|character: char| !character.is_ascii_digit()).map(|part| {
+        let digits = part.trim_end_matches(|character: char| !character.is_ascii_digit());
+        let factor = match &part[digits.len()..] {
+            "" | "s" => 1,
+            "m" => 60,
+            "h" => 3600,
+            _ => return None,
+        };
+        digits.parse::<u64>().ok()?.checked_mul(factor)
+    });
+    let seconds = parts.reduce(|sum, part| sum?.checked_add(part?)).flatten();
+    seconds.filter(|seconds| *seconds > 0).ok_or_else(|| format!("{text:?} is no duration, as 90s, 30m or 2h are"))
 }
 
 /// Reads `500`, `500k`, `500MB`, `2GiB`: letters alone and with `iB` are powers of 1024, with `B` powers of 1000.

@@ -234,7 +234,9 @@ impl Mounted {
         let files = host_path(&self.root, &proc);
         self.mount("tmpfs", &proc, MountFlags::NOSUID | MountFlags::NODEV, "mode=0700")?;
         self.mount_sys(step.privileges, points)?;
-        self.mount_dev(points)?;
+        let guarded = self.mount_dev(points)?;
+        let plain = if guarded || step.privileges == Privileges::All { MountFlags::empty() } else { MountFlags::NODEV };
+        restrict(&self.root, plain).map_err(|errno| failed("the root without devices", "", errno))?;
         let mut files = Files { directory: files, count: 0 };
         for (name, bytes) in [("etc/resolv.conf", &step.resolv_conf), ("etc/hosts", &step.hosts)] {
             let file = files.make(bytes, 0o644, 0, 0).map_err(|source| failed("a file", name, source))?;
@@ -243,7 +245,7 @@ impl Mounted {
         }
         for mount in &step.mounts {
             self.undo.push(Undo::RemovePoints(points.count()));
-            self.attach(mount, &mut files, points)?;
+            self.attach(mount, &mut files, plain, points)?;
         }
         let directory = self.directory.resolve(&step.directory);
         let directory = directory.map_err(|source| RunError::Prepare { target: step.directory.clone(), source })?;
@@ -260,7 +262,14 @@ impl Mounted {
         Ok(files.directory)
     }
 
-    fn attach(&mut self, mount: &Mount, files: &mut Files, points: &mut MountPoints<'_>) -> Result<(), RunError> {
+    /// `plain` holds `NODEV` where nothing else keeps a step from opening the devices that it makes.
+    fn attach(
+        &mut self,
+        mount: &Mount,
+        files: &mut Files,
+        plain: MountFlags,
+        points: &mut MountPoints<'_>,
+    ) -> Result<(), RunError> {
         match &mount.kind {
             MountKind::Bind { root, path, access } => {
                 let source = match root {
@@ -274,13 +283,13 @@ impl Mounted {
                 let failed = |source| RunError::Prepare { target: path.clone(), source };
                 let confined = ConfinedDir::open(&source).map_err(failed)?;
                 let source = host_path(&source, &confined.resolve(path).map_err(failed)?);
-                self.bind(&source, &mount.target, *access, MountFlags::empty(), points)
+                self.bind(&source, &mount.target, *access, plain, points)
             }
             MountKind::Tmpfs { size_bytes, mode, access } => {
                 let target = points.require(&mount.target, Shape::Directory)?;
                 let size = size_bytes.map_or_else(String::new, |size| format!(",size={size}"));
                 let read_only = if *access == Access::ReadOnly { MountFlags::RDONLY } else { MountFlags::empty() };
-                self.mount("tmpfs", &target, MountFlags::NOSUID | read_only, &format!("mode={mode:o}{size}"))
+                self.mount("tmpfs", &target, MountFlags::NOSUID | plain | read_only, &format!("mode={mode:o}{size}"))
             }
             MountKind::File { content, mode, uid, gid } => {
                 let target = mount.target.to_string();
@@ -356,13 +365,16 @@ impl Mounted {
         Ok(())
     }
 
-    fn mount_dev(&mut self, points: &mut MountPoints<'_>) -> Result<(), RunError> {
+    /// Says whether the host's control groups keep processes from devices that are none of theirs; where they do not, a
+    /// device that a step makes in /dev cannot be opened.
+    fn mount_dev(&mut self, points: &mut MountPoints<'_>) -> Result<bool, RunError> {
         let dev = points.require(&TreePath::clamp("dev"), Shape::Directory)?;
         let place = host_path(&self.root, &dev);
         self.mount("tmpfs", &dev, MountFlags::NOSUID | MountFlags::NOEXEC, "mode=0755,size=65536k")?;
+        let guarded = devices_are_guarded(&place.join("unknown"));
         for (name, major, minor) in DEVICES {
             let path = place.join(name);
-            self.device(name, &path, fs::makedev(major, minor))
+            self.device(name, &path, fs::makedev(major, minor), guarded)
                 .map_err(|errno| failed("a device", format!("dev/{name}"), errno))?;
         }
         for (name, target) in LINKS {
@@ -382,15 +394,25 @@ impl Mounted {
         self.mount("tmpfs", &dev.child(b"shm"), SAFE, "mode=1777,size=65536k")?;
         // Kernels may lack it, and hardly any program uses it.
         let _ = self.mount("mqueue", &dev.child(b"mqueue"), SAFE, "");
-        Ok(())
+        if !guarded {
+            let flags = MountFlags::NOSUID | MountFlags::NOEXEC | MountFlags::NODEV;
+            restrict(&place, flags).map_err(|errno| failed("devices of its own", "dev", errno))?;
+        }
+        Ok(guarded)
     }
 
-    /// Makes a device, or binds the host's where the kernel lets nobody make one.
-    fn device(&mut self, name: &str, path: &Path, number: u64) -> Result<(), Errno> {
+    /// Makes a device, or binds the host's where the kernel lets nobody make one. It becomes a mount of its own where /dev
+    /// itself will hold no devices.
+    fn device(&mut self, name: &str, path: &Path, number: u64, guarded: bool) -> Result<(), Errno> {
         let made = fs::mknodat(fs::CWD, path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), number);
         if made.is_ok() {
             // The umask took bits away.
-            return fs::chmod(path, Mode::from_raw_mode(0o666));
+            fs::chmod(path, Mode::from_raw_mode(0o666))?;
+            if !guarded {
+                mount::mount_bind(path, path)?;
+                self.undo.push(Undo::Detach(path.to_owned()));
+            }
+            return Ok(());
         }
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
         fs::open(path, flags, Mode::from_raw_mode(0o666))?;
@@ -411,6 +433,18 @@ impl Mounted {
         }
         removed.and(points.remove_after(0))
     }
+}
+
+/// Whether a device that nobody has is refused before it is looked for: then control groups, or the lack of a right, do it
+/// for all that this container is not meant to have. Otherwise a step in a privileged container could read the host's disks.
+fn devices_are_guarded(path: &Path) -> bool {
+    let nobodys = fs::makedev(511, 0xf_ffff);
+    if fs::mknodat(fs::CWD, path, FileType::CharacterDevice, Mode::RUSR, nobodys).is_err() {
+        return true;
+    }
+    let opened = fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    let _ = fs::unlink(path);
+    matches!(opened, Err(Errno::PERM | Errno::ACCESS))
 }
 
 fn failed(what: &str, target: impl AsRef<[u8]>, source: impl Into<std::io::Error>) -> RunError {

@@ -105,20 +105,31 @@ fn program() -> Program {
     program
 }
 
-/// Installs the filter, for good, and gives up every way to more rights.
-pub(crate) fn install() -> Answer {
+/// Installs the filter, for good, and gives up every way to more rights. Before it, the one that the builder has made: of
+/// calls that a container may not make, wherever they come from.
+pub(crate) fn install(refused: *const u8, refused_length: usize) -> Answer {
+    const NO_NEW_PRIVILEGES: u64 = 38;
+    let promised = call(n::PRCTL, [NO_NEW_PRIVILEGES, 1, 0, 0, 0, 0]);
+    if promised < 0 {
+        return promised;
+    }
+    if refused_length > 0 {
+        let installed = add(refused.cast(), refused_length);
+        if installed < 0 {
+            return installed;
+        }
+    }
+    let program = program();
+    add(program.instructions.as_ptr(), program.length)
+}
+
+fn add(instructions: *const Instruction, length: usize) -> Answer {
     #[repr(C)]
     struct Reference {
         length: u16,
         instructions: *const Instruction,
     }
-    const NO_NEW_PRIVILEGES: u64 = 38;
-    let program = program();
-    let reference = Reference { length: program.length as u16, instructions: program.instructions.as_ptr() };
-    let promised = call(n::PRCTL, [NO_NEW_PRIVILEGES, 1, 0, 0, 0, 0]);
-    if promised < 0 {
-        return promised;
-    }
+    let reference = Reference { length: length as u16, instructions };
     call(n::SECCOMP, [1, 0, &raw const reference as u64, 0, 0, 0])
 }
 

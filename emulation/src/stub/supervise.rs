@@ -30,6 +30,8 @@ struct Launch {
     arguments: &'static [*const u8],
     environment: &'static [*const u8],
     flags: u32,
+    /// Calls that nobody may make, the stub included: instructions of 8 bytes.
+    filter: (*const u8, usize),
     /// Rules to enter, or below zero.
     rules: i32,
 }
@@ -215,7 +217,8 @@ fn receive() -> Option<Launch> {
     let number = |at: usize| unsafe { *numbers.add(at) };
     let counts = [number(3), number(4), number(5), number(6)].map(|count| count as usize);
     let flags = number(7);
-    let mut at = NUMBERS * 4 + counts[0] * 4;
+    let filter = (start.wrapping_add(NUMBERS * 4 + counts[0] * 4).cast_const(), number(8) as usize);
+    let mut at = NUMBERS * 4 + counts[0] * 4 + filter.1 * 8;
     if at > length || counts[1..].iter().sum::<usize>() > length {
         return None;
     }
@@ -241,7 +244,7 @@ fn receive() -> Option<Launch> {
     };
     let (candidates, arguments, environment) = (list(counts[1])?, list(counts[2])?, list(counts[3])?);
     let (uid, gid) = (number(1), number(2));
-    Some(Launch { uid, gid, groups, root, stub, directory, candidates, arguments, environment, flags, rules })
+    Some(Launch { uid, gid, groups, root, stub, directory, candidates, arguments, environment, flags, filter, rules })
 }
 
 /// Reads the first bytes, and the descriptor that comes with them: below zero if there is none.
@@ -360,7 +363,7 @@ fn become_command(launch: &Launch) -> ! {
     }
     own.umask = 0o022;
     call(n::UMASK, [0o022, 0, 0, 0, 0, 0]);
-    check(Stage::Filter, filter::install());
+    check(Stage::Filter, filter::install(launch.filter.0, launch.filter.1));
     super::claim_signal();
     // As root: a user may be put where they could not go themselves.
     let directory = path::open(AT_FDCWD, launch.directory, O_PATH | super::arch::O_DIRECTORY | O_CLOEXEC);

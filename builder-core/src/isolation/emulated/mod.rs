@@ -10,7 +10,7 @@ mod places;
 mod walls;
 
 use super::landlock::Ruleset;
-use super::{CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, namespaces};
+use super::{CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, namespaces, seccomp};
 use crate::rootfs::RootMount;
 use emulation::launch::{self, REPORT_LENGTH, Stage};
 use emulation::record::OWNERS;
@@ -131,7 +131,7 @@ fn attempt_behind(walls: Walls, directory: &Path) -> io::Result<()> {
         error => io::Error::other(error),
     })?;
     let texts = [bytes(&root), bytes(&stub), b"/"];
-    let launch = frame(&[TRIAL_USER, TRIAL_USER, 0, 0, 0, 0, walls.flags()], &[], &texts);
+    let launch = frame(&[TRIAL_USER, TRIAL_USER, 0, 0, 0, 0, walls.flags(), 0], &[], &seccomp::filter(), &texts);
     let cancel = CancelToken::new()?;
     let needed = Needed { root: &root, owners: &owners, stub: &stub, host_name: "trial", network: Network::Host };
     match launch_and_wait(walls, needed, &launch, Some(Duration::from_secs(10)), &mut |_, _| {}, &cancel) {
@@ -316,17 +316,25 @@ fn encode(step: &Step, root: &Path, stub: &Path, flags: u32) -> Result<Vec<u8>, 
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let identity = &step.identity;
     let counts = [identity.groups.len(), candidates.len(), step.arguments.len(), step.environment.len()].map(count);
-    let numbers = [identity.uid, identity.gid, counts[0], counts[1], counts[2], counts[3], flags];
-    Ok(frame(&numbers, &identity.groups, &texts))
+    let numbers = [identity.uid, identity.gid, counts[0], counts[1], counts[2], counts[3], flags, 0];
+    Ok(frame(&numbers, &identity.groups, &seccomp::filter(), &texts))
 }
 
 fn bytes(path: &Path) -> &[u8] {
     path.as_os_str().as_bytes()
 }
 
-fn frame(numbers: &[u32; launch::NUMBERS - 1], groups: &[u32], texts: &[&[u8]]) -> Vec<u8> {
+/// All but the length; the last of the numbers, that of instructions, is filled in.
+fn frame(numbers: &[u32; launch::NUMBERS - 1], groups: &[u32], filter: &[libc::sock_filter], texts: &[&[u8]]) -> Vec<u8> {
+    let mut numbers = *numbers;
+    numbers[launch::NUMBERS - 2] = u32::try_from(filter.len()).unwrap_or(u32::MAX);
     let mut launch = vec![0; 4];
     launch.extend(numbers.iter().chain(groups).flat_map(|number| number.to_ne_bytes()));
+    for instruction in filter {
+        launch.extend_from_slice(&instruction.code.to_ne_bytes());
+        launch.extend_from_slice(&[instruction.jt, instruction.jf]);
+        launch.extend_from_slice(&instruction.k.to_ne_bytes());
+    }
     for text in texts {
         launch.extend_from_slice(text);
         launch.push(0);
@@ -366,10 +374,13 @@ mod tests {
 
     #[test]
     fn a_launch_is_numbers_groups_and_texts() {
-        let launch = frame(&[1, 2, 1, 0, 0, 0, 0], &[7], &[b"/r", b"/s", b"/"]);
-        assert_eq!(launch.len(), 4 * 9 + 3 + 3 + 2);
-        assert_eq!(launch[..4], 44_u32.to_ne_bytes());
-        assert_eq!(&launch[36..], b"/r\0/s\0/\0");
+        let filter = [libc::sock_filter { code: 6, jt: 1, jf: 2, k: 3 }];
+        let launch = frame(&[1, 2, 1, 0, 0, 0, 0, 0], &[7], &filter, &[b"/r", b"/s", b"/"]);
+        assert_eq!(launch.len(), 4 * 10 + 8 + 3 + 3 + 2);
+        assert_eq!(launch[..4], 56_u32.to_ne_bytes());
+        assert_eq!(launch[32..36], 1_u32.to_ne_bytes());
+        assert_eq!(launch[40..44], [6, 0, 1, 2]);
+        assert_eq!(&launch[48..], b"/r\0/s\0/\0");
     }
 
     #[test]
