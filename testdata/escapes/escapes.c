@@ -4,7 +4,8 @@
 //                                     step does not see them)
 //   escapes hold PORT                 another step, which has a secret, until a hostile one has connected and gone
 //   escapes marks PLACE               leaves what might mislead the builder that collects the layer
-//   escapes daemons                   leaves processes that do not want to end
+//   escapes daemons NAME              leaves processes of that name that do not want to end
+//   escapes linger                    is such a process
 //   escapes without WHAT PROGRAM…     runs a program where the kernel has no Landlock (1), grants no namespace (2), or both (3)
 //
 // What must not be found holds the word CANARY. In PLACE are `state` (the builder's directory), `outside` (files and a socket of
@@ -535,7 +536,7 @@ static int marks(const char *place) {
     return symlink(outside, "/out") != 0 || symlink(outside, "/there/directory") != 0 || symlink("/proc/self/environ", "/there/environ") != 0;
 }
 
-static int daemons(void) {
+static int daemons(char *name) {
     for (int kind = 0; kind < 4; kind++) {
         if (fork() != 0) continue;
         if (kind & 1) setsid();
@@ -545,7 +546,7 @@ static int daemons(void) {
             setsid();
         }
         for (int number = 1; number < 32; number++) signal(number, SIG_IGN);
-        char *words[] = {"lingering-daemon", "linger", NULL};
+        char *words[] = {name, "linger", NULL};
         execv("/proc/self/exe", words);
         _exit(1);
     }
@@ -574,8 +575,12 @@ int main(int count, char **words) {
     if (count == 5 && strcmp(what, "attack") == 0) return port = atoi(words[4]), attack(words[2], words[3]);
     if (count == 3 && strcmp(what, "hold") == 0) return port = atoi(words[2]), hold();
     if (count == 3 && strcmp(what, "marks") == 0) return marks(words[2]);
-    if (count == 2 && strcmp(what, "daemons") == 0) return daemons();
+    if (count == 3 && strcmp(what, "daemons") == 0) return daemons(words[2]);
     if (count > 3 && strcmp(what, "without") == 0) return without(atoi(words[2]), words + 3);
-    while (strcmp(what, "linger") == 0) sleep(3600);
+    if (strcmp(what, "linger") == 0) {
+        puts("lingering");
+        fflush(stdout);
+        while (1) sleep(3600);
+    }
     return 2;
 }
