@@ -9,7 +9,7 @@ use libc::sock_filter;
 const NAMESPACES: u32 = 0x7e02_0000;
 const TIME_NAMESPACE: u32 = 0x80;
 
-/// Numbers that are the same everywhere: io_uring goes round every filter; the others mount.
+/// Numbers that are the same everywhere: `io_uring` goes round every filter; the others mount.
 const REFUSED_EVERYWHERE: [u32; 12] = [425, 426, 427, 428, 429, 430, 431, 432, 433, 442, 443, 467];
 /// `clone3` keeps its flags where a filter cannot look; programs do with `clone`.
 const CLONE3: u32 = 435;

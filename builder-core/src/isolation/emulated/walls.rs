@@ -105,7 +105,7 @@ pub(super) fn landlock_version() -> io::Result<u32> {
 /// write to the kernel there.
 fn proc_reach() -> Reach {
     let is_open = |path: &&str| rustix::fs::access(*path, Access::WRITE_OK).is_ok();
-    if CONTROLS.iter().any(|path| is_open(&path)) { Reach::Read } else { Reach::Write }
+    if CONTROLS.iter().any(is_open) { Reach::Read } else { Reach::Write }
 }
 
 /// Leaves the builder's namespaces and its root, for a view in which there is nothing but what the step needs.
