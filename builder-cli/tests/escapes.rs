@@ -23,7 +23,6 @@ use testkit::Layout;
 use testkit::pod::{Pod, PodKind};
 
 const PROJECT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
-const COFFERDAM: &str = env!("CARGO_BIN_EXE_cofferdam");
 /// What nobody may find.
 const CANARY: &str = "CANARY-4711";
 
@@ -52,7 +51,7 @@ impl Scene {
         fs::write(place.join("outside/secret"), CANARY).unwrap();
         fs::write(place.join("outside/token"), CANARY).unwrap();
         fs::write(place.join("outside/config.json"), format!("{{\"auths\": {{}}, \"note\": \"{CANARY}\"}}")).unwrap();
-        fs::copy(COFFERDAM, place.join("cofferdam")).unwrap();
+        fs::copy(testkit::static_cofferdam(), place.join("cofferdam")).unwrap();
         let at_path = UnixListener::bind(place.join("outside/socket")).unwrap();
         let abstract_name = SocketAddr::from_abstract_name(format!("escape-{port}")).unwrap();
         let scene = Self { port, _listeners: [at_path, UnixListener::bind_addr(&abstract_name).unwrap()], directory };
@@ -108,7 +107,7 @@ impl Scene {
     }
 
     fn on_this_host(&self, more: &[&str]) -> Finished {
-        let mut command = Command::new(COFFERDAM);
+        let mut command = Command::new(self.directory.path().join("cofferdam"));
         let finished = command.args(self.words(more)).envs(self.environment()).output().unwrap();
         Finished {
             code: finished.status.code(),
@@ -168,16 +167,6 @@ fn walk(directory: &Path) -> Vec<PathBuf> {
         if entry.file_type().unwrap().is_dir() { found.extend(walk(&entry.path())) } else { found.push(entry.path()) }
     }
     found
-}
-
-/// The program of this test needs the libraries of this machine.
-fn with_libraries(mut pod: Pod) -> Pod {
-    for directory in ["/lib", "/lib64", "/usr/lib"] {
-        if Path::new(directory).exists() {
-            pod = pod.read_only_bind(&fs::canonicalize(directory).unwrap(), directory);
-        }
-    }
-    pod
 }
 
 /// The table of docs/security.md: isolation → way → whether it is open.
