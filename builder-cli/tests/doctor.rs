@@ -3,9 +3,12 @@
 #![expect(unsafe_code, reason = "a host that refuses is played by a seccomp filter, installed between fork and exec")]
 
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use testkit::pod::{Pod, PodKind};
+use testkit::{require, require_root, static_cofferdam};
 
 /// What the host answers to an attempt.
 #[derive(Clone, Copy)]
@@ -101,6 +104,42 @@ fn a_host_that_kills_for_an_attempt_kills_no_build() {
     assert_eq!(report["facts"]["mount_namespace"]["result"], "killed", "{report:#}");
     assert_eq!(report["isolation"]["chosen"], "emulated", "{report:#}");
     assert_eq!(output.status.code(), Some(0));
+}
+
+#[test]
+fn privileged_in_each_kind_of_pod_it_says_what_a_build_then_does() {
+    if !require(&["runc", "busybox"]) || !require_root() {
+        return;
+    }
+    let program = static_cofferdam();
+    let context = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(context.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // The command need not be there: how it is kept apart is said before it is started.
+    std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\nRUN [\"/absent\"]\n").unwrap();
+    for kind in PodKind::ALL {
+        let expected = match kind {
+            PodKind::Privileged | PodKind::Sysadmin | PodKind::HostusersAdmin | PodKind::BaselineUnset => "namespaces",
+            _ => "emulated",
+        };
+        let pod = Pod::new(kind).volume("/cache").read_only_bind(&program, "/usr/bin/cofferdam");
+        let pod = pod.read_only_bind(context.path(), "/context");
+        let examined = pod.run(&["cofferdam", "doctor", "--json"]);
+        let report: serde_json::Value = serde_json::from_str(&examined.stdout).unwrap();
+        let name = kind.name();
+        assert_eq!(examined.code, Some(0), "{name}: {report:#}");
+        assert_eq!(report["isolation"]["chosen"], expected, "{name}: {report:#}");
+        assert_eq!(report["user"]["id"], kind.ids().0, "{name}");
+        assert_eq!(report["state_directory"]["path"], "/cache/cofferdam", "{name}");
+        let verdict = report["verdict"].as_str().unwrap().strip_prefix("RUN works here: ").unwrap();
+        let built = pod.run(&["cofferdam", "build", "--no-push", "/context"]);
+        assert_eq!(built.code, Some(127), "{name}: {}", built.stderr);
+        assert!(built.stderr.contains(&format!("isolation: {verdict}")), "{name}: {verdict}: {}", built.stderr);
+        // What was asked for is answered, and not what would do instead.
+        let namespaces = pod.run(&["cofferdam", "doctor", "--isolation=namespaces"]);
+        let granted =
+            report["facts"]["mount_namespace"]["result"] == "works" && report["facts"]["process_namespace"]["result"] == "works";
+        assert_eq!(namespaces.code, Some(if granted { 0 } else { 71 }), "{name}: {}", namespaces.stdout);
+    }
 }
 
 fn text(bytes: &[u8]) -> String {

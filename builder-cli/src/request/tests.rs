@@ -233,6 +233,12 @@ fn state_goes_to_the_first_volume_and_never_into_the_context_by_itself() {
         described("-d a -c /workspace", &variables[..1])["state"],
         json!(["/cache/cofferdam", "/home/u/.cache/cofferdam", "/tmp/cofferdam-1000"])
     );
+    let all = [("COFFERDAM_STATE", "/s"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/home/u"), ("TMPDIR", "/t")];
+    let places = ["/s", "/x/cofferdam", "/cache/cofferdam", "/workspace/cofferdam", "/home/u/.cache/cofferdam"];
+    assert_eq!(
+        described("-d a -c /src", &all)["state"],
+        json!([&places[..], &["/t/cofferdam-1000", "/tmp/cofferdam-1000"]].concat())
+    );
     let asked = described("-d a -c /here --state-dir=.cofferdam", &[]);
     assert_eq!(asked["state"], json!(["/here/.cofferdam"]));
     assert!(asked["notes"][0].as_str().unwrap().contains(".dockerignore"));
