@@ -7,49 +7,51 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
 use testkit::pod::{Pod, PodKind};
 use testkit::{Access, Bundle, Image, Layout, Registry, RegistryOptions, require, require_root, static_cofferdam};
 
-/// The image `target`, built with what this machine has in place of the stages that need a registry.
-fn image(target: &str) -> Layout {
-    static PARTS: OnceLock<tempfile::TempDir> = OnceLock::new();
+/// What the images are made of, and where they are.
+struct Images(tempfile::TempDir);
 
-    let program = static_cofferdam();
-    let parts = PARTS.get_or_init(|| {
-        let parts = tempfile::tempdir().unwrap();
+impl Images {
+    /// What this machine has in place of the stages that need a registry.
+    fn new() -> Images {
+        let images = Images(tempfile::tempdir().unwrap());
         let put = |from: &Path, to: &str| {
-            let to = parts.path().join(to);
+            let to = images.0.path().join(to);
             fs::create_dir_all(to.parent().unwrap()).unwrap();
             fs::copy(from, &to).unwrap();
         };
-        put(&program, "build/cofferdam");
+        put(&static_cofferdam(), "build/cofferdam");
         put(Path::new("/bin/busybox"), "debian/bin/busybox");
         put(Path::new("/etc/ssl/certs/ca-certificates.crt"), "debian/etc/ssl/certs/ca-certificates.crt");
-        parts
-    });
-    let layout = parts.path().join(target);
-    let stage = |name: &str| format!("--build-context={name}={}", parts.path().join(name).display());
-    let output = Command::new(&program)
-        .args([
-            "build",
-            "--no-push",
-            "--destination",
-            "r.example/cofferdam:latest",
-            "--target",
-            target,
-            &stage("build"),
-            &stage("debian"),
-        ])
-        .arg("--state-dir")
-        .arg(parts.path().join("state"))
-        .arg("--oci-layout-path")
-        .arg(&layout)
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Layout::open(&layout, "latest")
+        images
+    }
+
+    /// The place of a target once it is built.
+    fn layout(&self, target: &str) -> PathBuf {
+        self.0.path().join(target)
+    }
+
+    /// Builds a target of the Dockerfile.
+    fn build(&self, target: &str) -> Layout {
+        let layout = self.layout(target);
+        let stage = |name: &str| format!("--build-context={name}={}", self.0.path().join(name).display());
+        let output = Command::new(static_cofferdam())
+            .args(["build", "--no-push", "--destination=r.example/cofferdam:latest", "--target", target])
+            .args([stage("build"), stage("debian")])
+            .args([
+                "--state-dir".as_ref(),
+                self.0.path().join("state").as_os_str(),
+                "--oci-layout-path".as_ref(),
+                layout.as_os_str(),
+            ])
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Layout::open(&layout, "latest")
+    }
 }
 
 /// A pod whose container is the image, as its config says.
@@ -97,7 +99,8 @@ fn privileged_the_image_is_a_static_program_with_certificates_and_kanikos_places
     if !require(&["umoci", "skopeo", "busybox"]) || !require_root() {
         return;
     }
-    let image = image("program");
+    let images = Images::new();
+    let image = images.build("program");
     let config = &image.config()["config"];
     assert_eq!(config["Entrypoint"], serde_json::json!(["/kaniko/executor"]));
     assert_eq!(config["WorkingDir"], "/workspace");
@@ -118,11 +121,50 @@ fn privileged_the_image_is_a_static_program_with_certificates_and_kanikos_places
 }
 
 #[test]
+fn privileged_it_can_be_copied_into_another_image() {
+    if !require(&["umoci", "skopeo", "runc", "busybox"]) || !require_root() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    // Kaniko's users copy `executor` by its path; the other name is the same file.
+    let dockerfile =
+        "FROM base\nCOPY --from=builder /kaniko/executor /usr/local/bin/\nCOPY --from=builder /bin/cofferdam /usr/local/bin/\n";
+    fs::create_dir(at("context")).unwrap();
+    fs::write(at("context/Dockerfile"), dockerfile).unwrap();
+    Image::new().busybox_layer().write(&at("base"), "latest");
+    let images = Images::new();
+    images.build("program");
+    let builder = images.layout("program");
+    let output = Command::new(static_cofferdam())
+        .args(["build", "--no-push", "--destination=r.example/own:latest"])
+        .args(
+            [("base", at("base")), ("builder", builder)]
+                .map(|(name, path)| format!("--build-context={name}=oci-layout://{}:latest", path.display())),
+        )
+        .args(["--state-dir".as_ref(), at("state").as_os_str(), "--oci-layout-path".as_ref(), at("own").as_os_str()])
+        .arg(at("context"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let own = Layout::open(&at("own"), "latest").unpack();
+    for program in ["/usr/local/bin/executor", "/usr/local/bin/cofferdam"] {
+        let finished = own.run(&[program, "version"]);
+        assert_eq!(
+            (finished.code, finished.stdout),
+            (Some(0), format!("cofferdam {}\n", env!("CARGO_PKG_VERSION"))),
+            "{program}"
+        );
+    }
+}
+
+#[test]
 fn privileged_it_builds_as_whoever_the_pod_says() {
     if !require(&["umoci", "skopeo", "runc", "busybox", "docker-registry", "htpasswd", "openssl"]) || !require_root() {
         return;
     }
-    let (image, registry) = (image("program"), registry());
+    let images = Images::new();
+    let (image, registry) = (images.build("program"), registry());
     let config = registry.docker_config().join("config.json");
     fs::set_permissions(&config, fs::Permissions::from_mode(0o644)).unwrap();
     let authority = registry.authority_certificate().unwrap();
@@ -155,7 +197,8 @@ fn privileged_the_debug_image_runs_the_script_of_a_gitlab_job() {
     if !require(&["umoci", "skopeo", "runc", "busybox", "docker-registry", "htpasswd", "openssl"]) || !require_root() {
         return;
     }
-    let (image, registry) = (image("debug"), registry());
+    let images = Images::new();
+    let (image, registry) = (images.build("debug"), registry());
     let authority = registry.authority_certificate().unwrap();
     for kind in [PodKind::Baseline, PodKind::Restricted] {
         let files = image.unpack();
