@@ -42,6 +42,7 @@ pub fn describe(invocation: &Invocation) -> Value {
         "source_date_epoch": request.source_date_epoch,
         "cache": request.use_cache == CacheUse::On,
         "max_unpacked_bytes": request.max_unpacked_bytes,
+        "step_timeout_seconds": request.step_timeout_seconds,
         "isolation": format!("{:?}", invocation.isolation).to_lowercase(),
         "state": invocation.state_candidates.iter().map(|candidate| &candidate.path).collect::<Vec<_>>(),
         "registry": {
