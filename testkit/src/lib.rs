@@ -35,4 +35,4 @@ pub use faulty::{Fault, FaultyRegistry, Rule};
 pub use image::{Compression, Image, Layout, MediaTypes, push_index};
 pub use registry::{Access, Endpoint, Registry, RegistryOptions};
 pub use tokens::{TokenRequest, TokenServer};
-pub use tools::{Bundle, Finished, require, require_root, run, static_cofferdam};
+pub use tools::{Bundle, Finished, require, require_root, run, static_cofferdam, target_directory};

@@ -278,7 +278,7 @@ impl Pod {
         small_rootfs(&rootfs);
         if kind.is_mapped() {
             // Mounts with mapped ids arrange it in a pod.
-            change_owner(&rootfs, kind.first_id());
+            give(&rootfs, kind.first_id(), kind.first_id());
         }
         Pod { rootfs, ..pod }
     }
@@ -320,7 +320,7 @@ impl Pod {
         let path = self.scratch.path().join(format!("volume-{}", self.volumes.len()));
         std::fs::create_dir(&path).expect("the directory of the pod can be written");
         open_to_all(&path, 0o777);
-        change_owner(&path, self.kind.first_id());
+        give(&path, self.kind.first_id(), self.kind.first_id());
         self.volumes.push((destination.to_owned(), path.clone()));
         self.bind(&path, destination)
     }
@@ -354,6 +354,12 @@ impl Pod {
         self
     }
 
+    /// Gives a file or directory of the host, with all that it holds, to the pod's user.
+    pub fn own(&self, path: &Path) {
+        let (user, group) = self.kind.host_ids();
+        give(path, user, group);
+    }
+
     /// What kind of pod this is.
     #[must_use]
     pub fn kind(&self) -> PodKind {
@@ -369,12 +375,18 @@ impl Pod {
     /// Runs a command as the first process of the container to its end, without input.
     #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Finished {
-        self.spawn(arguments).wait()
+        self.start(arguments).wait()
     }
 
     /// Starts a command as the first process of a container, without input, and waits until it runs (or has ended).
     #[must_use]
     pub fn spawn(&self, arguments: &[&str]) -> RunningPod {
+        let mut running = self.start(arguments);
+        running.wait_until_started();
+        running
+    }
+
+    fn start(&self, arguments: &[&str]) -> RunningPod {
         static RUNS: AtomicU32 = AtomicU32::new(0);
 
         let name = format!("cofferdam-pod-{}-{}", std::process::id(), RUNS.fetch_add(1, Ordering::Relaxed));
@@ -392,9 +404,7 @@ impl Pod {
             .expect("runc can be started");
         let output = Collected::of(child.stdout.take().expect("it was asked for"));
         let errors = Collected::of(child.stderr.take().expect("it was asked for"));
-        let mut running = RunningPod { name, state, child, status: None, output, errors };
-        running.wait_until_started();
-        running
+        RunningPod { name, state, child, status: None, output, errors }
     }
 
     fn mount(mut self, source: &Path, destination: &str, mode: &str) -> Pod {
@@ -748,12 +758,17 @@ fn open_to_all(path: &Path, mode: u32) {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("we own what we made");
 }
 
-/// Gives everything at and below `path` to a user and the group of the same number.
-fn change_owner(path: &Path, id: u32) {
-    lchown(path, Some(id), Some(id)).expect("the test runs as root");
-    if path.is_dir() && !path.is_symlink() {
-        for entry in std::fs::read_dir(path).expect("we own what we made") {
-            change_owner(&entry.expect("a directory entry").path(), id);
+/// Gives everything at and below `path` to a user and a group.
+fn give(path: &Path, user: u32, group: u32) {
+    let metadata = path.symlink_metadata().expect("root sees every file");
+    lchown(path, Some(user), Some(group)).expect("the test runs as root");
+    if metadata.is_file() && metadata.permissions().mode() & 0o6000 != 0 {
+        // A new owner takes these bits away.
+        std::fs::set_permissions(path, metadata.permissions()).expect("the test runs as root");
+    }
+    if metadata.is_dir() {
+        for entry in std::fs::read_dir(path).expect("root reads every directory") {
+            give(&entry.expect("a directory entry").path(), user, group);
         }
     }
 }

@@ -59,9 +59,7 @@ pub fn static_cofferdam() -> PathBuf {
     if let Some(named) = std::env::var_os("COFFERDAM") {
         return std::path::absolute(named).expect("COFFERDAM names a file");
     }
-    let program = std::env::current_exe().expect("a test knows its program");
-    // <target directory>/<profile>/deps/<program>
-    let directory = program.ancestors().nth(3).expect("cargo runs the test");
+    let directory = target_directory();
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
@@ -70,6 +68,14 @@ pub fn static_cofferdam() -> PathBuf {
     arguments.extend(["--manifest-path".as_ref(), manifest.as_os_str(), "--target-dir".as_ref(), directory.as_os_str()]);
     output_of(&cargo, arguments);
     directory.join(target).join("release/cofferdam")
+}
+
+/// Where cargo puts what it makes of the tests that run, for what is to be kept from one run to the next.
+#[must_use]
+pub fn target_directory() -> PathBuf {
+    let program = std::env::current_exe().expect("a test knows its program");
+    // <target directory>/<profile>/deps/<program>
+    program.ancestors().nth(3).expect("cargo runs the test").to_owned()
 }
 
 /// What a program that ended left behind.
