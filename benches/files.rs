@@ -9,7 +9,7 @@ use builder_core::{
         write::{self, OpenContent, PackOptions},
     },
     oci::Compression,
-    rootfs::{Owners, Rootfs},
+    rootfs::{OverlayAttributes, Owners, RootMount, Rootfs},
     tree::{Change, Content, LayerIndex, SourceId, Timestamp, Tree, TreePath, text},
 };
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
@@ -41,10 +41,10 @@ fn make_context(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A layer of 10,000 small files in 100 directories.
-fn layer(number: usize) -> Vec<Change> {
+/// A layer of so many directories with 100 small files each.
+fn layer(number: usize, directories: usize) -> Vec<Change> {
     let mut lines = String::from("usr/ 0755 0:0\n");
-    for directory in 0..100 {
+    for directory in 0..directories {
         let _ = writeln!(lines, "usr/d{directory:03}/ 0755 0:0");
         for file in 0..100 {
             let _ =
@@ -102,7 +102,7 @@ fn context(criterion: &mut Criterion) {
 }
 
 fn values(criterion: &mut Criterion) {
-    let layers: Vec<Vec<Change>> = (0..5).map(layer).collect();
+    let layers: Vec<Vec<Change>> = (0..5).map(|number| layer(number, 100)).collect();
     let mut tree = Tree::new();
     for changes in &layers {
         tree.apply(changes);
@@ -144,38 +144,47 @@ fn values(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Unpacks a layer into a plain directory below `state`.
+fn unpacked(state: &Path, index: &LayerIndex) -> Rootfs {
+    let mut rootfs = Rootfs::new(state, None, Owners { storable_ids: u32::MAX }).expect("a directory can be made");
+    let mut unpacker = rootfs.unpacker(&Tree::new(), index).expect("the root is empty");
+    for change in &index.changes {
+        let mut bytes: &[u8] = match change {
+            Change::Put { entry, .. } => match entry.file().map(|file| &file.content) {
+                Some(Content::Inline(bytes)) => bytes,
+                _ => &[],
+            },
+            _ => &[],
+        };
+        unpacker.visit(change, &mut bytes).expect("the disk takes it");
+    }
+    let finished = unpacker.finish().expect("the disk takes it");
+    rootfs.push(finished);
+    rootfs
+}
+
 fn disk(criterion: &mut Criterion) {
     let state = tempfile::tempdir().expect("a temporary directory");
-    let owners = Owners { storable_ids: u32::MAX };
-    let (nothing, index) = (Tree::new(), LayerIndex { changes: layer(0) });
+    let index = LayerIndex { changes: layer(0, 100) };
     let mut tree = Tree::new();
     tree.apply(&index.changes);
-    let unpacked = || {
-        let mut rootfs = Rootfs::new(state.path(), None, owners).expect("a directory can be made");
-        let mut unpacker = rootfs.unpacker(&nothing, &index).expect("the root is empty");
-        for change in &index.changes {
-            let mut bytes: &[u8] = match change {
-                Change::Put { entry, .. } => match entry.file().map(|file| &file.content) {
-                    Some(Content::Inline(bytes)) => bytes,
-                    _ => &[],
-                },
-                _ => &[],
-            };
-            unpacker.visit(change, &mut bytes).expect("the disk takes it");
-        }
-        let finished = unpacker.finish().expect("the disk takes it");
-        rootfs.push(finished);
-        rootfs
-    };
     let mut group = criterion.benchmark_group("a root of 10,000 files");
     group.sample_size(10);
-    group.bench_function("unpack", |bencher| bencher.iter_with_large_drop(unpacked));
-    group.bench_function("what changed", |bencher| {
+    group.bench_function("unpack", |bencher| bencher.iter_with_large_drop(|| unpacked(state.path(), &index)));
+    let overlay = Some(OverlayAttributes::User);
+    let mut rootfs = Rootfs::new(state.path(), overlay, Owners::REAL).expect("a directory can be made");
+    group.bench_function("what a step wrote, in an overlay", |bencher| {
         bencher.iter_batched(
             || {
-                let mut rootfs = unpacked();
-                rootfs.begin_step(&tree).expect("it is unpacked");
-                rootfs
+                let RootMount::Overlay { upper, .. } = rootfs.begin_step(&tree).expect("a directory can be made") else {
+                    panic!("an overlay was asked for")
+                };
+                for directory in 0..100 {
+                    let path = upper.join(format!("new-{directory}"));
+                    fs::create_dir(&path).expect("a directory can be made");
+                    (0..100).for_each(|file| fs::write(path.join(file.to_string()), "new").expect("the disk takes it"));
+                }
+                std::mem::replace(&mut rootfs, Rootfs::new(state.path(), overlay, Owners::REAL).expect("a directory can be made"))
             },
             |mut rootfs| {
                 let changed = rootfs.end_step(&tree, SourceId(1)).expect("it can be read").changes.len();
@@ -183,6 +192,17 @@ fn disk(criterion: &mut Criterion) {
             },
             BatchSize::PerIteration,
         );
+    });
+    group.finish();
+    let index = LayerIndex { changes: layer(0, 1000) };
+    let mut tree = Tree::new();
+    tree.apply(&index.changes);
+    let mut rootfs = unpacked(state.path(), &index);
+    rootfs.begin_step(&tree).expect("it is unpacked");
+    let mut group = criterion.benchmark_group("a root of 100,000 files");
+    group.sample_size(10);
+    group.bench_function("what changed, in a plain directory", |bencher| {
+        bencher.iter(|| rootfs.end_step(&tree, SourceId(1)).expect("it can be read").changes.len());
     });
     group.finish();
 }

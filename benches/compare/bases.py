@@ -19,7 +19,11 @@ SUITE = "bookworm"
 PACKAGES = {
     "debian": [],
     "python": ["python3", "python3-pip", "ca-certificates"],
-    "gcc": ["gcc", "g++", "make", "git", "python3", "perl", "pkg-config", "libssl-dev", "libsqlite3-dev", "libpng-dev"],
+    # Most of what the base of Docker's own image of GCC has.
+    "gcc": """autoconf automake ca-certificates curl file g++ gcc gfortran git libbz2-dev libcurl4-openssl-dev libffi-dev
+        libglib2.0-dev libgmp-dev libjpeg-dev libkrb5-dev liblzma-dev libncurses-dev libpng-dev libpq-dev libreadline-dev
+        libsqlite3-dev libssl-dev libtool libwebp-dev libxml2-dev libxslt1-dev libyaml-dev make mercurial patch subversion
+        unzip xz-utils zlib1g-dev""".split(),
     "node": ["nodejs", "ca-certificates"],
 }
 # Uncompressed bytes after which a base begins its next layer.

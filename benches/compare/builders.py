@@ -252,6 +252,9 @@ class Disk:
     Where no file system can be mounted, it is a plain directory.
     """
 
+    # Whether it was said that there is none.
+    missing = False
+
     def __init__(self, path):
         self.path, self.image = path, f"{path}.img"
 
@@ -262,8 +265,10 @@ class Disk:
         with open(self.image, "wb") as file:
             file.truncate(DISK_BYTES)
         lazy = "lazy_itable_init=1,lazy_journal_init=1,nodiscard"
-        made = subprocess.run(["mkfs.ext4", "-q", "-F", "-E", lazy, self.image], check=False).returncode == 0
-        if not made or subprocess.run(["mount", "-o", "loop", self.image, self.path], check=False).returncode != 0:
+        commands = [["mkfs.ext4", "-q", "-F", "-E", lazy, self.image], ["mount", "-o", "loop", self.image, self.path]]
+        mounted = all(shutil.which(command[0]) and subprocess.run(command, check=False).returncode == 0 for command in commands)
+        if not mounted and not Disk.missing:
+            Disk.missing = True
             print("no file system can be mounted for the state of builders: times will vary", file=sys.stderr)
 
     def discard(self):

@@ -11,7 +11,7 @@ import os
 import random
 import shutil
 import zipfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 TIME = 1_750_000_000
 BLOCK = 64 << 10
@@ -55,8 +55,8 @@ class Workload:
     bases: tuple
     # The context whose build, before the measured one, filled the cache; none if nothing is cached.
     cached_from: str = ""
-    # What differs between correct builders and is not compared: paths, or directories that end with a slash.
-    ignored: tuple = field(default=())
+    # Built only if it is asked for by name.
+    by_hand: bool = False
 
 
 WORKLOADS = (
@@ -70,22 +70,28 @@ WORKLOADS = (
     Workload("one-change", "dependencies cached, one source file changed", "one-change-after", ("python",), "one-change-before"),
     Workload("parallel-stages", "12 stages of a second of work or sleep each", "parallel-stages", ("busybox",)),
     Workload("big-context", "a context of 100,000 files, two directories of it copied", "big-context", ("node",)),
+    Workload("huge-layer", "a file of 8 GiB, half of it a hole, in one layer", "huge-layer", ("busybox",), by_hand=True),
+    Workload("whole-context", "a context of 100,000 files, all of it copied", "whole-context", ("busybox",), by_hand=True),
 )
 
 
-def make(directory, size):
-    """Writes all contexts into `directory`, unless they are there already."""
+def make(directory, size, workloads):
+    """Writes the contexts that these workloads need into `directory`, unless they are there already."""
     with open(__file__, "rb") as this:
         stamp = hashlib.sha256(this.read() + repr(size).encode()).hexdigest()
     stamp_file = os.path.join(directory, "stamp")
-    if os.path.exists(stamp_file) and open(stamp_file, encoding="ascii").read() == stamp:
-        return
-    shutil.rmtree(directory, ignore_errors=True)
-    for name, write in CONTEXTS.items():
-        write(os.path.join(directory, name), size)
-        settle(os.path.join(directory, name))
-    with open(stamp_file, "w", encoding="ascii") as file:
-        file.write(stamp)
+    if not os.path.exists(stamp_file) or open(stamp_file, encoding="ascii").read() != stamp:
+        shutil.rmtree(directory, ignore_errors=True)
+        os.makedirs(directory)
+        with open(stamp_file, "w", encoding="ascii") as file:
+            file.write(stamp)
+    for name in {name for workload in workloads for name in (workload.context, workload.cached_from) if name}:
+        path = os.path.join(directory, name)
+        if not os.path.exists(path):
+            shutil.rmtree(f"{path}.part", ignore_errors=True)
+            CONTEXTS[name](f"{path}.part", size)
+            settle(f"{path}.part")
+            os.rename(f"{path}.part", path)
 
 
 def put(path, data, mode=0o644):
@@ -292,6 +298,26 @@ def big_layer(directory, size):
     dockerfile(directory, 'FROM ${REGISTRY}/base/debian:1\nCOPY data/ /data/\nCMD ["sh"]\n')
 
 
+def huge_layer(directory, size):
+    """Each part and then a hole of its size, again and again: of a layer, a hole is so many zeros."""
+    generator = random.Random(106)
+    parts = [mixed(generator, size.part_bytes) for _ in range(min(16, size.data_parts))]
+    os.makedirs(f"{directory}/data")
+    with open(f"{directory}/data/huge", "wb") as file:
+        for number in range(size.data_parts * 4):
+            file.write(parts[number % len(parts)])
+            file.seek(size.part_bytes, os.SEEK_CUR)
+        file.truncate()
+    os.chmod(f"{directory}/data/huge", 0o644)
+    dockerfile(directory, 'FROM ${REGISTRY}/base/busybox:1\nCOPY data/ /data/\nCMD ["sh"]\n')
+
+
+def whole_context(directory, size):
+    big_context(directory, size)
+    os.remove(f"{directory}/.dockerignore")
+    dockerfile(directory, 'FROM ${REGISTRY}/base/busybox:1\nCOPY . /app/\nCMD ["sh"]\n')
+
+
 def wheel(directory, name, generator, modules):
     """A package of pure Python that pip installs without asking anybody."""
     information = f"{name}-1.0.0.dist-info"
@@ -414,4 +440,6 @@ CONTEXTS = {
     "one-change-after": one_change(2),
     "parallel-stages": parallel_stages,
     "big-context": big_context,
+    "huge-layer": huge_layer,
+    "whole-context": whole_context,
 }
