@@ -191,7 +191,14 @@ impl State {
             return Response::new(200, "{}");
         }
         let path = request.path.trim_start_matches("/v2/").to_owned();
-        if let Some((repository, reference)) = path.split_once("/manifests/") {
+        if let Some(repository) = path.strip_suffix("/tags/list") {
+            let tags = self.manifests.keys().filter(|(of, name)| of == repository && !name.starts_with("sha256:"));
+            let tags: Vec<&str> = tags.map(|(_, name)| name.as_str()).collect();
+            if tags.is_empty() {
+                return unknown("NAME_UNKNOWN");
+            }
+            Response::new(200, serde_json::json!({"name": repository, "tags": tags}).to_string())
+        } else if let Some((repository, reference)) = path.split_once("/manifests/") {
             self.serve_manifest(request, repository, reference)
         } else if let Some((repository, id)) = path.split_once("/blobs/uploads/") {
             self.serve_upload(request, repository, id)

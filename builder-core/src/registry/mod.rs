@@ -28,6 +28,7 @@ mod error;
 mod place;
 mod pull;
 mod push;
+mod tags;
 
 pub use credentials::{Anonymous, Chain, Credential, Credentials, CredentialsError, DockerConfig, Helpers};
 pub use error::{Action, Answer, RegistryError};
