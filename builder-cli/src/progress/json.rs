@@ -78,6 +78,10 @@ impl Json {
                 let fields = with_step(step, fields);
                 self.object(at, Verbosity::Info, &text, fields, out);
             }
+            Event::CacheMissed { step, reasons } => {
+                let fields = with_step(step, json!({ "event": "cache_missed", "reasons": reasons }));
+                self.object(at, Verbosity::Info, &reasons.join("; "), fields, out);
+            }
             Event::PullStarted { reference, digest, size_bytes } => {
                 let fields = json!({ "event": "pull_started", "blob": digest.to_string(), "size_bytes": size_bytes });
                 self.object(at, Verbosity::Info, &reference.to_string(), fields, out);

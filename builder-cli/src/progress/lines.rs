@@ -128,6 +128,12 @@ impl Lines {
                     self.finished(at, step, &running, &result(*outcome, *duration, layer.as_ref()), out);
                 }
             }
+            Event::CacheMissed { step, reasons } => {
+                let label = self.running.get(step).map_or_else(String::new, |running| format!("{} ", running.label));
+                for reason in reasons {
+                    self.note(at, &Note::Information(format!("{label}not cached: {reason}")), out);
+                }
+            }
             Event::PullStarted { reference, digest, size_bytes } => {
                 let pull = self.pulls.entry(reference.clone()).or_insert_with(|| Pull { said: at.elapsed, ..Pull::default() });
                 pull.layers.insert(*digest, (*size_bytes, false));

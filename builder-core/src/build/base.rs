@@ -1,13 +1,14 @@
-//! Base images: from a name to a config, layers and a tree. A layer is downloaded only if its index is not known yet, or
-//! if somebody will need its bytes.
+//! Base images: from a name to a config and layers. A layer is downloaded only if somebody asks for its index and nobody knows
+//! it yet, or if somebody will need its bytes.
 
+use super::trees::LazyTree;
 use super::{Build, BuildError, ContextSource, ErrorKind, Event};
 use crate::context::layout;
 use crate::image::{Layer, Origin};
 use crate::layer::read::{self, Limits, Visitor};
 use crate::oci::{DiffId, Hasher, ImageConfig, Platform, Reference};
 use crate::store::Store;
-use crate::tree::{Change, Content, Entry, LayerIndex, Node, Tree, TreePath};
+use crate::tree::{Change, Content, Entry, LayerIndex, Node, TreePath};
 use futures_util::future::try_join_all;
 use std::{
     collections::BTreeMap,
@@ -22,7 +23,7 @@ use tokio::sync::OnceCell;
 pub(super) struct Base {
     pub(super) config: ImageConfig,
     pub(super) layers: Vec<Layer>,
-    pub(super) tree: Arc<Tree>,
+    pub(super) tree: LazyTree,
 }
 
 /// The images of one build, each resolved once.
@@ -52,14 +53,14 @@ impl std::fmt::Display for Name {
 type Pending = Arc<OnceCell<Base>>;
 
 /// Whether the blobs of an image are needed, or only what they hold.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Keep {
-    /// They go into the store while they are read.
-    Blobs,
-    /// They go into the store if they have to be read for their index.
-    WhatIsRead,
     /// They are read for their index and nothing is written.
     Indexes,
+    /// They go into the store if they have to be read for their index.
+    WhatIsRead,
+    /// They go into the store while they are read.
+    Blobs,
 }
 
 impl Build {
@@ -118,32 +119,21 @@ impl Build {
         let layers: Vec<Layer> =
             diff_ids.zip(&blobs).map(|(diff_id, blob)| Layer { diff_id, blob: blob.clone(), origin: origin.clone() }).collect();
         self.remember(&layers);
-        let mut reading = Vec::new();
-        for layer in &layers {
-            reading.push(self.index(layer, keep));
+        self.caches.used_base(layers.iter().map(|layer| layer.diff_id));
+        self.expect(layers.iter().map(|layer| layer.diff_id), keep);
+        if keep == Keep::Blobs {
+            try_join_all(layers.iter().map(|layer| self.need_blob(layer.diff_id))).await?;
         }
-        let indexes = try_join_all(reading).await?;
-        let tree = self
-            .work
-            .run(move || {
-                let mut tree = Tree::new();
-                for index in &indexes {
-                    tree.apply(&index.changes);
-                }
-                Ok(tree)
-            })
-            .await?;
-        Ok(Base { config, layers, tree: Arc::new(tree) })
+        let tree = LazyTree::of_layers(layers.iter().map(|layer| layer.diff_id).collect());
+        Ok(Base { config, layers, tree })
     }
 
-    /// What a layer does.
-    async fn index(&self, layer: &Layer, keep: Keep) -> Result<LayerIndex, BuildError> {
-        let store = self.store.clone();
-        let diff_id = layer.diff_id;
-        let known = self.work.run(move || store.layer_index(diff_id).map_err(BuildError::store)).await?;
-        match known {
-            Some(index) if keep != Keep::Blobs || self.store.has_blob(&layer.blob) => Ok(index),
-            _ => self.download(layer, keep).await,
+    /// Says what will be done with the blobs of layers, so that each is read once.
+    pub(super) fn expect(&self, layers: impl Iterator<Item = DiffId>, keep: Keep) {
+        let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
+        for layer in layers {
+            let known = wanted.entry(layer).or_insert(keep);
+            *known = (*known).max(keep);
         }
     }
 
@@ -152,14 +142,19 @@ impl Build {
         let layer = self.layers.lock().unwrap_or_else(PoisonError::into_inner).get(&diff_id).cloned();
         let layer =
             layer.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("nobody knows where the layer {diff_id} is")))?;
-        if !self.store.has_blob(&layer.blob) {
-            self.download(&layer, Keep::Blobs).await?;
+        if self.store.has_blob(&layer.blob) {
+            return Ok(());
         }
+        let pull = {
+            let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+            pulls.entry(layer.blob.digest).or_default().clone()
+        };
+        pull.get_or_try_init(async || self.download(&layer, Keep::Blobs).await.map(drop)).await?;
         Ok(())
     }
 
     /// Streams a layer once: hashed, decompressed, indexed, and written to the store if it is to be kept.
-    async fn download(&self, layer: &Layer, keep: Keep) -> Result<LayerIndex, BuildError> {
+    pub(super) async fn download(&self, layer: &Layer, keep: Keep) -> Result<LayerIndex, BuildError> {
         let failed = {
             let (digest, origin) = (layer.blob.digest, layer.origin.clone());
             move || {

@@ -2,11 +2,13 @@
 
 use super::{
     Build, BuildError, ErrorKind, StepOutcome,
+    cached::StepKind,
     contents::Contents,
     fetch::{self, Files, Remote},
+    seconds_since_epoch,
     stage::{CurrentStep, StageState, StepLayer},
 };
-use crate::cache::{Key, KeyBuilder, Record};
+use crate::cache::{KeyBuilder, Record, StepKey};
 use crate::context::Context;
 use crate::context::git::Pinned;
 use crate::copy::{self, Accounts, Chmod, Ground, Item, Kind, Placement, Rules, SelectError, Selection};
@@ -24,6 +26,9 @@ use crate::plan::{self, Source};
 use crate::tree::{Change, Content, Timestamp, Tree, TreePath};
 use futures_util::future::try_join_all;
 use std::num::NonZeroUsize;
+
+/// A COPY of more files is explained as a whole.
+const MOST_EXPLAINED_FILES: usize = 4000;
 
 /// One source of a COPY or ADD, found.
 enum Found {
@@ -61,9 +66,10 @@ impl Build {
             .map_err(|error| mistake("the destination").because(error))?;
         let sources = self.find(step, action, placement.now).await?;
         let key = self.copy_key(step, action, &placement, &sources)?;
-        if let Some(known) = self.known(key).await {
+        if let Some(known) = self.known(step, &key, StepKind::Copy).await {
             return Ok(known);
         }
+        self.will_execute(step);
         let unpack = action.add.as_ref().and_then(|add| add.unpack);
         let mut selections = Vec::new();
         for source in sources {
@@ -83,25 +89,26 @@ impl Build {
                 }
             }
         }
-        let (tree, contents) = (step.before.tree.clone(), self.contents.clone());
+        let (tree, contents) = (self.tree(&step.before.tree).await?, self.contents.clone());
         let place = move || {
             let item = |(selection, unpack)| if unpack { unpacked(&contents, selection) } else { Ok(Item::Files(selection)) };
             let items: Vec<Item> = selections.into_iter().map(item).collect::<Result<_, _>>()?;
             copy::place(&tree, &items, &placement).map_err(|error| mistake("cannot copy").because(error))
         };
         let changes = self.work.run(place).await?;
-        self.make_layer(key, changes).await
+        self.make_layer(step, key, StepKind::Copy, changes).await
     }
 
     /// A stage that begins with the files of a context: one layer with all of them.
-    pub(super) async fn files_as_layer(&self, files: Files) -> Result<StepLayer, BuildError> {
+    pub(super) async fn files_as_layer(&self, step: &CurrentStep<'_>, files: Files) -> Result<StepLayer, BuildError> {
         let (selecting, cancel) = (files, self.work.cancel_token());
         let select = move || select(&selecting, b"/", Kind::Contents, &Rules::default(), &cancel);
         let selected = self.work.run(select).await?;
         let content = copy::content_digest(&selected).ok_or_else(unhashed)?;
         let mut key = KeyBuilder::new("FROM files", None);
-        let key = self.with_epoch(key.part("content", content.as_bytes()));
-        if let Some(known) = self.known(key).await {
+        key.part("content", content.as_bytes());
+        let key = self.with_epoch(key);
+        if let Some(known) = self.known(step, &key, StepKind::Copy).await {
             return Ok(known);
         }
         let placement = Placement {
@@ -117,7 +124,7 @@ impl Build {
             copy::place(&Tree::new(), &items, &placement).map_err(|error| mistake("cannot copy").because(error))
         };
         let changes = self.work.run(place).await?;
-        self.make_layer(key, changes).await
+        self.make_layer(step, key, StepKind::Copy, changes).await
     }
 
     /// Does a WORKDIR.
@@ -131,20 +138,23 @@ impl Build {
         };
         let mut key = KeyBuilder::new("WORKDIR", Some(step.before.key));
         key.part("path", &action.path).part("uid", owner.0.to_le_bytes()).part("gid", owner.1.to_le_bytes());
-        let key = self.with_epoch(&mut key);
-        if let Some(found) = self.known(key).await {
+        let key = self.with_epoch(key);
+        if let Some(found) = self.known(step, &key, StepKind::Run).await {
             return Ok(found);
         }
-        let changes = copy::workdir(&step.before.tree, &TreePath::clamp(&action.path), owner, self.made_time())
+        self.will_execute(step);
+        let tree = self.tree(&step.before.tree).await?;
+        let changes = copy::workdir(&tree, &TreePath::clamp(&action.path), owner, self.made_time())
             .map_err(|error| mistake("cannot make the working directory").because(error))?;
-        self.make_layer(key, changes).await
+        self.make_layer(step, key, StepKind::Run, changes).await
     }
 
     /// The users and groups that the image knows at this point.
     pub(super) async fn accounts(&self, before: &StageState) -> Result<Accounts, BuildError> {
+        let tree = self.tree(&before.tree).await?;
         let file = |path: &str| {
-            let path = before.tree.resolve(&TreePath::clamp(path)).ok()?;
-            before.tree.get(&path)?.file().cloned()
+            let path = tree.resolve(&TreePath::clamp(path)).ok()?;
+            tree.get(&path)?.file().cloned()
         };
         let files = [file("etc/passwd"), file("etc/group")];
         for file in files.iter().flatten() {
@@ -227,13 +237,16 @@ impl Build {
         action: &CopyAction,
         placement: &Placement,
         found: &[Found],
-    ) -> Result<Key, BuildError> {
+    ) -> Result<StepKey, BuildError> {
         let parent = Some(step.before.key).filter(|_| placement.ground == Ground::Tree);
         let mut key = KeyBuilder::new(if action.add.is_some() { "ADD" } else { "COPY" }, parent);
         for found in found {
             match found {
                 Found::Files(selections) => {
                     key.part("content", copy::content_digest(selections).ok_or_else(unhashed)?.as_bytes());
+                    for (name, digest) in copy::file_digests(selections, MOST_EXPLAINED_FILES) {
+                        key.note(&name, digest.as_bytes());
+                    }
                 }
                 Found::Download(selection) => {
                     let content = copy::content_digest(std::slice::from_ref(selection)).ok_or_else(unhashed)?;
@@ -264,12 +277,13 @@ impl Build {
         if let Some(unpack) = action.add.as_ref().and_then(|add| add.unpack) {
             key.part("unpack", [u8::from(unpack)]);
         }
-        Ok(self.with_epoch(&mut key))
+        Ok(self.with_epoch(key))
     }
 
     /// The key with the times that the layer may hold.
-    pub(super) fn with_epoch(&self, key: &mut KeyBuilder) -> Key {
-        key.optional("source date epoch", self.request.source_date_epoch.map(i64::to_le_bytes)).finish()
+    pub(super) fn with_epoch(&self, mut key: KeyBuilder) -> StepKey {
+        key.optional("SOURCE_DATE_EPOCH", self.request.source_date_epoch.map(i64::to_le_bytes));
+        key.into_key()
     }
 
     /// The time of directories that nobody gave a time: fixed, so that equal inputs give equal layers.
@@ -277,26 +291,14 @@ impl Build {
         Timestamp::from_seconds(self.request.source_date_epoch.unwrap_or_default())
     }
 
-    /// What an earlier build made of the same step.
-    pub(super) async fn known(&self, key: Key) -> Option<StepLayer> {
-        if self.request.use_cache == super::CacheUse::WriteOnly {
-            return None;
-        }
-        let record = match self.cache.probe(&[key]).await {
-            Ok(found) => found.into_iter().next().flatten()?,
-            Err(error) => {
-                self.warn_about_cache(&error).await;
-                return None;
-            }
-        };
-        let store = self.store.clone();
-        let index = self.work.run(move || store.layer_index(record.diff_id).map_err(BuildError::store)).await.ok().flatten()?;
-        let layer = Layer { diff_id: record.diff_id, blob: record.blob, origin: Origin::Store };
-        Some(StepLayer { layer, index, created: record.created, key, outcome: StepOutcome::Cached })
-    }
-
     /// Writes `changes` as a layer into the store and remembers it.
-    pub(super) async fn make_layer(&self, key: Key, changes: Vec<Change>) -> Result<StepLayer, BuildError> {
+    pub(super) async fn make_layer(
+        &self,
+        step: &CurrentStep<'_>,
+        key: StepKey,
+        kind: StepKind,
+        changes: Vec<Change>,
+    ) -> Result<StepLayer, BuildError> {
         for layer in Contents::layers_of(&changes) {
             self.need_blob(layer).await?;
         }
@@ -320,12 +322,16 @@ impl Build {
             Ok(packed)
         };
         let packed = self.work.run(pack).await?;
-        let record = Record { diff_id: packed.diff_id, blob: packed.blob.clone(), created: self.now_text() };
-        if let Err(error) = self.cache.record(key, &record).await {
-            self.warn_about_cache(&error).await;
-        }
+        let record = Record {
+            diff_id: packed.diff_id,
+            blob: packed.blob.clone(),
+            created: self.now_text(),
+            made_seconds: seconds_since_epoch(),
+        };
         let layer = Layer { diff_id: packed.diff_id, blob: packed.blob, origin: Origin::Store };
-        Ok(StepLayer { layer, index: packed.index, created: record.created, key, outcome: StepOutcome::Executed })
+        let created = record.created.clone();
+        self.remember_step(step, &key, kind, record).await;
+        Ok(StepLayer { layer, index: Some(packed.index), created, key: key.key, outcome: StepOutcome::Executed })
     }
 }
 

@@ -49,6 +49,13 @@ pub enum Event {
         /// Since it began.
         duration: Duration,
     },
+    /// A step is not known, and this is why; told if the request wants to know.
+    CacheMissed {
+        /// Which.
+        step: StepId,
+        /// What has changed, a sentence each.
+        reasons: Vec<String>,
+    },
     /// A layer of a base has to be read.
     PullStarted {
         /// The image.

@@ -81,10 +81,12 @@ impl Build {
     pub(super) async fn files_of(&self, source: Source, platform: &Platform) -> Result<Files, BuildError> {
         Ok(match source {
             Source::Scratch => Files::Tree(Arc::new(Tree::new())),
-            Source::Stage(index) => Files::Tree(self.stage(index).await?.tree.clone()),
-            Source::Image(name) => Files::Tree(self.base(&name, platform, super::base::Keep::Indexes).await?.tree),
+            Source::Stage(index) => Files::Tree(self.tree(&self.stage(index).await?.tree).await?),
+            Source::Image(name) => {
+                Files::Tree(self.tree(&self.base(&name, platform, super::base::Keep::Indexes).await?.tree).await?)
+            }
             Source::Context(name) => match self.image_context(&name, platform, super::base::Keep::Indexes).await? {
-                Some(image) => Files::Tree(image.tree),
+                Some(image) => Files::Tree(self.tree(&image.tree).await?),
                 None => self.context(Some(name)).await?,
             },
         })

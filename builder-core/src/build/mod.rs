@@ -10,26 +10,32 @@
 
 mod agent;
 mod base;
+mod cached;
 mod check;
 mod contents;
 mod copy;
 mod error;
 mod events;
+mod explain;
 mod fetch;
 mod mounts;
 mod publish;
 mod request;
 mod run;
 mod stage;
+mod trees;
 mod work;
 
 pub use check::{Checked, Definition, read_definition};
 pub use error::{BuildError, ErrorKind, Place};
 pub use events::{Event, LayerSummary, StepId, StepOutcome, Stream};
 pub use publish::Pushed;
-pub use request::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Entitlement, Export, SecretSource};
+pub use request::{
+    BuildRequest, CacheLayers, CachePlace, CacheRequest, CacheTarget, CacheUse, ContextSource, DockerfileSource, Entitlement,
+    Export, SecretSource,
+};
 
-use crate::cache::{CacheError, DirectoryCache, LayerCache};
+use crate::cache::{DirectoryCache, LayerCache};
 use crate::confined::ConfinedDir;
 use crate::context::git::Git;
 use crate::context::{self, Context};
@@ -43,16 +49,16 @@ use crate::plan::{self, Plan};
 use crate::registry;
 use crate::store::{Store, Workspace};
 use crate::tree::{Timestamp, Tree, TreePath};
-use base::Bases;
+use base::{Bases, Keep};
+use cached::Caches;
 use contents::Contents;
 use fetch::{Fetch, Files};
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, future::try_join_all, stream};
 use mounts::MountSources;
 use publish::Publisher;
 use stage::StageState;
 use std::{
     collections::{BTreeMap, HashMap},
-    error::Error as _,
     io::Read,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -141,7 +147,7 @@ struct Build {
     /// Grows when the base of a stage turns out to have triggers that need further stages.
     plan: Mutex<Arc<Plan>>,
     store: Store,
-    cache: Arc<dyn LayerCache>,
+    caches: Caches,
     registry: registry::Client,
     http: http::Client,
     git: Arc<Git>,
@@ -161,7 +167,13 @@ struct Build {
     /// Where each layer can be had.
     layers: Mutex<HashMap<DiffId, Layer>>,
     downloads: Semaphore,
-    cache_warned: OnceCell<()>,
+    /// What will be done with the blobs of layers, as far as it is known.
+    wanted: Mutex<HashMap<DiffId, Keep>>,
+    /// Blobs that were fetched or are on their way.
+    pulls: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
+    /// Layers to fetch before anybody waits for them.
+    ahead: mpsc::UnboundedSender<DiffId>,
+    awaited: Mutex<Option<mpsc::UnboundedReceiver<DiffId>>>,
     publisher: Publisher,
     /// Declared before the workspace: threads that write to it end before it is removed.
     work: Work,
@@ -185,6 +197,8 @@ pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Send
     build.tell(Event::Planned { stages: plan.stages.len(), steps }).await;
     build.refuse_warnings().await?;
     let outcome = build.run_stages(&plan).await;
+    // What a failed build has done is not done again either.
+    build.remember_all(outcome.is_ok()).await;
     // Of a failed build as well: a warning may say why it failed.
     build.tell_warnings().await;
     outcome
@@ -235,6 +249,8 @@ impl Build {
         let stages = dockerfile.stages.iter().map(|_| OnceCell::new()).collect();
         let destinations = if request.push { request.destinations.as_slice() } else { &[] };
         let publisher = Publisher::new(backends.registry.clone(), store.clone(), destinations, events.clone());
+        let caches = Caches::open(&request, backends.cache, &backends.registry, &store);
+        let (ahead, awaited) = mpsc::unbounded_channel();
         Ok(Box::new(Self {
             request,
             dockerfile,
@@ -242,7 +258,7 @@ impl Build {
             plan_options: options,
             plan: Mutex::new(Arc::new(plan)),
             store,
-            cache: backends.cache,
+            caches,
             registry: backends.registry,
             http: backends.http,
             git,
@@ -259,7 +275,10 @@ impl Build {
             stages,
             layers: Mutex::default(),
             downloads: Semaphore::new(MAX_DOWNLOADS),
-            cache_warned: OnceCell::new(),
+            wanted: Mutex::default(),
+            pulls: Mutex::default(),
+            ahead,
+            awaited: Mutex::new(Some(awaited)),
             publisher,
             work,
             workspace,
@@ -267,9 +286,27 @@ impl Build {
     }
 
     async fn run_stages(&self, plan: &Plan) -> Result<Outcome, BuildError> {
-        try_join_all(plan.stages.keys().map(|index| self.stage(*index))).await?;
-        let result = self.stage(plan.target).await?;
+        let stages = async {
+            try_join_all(plan.stages.keys().map(|index| self.stage(*index))).await?;
+            self.stage(plan.target).await
+        };
+        let result = tokio::select! {
+            result = stages => result?,
+            () = self.fetch_ahead() => unreachable!("the build itself holds the channel open"),
+        };
         self.finish(&result).await
+    }
+
+    /// Fetches what will be needed, until the build ends.
+    async fn fetch_ahead(&self) {
+        let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let layers = stream::unfold(awaited, async |awaited| {
+            let mut awaited = awaited?;
+            Some((awaited.recv().await?, Some(awaited)))
+        });
+        // Whoever needs one is told what is wrong with it.
+        let fetch = async |layer| drop(self.need_blob(layer).await);
+        tokio::join!(layers.for_each_concurrent(None, fetch), self.read_caches());
     }
 
     /// The last stage becomes the image.
@@ -279,6 +316,7 @@ impl Build {
         if config.created.is_none() {
             config.created = Some(self.now_text());
         }
+        self.write_inline_cache(&mut config, &result.layers);
         let image = Image { config, layers: result.layers.clone() };
         let assembled = image.assemble();
         let blobs = assembled.manifest.layers.iter().map(|layer| layer.size_bytes).sum::<u64>();
@@ -320,14 +358,6 @@ impl Build {
             }
         };
         cell.get_or_try_init(open).await.cloned()
-    }
-
-    /// Says once that results are not remembered.
-    async fn warn_about_cache(&self, error: &CacheError) {
-        if self.cache_warned.set(()).is_ok() {
-            let cause = error.source().map_or_else(String::new, |cause| format!(": {cause}"));
-            self.tell(Event::Warning { message: format!("{error}{cause}; the build goes on without it"), place: None }).await;
-        }
     }
 
     /// What is to be built, as far as it is known.

@@ -156,7 +156,7 @@ impl Build {
                 }
                 ResolvedMount::Tmpfs(TmpfsMount { target: at, size_bytes, writable }) => {
                     let at = target(at)?;
-                    let mode = tmpfs_mode(&step.before.tree, &at);
+                    let mode = tmpfs_mode(&*self.tree(&step.before.tree).await?, &at);
                     let size_bytes = size_bytes.filter(|size| *size > 0);
                     FoundMount { target: at, kind: FoundKind::Tmpfs { size_bytes, mode, access: access(*writable) } }
                 }
@@ -210,17 +210,17 @@ impl Build {
         let (from, selections) = match named {
             None => context(None).await?,
             Some(Source::Context(name)) => match self.image_context(&name, &self.request.platform, Keep::WhatIsRead).await? {
-                Some(image) => layers(image.tree, image.layers, None).await?,
+                Some(image) => layers(self.tree(&image.tree).await?, image.layers, None).await?,
                 None => context(Some(name)).await?,
             },
             Some(Source::Scratch) => layers(Arc::new(Tree::new()), Vec::new(), None).await?,
             Some(Source::Stage(index)) => {
                 let stage = self.stage(index).await?;
-                layers(stage.tree.clone(), stage.layers.clone(), stage.disk.clone()).await?
+                layers(self.tree(&stage.tree).await?, stage.layers.clone(), stage.disk.clone()).await?
             }
             Some(Source::Image(name)) => {
                 let image = self.base(&name, &self.request.platform, Keep::WhatIsRead).await?;
-                layers(image.tree, image.layers, None).await?
+                layers(self.tree(&image.tree).await?, image.layers, None).await?
             }
         };
         let digest = copy::content_digest(&selections)

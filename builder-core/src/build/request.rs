@@ -59,6 +59,9 @@ pub struct BuildRequest {
     /// Whether the results of steps are looked up.
     #[serde(default)]
     pub use_cache: CacheUse,
+    /// Where results are found and kept beside the store of this machine.
+    #[serde(default)]
+    pub cache: CacheRequest,
     /// Most bytes that one layer of a base or one archive may unpack to.
     #[serde(default = "default_unpacked_bytes")]
     pub max_unpacked_bytes: u64,
@@ -154,6 +157,63 @@ pub enum CacheUse {
     WriteOnly,
 }
 
+/// Caches that builds of different machines share. The store of this machine is looked into before them, and always kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CacheRequest {
+    /// Where results are looked up, in this order.
+    pub from: Vec<CachePlace>,
+    /// Where they are kept.
+    pub to: Vec<CacheTarget>,
+    /// Results that were made longer ago do not count. If not given, those of shared caches do not after two weeks, and those
+    /// of this machine always do.
+    pub ttl_seconds: Option<u64>,
+    /// Whether layers of COPY and ADD are looked up and kept there.
+    pub copy_layers: bool,
+    /// Whether layers of RUN and WORKDIR are.
+    pub run_layers: bool,
+    /// Whether to say of each step that is not known what has changed since the last build ([`Event::CacheMissed`](super::Event::CacheMissed)).
+    pub explain: bool,
+}
+
+impl Default for CacheRequest {
+    fn default() -> Self {
+        let (from, to) = (Vec::new(), Vec::new());
+        Self { from, to, ttl_seconds: None, copy_layers: true, run_layers: true, explain: false }
+    }
+}
+
+/// A cache that builds share.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CachePlace {
+    /// A repository of a registry. Its tag, if it is not `latest`, sets caches in one repository apart.
+    Registry(Reference),
+    /// An OCI layout in a directory.
+    Layout(PathBuf),
+    /// An image that was built with [`CachePlace::Inline`] in [`CacheRequest::to`]; there the reference does not matter.
+    Inline(Option<Reference>),
+}
+
+/// Where results are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheTarget {
+    /// The place.
+    pub place: CachePlace,
+    /// Of what.
+    pub layers: CacheLayers,
+}
+
+/// Whose layers are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheLayers {
+    /// Those of the image.
+    Min,
+    /// Those of all stages.
+    Max,
+}
+
 fn yes() -> bool {
     true
 }
@@ -183,6 +243,7 @@ impl BuildRequest {
             allowed: BTreeSet::new(),
             source_date_epoch: None,
             use_cache: CacheUse::On,
+            cache: CacheRequest::default(),
             max_unpacked_bytes: default_unpacked_bytes(),
             step_timeout_seconds: None,
         }

@@ -5,12 +5,13 @@
 
 use super::{
     Build, BuildError, ErrorKind, Event, StepId, Stream,
+    cached::StepKind,
     contents::Contents,
     mounts::{Attached, FoundMount},
     request::Entitlement,
     stage::{CurrentStep, StageState, StepLayer},
 };
-use crate::cache::{Key, KeyBuilder};
+use crate::cache::{Key, KeyBuilder, StepKey};
 use crate::copy::User;
 use crate::dockerfile::{Network, Security};
 use crate::evaluate::{self, RunAction};
@@ -71,9 +72,10 @@ impl Build {
         self.refuse(&action)?;
         let mounts = self.find_mounts(step, &action).await?;
         let key = self.run_key(step.before.key, &action, &mounts);
-        if let Some(found) = self.known(key).await {
+        if let Some(found) = self.known(step, &key, StepKind::Run).await {
             return Ok(found);
         }
+        self.will_execute(step);
         let user = self.user(step.before, &action.user).await?;
         let isolation = self.isolation().await?;
         let known = step.before.disk.take();
@@ -81,8 +83,8 @@ impl Build {
         let attached = self.attach(mounts, &isolation).await?;
         let (mut changes, disk) = self.execute(step, action, user, isolation, disk, attached).await?;
         self.date_back(&mut changes);
-        let made = self.make_layer(key, changes).await?;
-        let index = made.index.clone();
+        let made = self.make_layer(step, key, StepKind::Run, changes).await?;
+        let index = made.index.clone().unwrap_or_default();
         let diff_id = made.layer.diff_id;
         let disk = self
             .work
@@ -122,7 +124,8 @@ impl Build {
         mut attached: Attached,
     ) -> Result<(Vec<Change>, Disk), BuildError> {
         let command = shown(&action);
-        let (tree, contents, cancel) = (step.before.tree.clone(), self.contents.clone(), self.work.cancel_token());
+        let tree = self.tree(&step.before.tree).await?;
+        let (contents, cancel) = (self.contents.clone(), self.work.cancel_token());
         let (resolv_conf, time_limit) = (self.resolv_conf.clone(), self.request.step_timeout_seconds.map(Duration::from_secs));
         let output = Output { events: self.events.clone(), step: step.id.clone(), cancel: cancel.clone() };
         let run = move || {
@@ -159,13 +162,13 @@ impl Build {
     }
 
     /// Everything that the result depends on. Proxies are left out: they say how to reach something, not what.
-    fn run_key(&self, parent: Key, action: &RunAction, mounts: &[FoundMount]) -> Key {
+    fn run_key(&self, parent: Key, action: &RunAction, mounts: &[FoundMount]) -> StepKey {
         let mut key = KeyBuilder::new("RUN", Some(parent));
         for word in &action.argv {
-            key.part("argument", word);
+            key.part("command", word);
         }
         for (name, value) in action.environment.iter() {
-            key.part("variable", name).part("value", value);
+            key.named("variable", name, value);
         }
         key.part("directory", &action.working_dir).part("user", &action.user);
         if let Some(script) = &action.script {
@@ -176,7 +179,7 @@ impl Build {
         for mount in mounts {
             mount.add_to(&mut key);
         }
-        self.with_epoch(&mut key)
+        self.with_epoch(key)
     }
 
     /// Says what a step does not get.
@@ -270,6 +273,7 @@ impl Build {
             shared.push(place);
         }
         try_join_all(wanted).await?;
+        try_join_all(missing.iter().map(|layer| self.layer_index(layer.diff_id))).await?;
         let (store, contents) = (self.store.clone(), self.contents.clone());
         self.work
             .run(move || {

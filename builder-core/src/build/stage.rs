@@ -4,8 +4,9 @@ use super::{
     Build, BuildError, ErrorKind, Event, LayerSummary, Place, StepId, StepOutcome,
     base::{Base, Keep},
     run::Disk,
+    trees::LazyTree,
 };
-use crate::cache::{Key, KeyBuilder};
+use crate::cache::{InlineCache, Key, KeyBuilder};
 use crate::dockerfile::{self, Instruction, InstructionKind, ParseError, Position};
 use crate::evaluate::{Action, Scope, State};
 use crate::image::Layer;
@@ -19,7 +20,7 @@ use std::{sync::Arc, time::Instant};
 #[derive(Clone)]
 pub(super) struct StageState {
     pub(super) state: State,
-    pub(super) tree: Arc<Tree>,
+    pub(super) tree: LazyTree,
     pub(super) layers: Vec<Layer>,
     /// Stands for everything that has happened to the tree.
     pub(super) key: Key,
@@ -30,7 +31,8 @@ pub(super) struct StageState {
 /// A layer that a step made, or that an earlier build made for it.
 pub(super) struct StepLayer {
     pub(super) layer: Layer,
-    pub(super) index: LayerIndex,
+    /// What is in it, if it was made just now.
+    pub(super) index: Option<LayerIndex>,
     /// RFC 3339.
     pub(super) created: String,
     pub(super) key: Key,
@@ -40,16 +42,27 @@ pub(super) struct StepLayer {
 /// A step with what the functions that act need to know about it.
 pub(super) struct CurrentStep<'a> {
     pub(super) id: &'a StepId,
+    /// As it stands in the Dockerfile.
+    pub(super) text: &'a str,
+    /// Whether this step is a RUN, or one comes after it that starts from it.
+    pub(super) runs: bool,
     /// Of the stage before the step.
     pub(super) before: &'a mut StageState,
 }
 
-fn from_image(base: Base) -> StageState {
+fn from_image(mut base: Base) -> StageState {
     let mut key = KeyBuilder::new("FROM", None);
     for layer in &base.layers {
         key.part("layer", layer.diff_id.0.as_bytes());
     }
+    InlineCache::erase(&mut base.config);
     StageState { state: State::from_image(base.config), tree: base.tree, layers: base.layers, key: key.finish(), disk: None }
+}
+
+/// The key of a stage after a step. That of a layer which does not depend on what is below it says nothing of that.
+fn on_top_of(below: Key, layer: Key) -> Key {
+    let mut key = KeyBuilder::new("layer", Some(below));
+    key.part("layer", layer.as_bytes()).finish()
 }
 
 impl Build {
@@ -70,7 +83,8 @@ impl Build {
         let mut id = StepId { stage: index, stage_name: name, number: 1, total: stage.instructions.len() + 1 };
         let started = Instant::now();
         self.tell(Event::StepStarted { step: id.clone(), position: stage.position, text: stage.original.clone() }).await;
-        let mut current = self.start(index, planned).await.map_err(|error| error.at(self.place(stage.position)))?;
+        let mut current =
+            self.start(&id, &stage.original, planned).await.map_err(|error| error.at(self.place(stage.position)))?;
         let triggers = self.triggers(&mut current.state, stage.position)?;
         self.plan_triggers(index, &triggers).map_err(|mistakes| self.of_the_base(mistakes, stage.position))?;
         self.tell(Event::StepFinished {
@@ -83,19 +97,22 @@ impl Build {
         id.total += triggers.len();
         let mut instructions: Vec<(&Instruction, Position)> = triggers.iter().map(|trigger| (trigger, stage.position)).collect();
         instructions.extend(stage.instructions.iter().map(|instruction| (instruction, instruction.position)));
-        for (instruction, position) in instructions {
+        let is_run = |instruction: &Instruction| matches!(instruction.kind, InstructionKind::Run(_));
+        for (at, (instruction, position)) in instructions.iter().enumerate() {
             id.number += 1;
-            self.step(&mut current, instruction, position, &id).await?;
+            let runs = instructions[at..].iter().any(|(instruction, _)| is_run(instruction)) || self.runs_above(index);
+            self.step(&mut current, instruction, *position, &id, runs).await?;
         }
         Ok(current)
     }
 
     /// What FROM gives.
-    async fn start(&self, index: usize, planned: &PlannedStage) -> Result<StageState, BuildError> {
+    async fn start(&self, id: &StepId, text: &str, planned: &PlannedStage) -> Result<StageState, BuildError> {
+        let index = id.stage;
         match &planned.base {
             Source::Scratch => Ok(StageState {
                 state: State::scratch(&planned.platform),
-                tree: Arc::new(Tree::new()),
+                tree: LazyTree::new(Tree::new()),
                 layers: Vec::new(),
                 key: KeyBuilder::new("FROM scratch", None).finish(),
                 disk: None,
@@ -110,7 +127,7 @@ impl Build {
             }
             Source::Context(name) => match self.image_context(name, &planned.platform, self.keep(index)).await? {
                 Some(base) => Ok(from_image(base)),
-                None => self.start_with_files(name, planned).await,
+                None => self.start_with_files(name, id, text, planned).await,
             },
         }
     }
@@ -120,8 +137,23 @@ impl Build {
     }
 
     /// FROM a named context that has files only: nothing, and one layer with the files.
-    async fn start_with_files(&self, name: &str, planned: &PlannedStage) -> Result<StageState, BuildError> {
-        let made = self.files_as_layer(self.context(Some(name.to_owned())).await?).await?;
+    async fn start_with_files(
+        &self,
+        name: &str,
+        id: &StepId,
+        text: &str,
+        planned: &PlannedStage,
+    ) -> Result<StageState, BuildError> {
+        let files = self.context(Some(name.to_owned())).await?;
+        let mut nothing = StageState {
+            state: State::scratch(&planned.platform),
+            tree: LazyTree::new(Tree::new()),
+            layers: Vec::new(),
+            key: KeyBuilder::new("FROM scratch", None).finish(),
+            disk: None,
+        };
+        let step = CurrentStep { id, text, runs: false, before: &mut nothing };
+        let made = self.files_as_layer(&step, files).await?;
         let mut config = State::scratch(&planned.platform).config;
         config.history.push(History {
             created: Some(made.created),
@@ -129,12 +161,10 @@ impl Build {
             comment: Some("buildkit.dockerfile.v0".to_owned()),
             ..History::default()
         });
-        let mut tree = Tree::new();
-        tree.apply(&made.index.changes);
         self.remember(std::slice::from_ref(&made.layer));
         Ok(StageState {
             state: State::from_image(config),
-            tree: Arc::new(tree),
+            tree: LazyTree::of_layers(vec![made.layer.diff_id]),
             layers: vec![made.layer],
             key: made.key,
             disk: None,
@@ -170,6 +200,7 @@ impl Build {
         instruction: &Instruction,
         position: Position,
         id: &StepId,
+        runs: bool,
     ) -> Result<(), BuildError> {
         let started = Instant::now();
         self.tell(Event::StepStarted { step: id.clone(), position, text: instruction.original.clone() }).await;
@@ -187,7 +218,8 @@ impl Build {
                 self.of_the_base(vec![mistake], position)
             }
         })?;
-        let mut step = CurrentStep { id, before: current };
+        let below = current.key;
+        let mut step = CurrentStep { id, text: &instruction.original, runs, before: current };
         let made = match action {
             Action::Metadata => Ok(None),
             Action::Copy(action) => self.copy(&step, &action).await.map(Some),
@@ -201,13 +233,16 @@ impl Build {
             Some(made) => {
                 outcome = made.outcome;
                 summary = Some(LayerSummary { digest: made.layer.blob.digest, size_bytes: made.layer.blob.size_bytes });
-                Arc::make_mut(&mut current.tree).apply(&made.index.changes);
+                match &made.index {
+                    Some(index) => current.tree.add_changes(made.layer.diff_id, &index.changes),
+                    None => current.tree.add(made.layer.diff_id),
+                }
                 self.remember(std::slice::from_ref(&made.layer));
                 if self.is_part_of_result(id.stage) {
                     self.publisher.offer(&made.layer);
                 }
                 current.layers.push(made.layer);
-                current.key = made.key;
+                current.key = on_top_of(below, made.key);
                 Some(made.created)
             }
         };
@@ -216,27 +251,36 @@ impl Build {
         Ok(())
     }
 
-    /// Whether the bytes of the base of a stage are needed: for a RUN on it, or because the image is written to a place
-    /// that cannot have them yet.
+    /// Whether the bytes of the base of a stage are needed whatever is known: the image is written to a place that cannot have
+    /// them yet. Those that only a RUN needs are fetched when one turns out to be unknown.
     fn needs_blobs(&self, index: usize) -> bool {
+        !self.request.exports.is_empty() && self.is_part_of_result(index)
+    }
+
+    /// Whether a stage that starts from this one holds a RUN.
+    fn runs_above(&self, index: usize) -> bool {
         let runs = |index: usize| {
-            self.dockerfile.stages[index]
-                .instructions
-                .iter()
-                .any(|instruction| matches!(instruction.kind, InstructionKind::Run(_)))
+            let mut instructions = self.dockerfile.stages[index].instructions.iter();
+            instructions.any(|instruction| matches!(instruction.kind, InstructionKind::Run(_)))
         };
         let plan = self.plan();
-        let above = plan.stages.keys().filter(|other| self.starts_from(**other, index));
-        let (mut runs_above, mut in_result) = (false, false);
-        for other in above {
-            runs_above |= runs(*other);
-            in_result |= *other == plan.target;
+        plan.stages.keys().any(|other| *other != index && runs(*other) && self.starts_from(*other, index))
+    }
+
+    /// Called when a step is not known: a RUN on what it makes is not known either, so all below it will be needed on disk.
+    pub(super) fn will_execute(&self, step: &CurrentStep<'_>) {
+        if step.runs {
+            let layers = || step.before.layers.iter().map(|layer| layer.diff_id);
+            self.expect(layers(), Keep::Blobs);
+            for layer in layers() {
+                // The build has ended: then nobody needs it.
+                let _ = self.ahead.send(layer);
+            }
         }
-        runs_above || in_result && !self.request.exports.is_empty()
     }
 
     /// Whether stage `index` is the target, or the target starts from it.
-    fn is_part_of_result(&self, index: usize) -> bool {
+    pub(super) fn is_part_of_result(&self, index: usize) -> bool {
         self.starts_from(self.plan().target, index)
     }
 

@@ -1,6 +1,8 @@
 //! The store of this machine as a cache: builds on one machine, or on one volume, share their results.
 
-use super::{CacheError, Key, LayerCache, Record};
+use super::{CacheError, Found, Key, LayerCache, Record, Remembered};
+use crate::image::Origin;
+use crate::oci::DiffId;
 use crate::store::{Store, StoreError};
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
@@ -17,30 +19,39 @@ impl DirectoryCache {
     }
 
     /// A record counts only if all that belongs to it is still there: somebody may have removed blobs.
-    fn find(&self, key: Key) -> Result<Option<Record>, StoreError> {
+    fn find(&self, key: Key) -> Result<Option<Found>, StoreError> {
         let Some(record) = self.store.step::<Record>(key.as_bytes())? else { return Ok(None) };
-        let whole = self.store.has_blob(&record.blob) && self.store.layer_index(record.diff_id)?.is_some();
-        Ok(whole.then_some(record))
+        let whole = self.store.has_blob(&record.blob) && self.store.has_layer_index(record.diff_id);
+        Ok(whole.then_some(Found { record, origin: Origin::Store }))
     }
 }
 
 impl LayerCache for DirectoryCache {
-    fn probe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Record>>, CacheError>> {
+    fn probe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
         let found: Result<_, StoreError> = keys.iter().map(|key| self.find(*key)).collect();
-        future::ready(found.map_err(|error| CacheError { action: "read", source: error.into() })).boxed()
+        future::ready(found.map_err(|error| failed("read", error))).boxed()
     }
 
-    fn record<'a>(&'a self, key: Key, record: &'a Record) -> BoxFuture<'a, Result<(), CacheError>> {
-        let written = self.store.put_step(key.as_bytes(), record);
-        future::ready(written.map_err(|error| CacheError { action: "write", source: error.into() })).boxed()
+    fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<bool, CacheError>> {
+        future::ready(Ok(self.store.has_layer_index(layer))).boxed()
     }
+
+    fn record<'a>(&'a self, remembered: &'a Remembered) -> BoxFuture<'a, Result<(), CacheError>> {
+        let mut steps = remembered.steps.iter();
+        let written = steps.try_for_each(|step| self.store.put_step(step.key.as_bytes(), &step.record));
+        future::ready(written.map_err(|error| failed("write", error))).boxed()
+    }
+}
+
+fn failed(action: &'static str, error: StoreError) -> CacheError {
+    CacheError { action, place: String::new(), source: error.into() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cache::KeyBuilder;
-    use crate::oci::{Descriptor, DiffId, Digest};
+    use crate::cache::{KeyBuilder, Made};
+    use crate::oci::{Descriptor, Digest};
     use crate::tree::LayerIndex;
     use std::io::Write as _;
 
@@ -54,17 +65,20 @@ mod tests {
             diff_id: DiffId(Digest::of(b"tar")),
             blob: Descriptor::of("x", b"blob"),
             created: "2020-01-01T00:00:00Z".to_owned(),
+            made_seconds: 7,
         };
         assert_eq!(cache.probe(&[key]).await.unwrap(), [None]);
 
-        cache.record(key, &record).await.unwrap();
+        let made = Made { key, record: record.clone(), origin: Origin::Store };
+        cache.record(&Remembered { steps: vec![made], ..Remembered::default() }).await.unwrap();
         assert_eq!(cache.probe(&[key]).await.unwrap(), [None]);
 
         let mut writer = store.blob_writer().unwrap();
         writer.write_all(b"blob").unwrap();
         writer.finish(Some(&record.blob)).unwrap();
         store.put_layer_index(record.diff_id, &LayerIndex::default()).unwrap();
-        assert_eq!(cache.probe(&[key]).await.unwrap(), [Some(record.clone())]);
+        let found = Found { record: record.clone(), origin: Origin::Store };
+        assert_eq!(cache.probe(&[key]).await.unwrap(), [Some(found)]);
 
         store.remove_blob(&record.blob.digest).unwrap();
         assert_eq!(cache.probe(&[key]).await.unwrap(), [None]);

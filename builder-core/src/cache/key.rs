@@ -1,20 +1,44 @@
 //! The key of a step: a framed digest of everything that its result depends on. Pure.
 //!
-//! Every part goes in with its name and its length, so that no two lists of parts give the same bytes.
+//! Every part goes in with its name and its length, so that no two lists of parts give the same bytes. Beside the key, the
+//! parts are kept as short digests, so that a later build can say which of them has changed; of no value is more kept than that.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Version of the meaning of keys: another one misses everything that was recorded before.
-const VERSION: &str = "cofferdam step 1";
+const VERSION: &str = "cofferdam step 2";
+/// The most parts of one step that are kept: those of a step with more files than that are told as a whole.
+const MOST_PARTS: usize = 5000;
 
 /// What a step's result is recorded under.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Key([u8; 32]);
 
+/// One part of a key: what it is called and a few bytes of the digest of its value.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Part {
+    /// What it is called.
+    pub name: String,
+    /// Equal for equal values.
+    pub value: [u8; 8],
+}
+
+/// A key with its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StepKey {
+    /// The key.
+    pub key: Key,
+    /// Its parts, and finer ones of which one part is the sum.
+    pub parts: Vec<Part>,
+}
+
 /// Collects the parts of a key.
 #[derive(Debug)]
-pub struct KeyBuilder(blake3::Hasher);
+pub struct KeyBuilder {
+    hasher: blake3::Hasher,
+    parts: Vec<Part>,
+}
 
 impl Key {
     /// The raw bytes.
@@ -26,26 +50,35 @@ impl Key {
     pub fn hex(&self) -> String {
         blake3::Hash::from_bytes(self.0).to_hex().to_string()
     }
+
+    /// Reads 64 hex digits.
+    pub fn from_hex(text: &str) -> Option<Self> {
+        blake3::Hash::from_hex(text).ok().map(|hash| Self(*hash.as_bytes()))
+    }
 }
 
 impl KeyBuilder {
     /// A key for an instruction (`RUN`, `COPY`, …) on what `parent` stands for.
     pub fn new(instruction: &str, parent: Option<Key>) -> Self {
-        let mut builder = Self(blake3::Hasher::new());
+        let mut builder = Self { hasher: blake3::Hasher::new(), parts: Vec::new() };
         builder.part("version", VERSION).part("instruction", instruction);
         if let Some(parent) = parent {
-            builder.part("parent", parent.0);
+            builder.part("what is below", parent.0);
         }
         builder
     }
 
     /// Adds a part.
     pub fn part(&mut self, name: &str, value: impl AsRef<[u8]>) -> &mut Self {
-        for bytes in [name.as_bytes(), value.as_ref()] {
-            self.0.update(&(bytes.len() as u64).to_le_bytes());
-            self.0.update(bytes);
-        }
-        self
+        self.frame(name, value.as_ref());
+        self.note(name, value)
+    }
+
+    /// Adds a part with two names: of a kind of which there are many, as variables.
+    pub fn named(&mut self, kind: &str, name: &str, value: impl AsRef<[u8]>) -> &mut Self {
+        self.frame(kind, name.as_bytes());
+        self.frame("value", value.as_ref());
+        self.note(&format!("{kind} {name}"), value)
     }
 
     /// Adds a part that may be absent, which is not the same as empty.
@@ -56,9 +89,31 @@ impl KeyBuilder {
         }
     }
 
+    /// Keeps a part for explanations alone: the key has it already, in the sum of others.
+    pub fn note(&mut self, name: &str, value: impl AsRef<[u8]>) -> &mut Self {
+        if self.parts.len() < MOST_PARTS {
+            let digest = blake3::hash(value.as_ref());
+            let (value, _) = digest.as_bytes().split_first_chunk().expect("a digest has 32 bytes");
+            self.parts.push(Part { name: name.to_owned(), value: *value });
+        }
+        self
+    }
+
+    fn frame(&mut self, name: &str, value: &[u8]) {
+        for bytes in [name.as_bytes(), value] {
+            self.hasher.update(&(bytes.len() as u64).to_le_bytes());
+            self.hasher.update(bytes);
+        }
+    }
+
     /// The key of all parts.
     pub fn finish(&self) -> Key {
-        Key(*self.0.finalize().as_bytes())
+        Key(*self.hasher.finalize().as_bytes())
+    }
+
+    /// The key with its parts.
+    pub fn into_key(self) -> StepKey {
+        StepKey { key: self.finish(), parts: self.parts }
     }
 }
 
@@ -99,5 +154,23 @@ mod tests {
             assert!(different[at + 1..].iter().all(|other| other != one), "{at}");
         }
         assert_ne!(KeyBuilder::new("RUN", None).finish(), KeyBuilder::new("RUN", Some(key(&[]))).finish());
+    }
+
+    #[test]
+    fn a_key_is_read_as_it_is_written() {
+        let key = KeyBuilder::new("RUN", None).finish();
+        assert_eq!(Key::from_hex(&key.hex()), Some(key));
+        assert_eq!(Key::from_hex("00"), None);
+    }
+
+    #[test]
+    fn notes_change_no_key_and_values_are_not_kept() {
+        let mut noted = KeyBuilder::new("RUN", None);
+        noted.note("file a", "very secret").named("variable", "A", "hidden");
+        let mut bare = KeyBuilder::new("RUN", None);
+        bare.named("variable", "A", "hidden");
+        assert_eq!(noted.finish(), bare.finish());
+        let shown = format!("{:?}", noted.into_key());
+        assert!(shown.contains("variable A") && !shown.contains("hidden") && !shown.contains("secret"), "{shown}");
     }
 }

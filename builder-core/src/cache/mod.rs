@@ -1,15 +1,23 @@
 //! Results of steps, found again by what they depend on.
 //!
-//! [`Key`] is pure; [`LayerCache`] is a place that remembers. A cache may forget at any time and may not lie: what it
-//! gives for a key is a layer that this very step made once.
+//! [`Key`] is pure; [`LayerCache`] is a place that remembers: the store of this machine, a repository of a registry or a
+//! directory that builds share, an image that says how its own layers were made. A cache may forget at any time and may not
+//! lie: what it gives for a key is a layer that this very step made once. docs/decisions/cache.md says how they are laid out.
 
+mod depot;
 mod directory;
+mod inline;
 mod key;
+mod shard;
+mod shared;
 
 pub use directory::DirectoryCache;
-pub use key::{Key, KeyBuilder};
+pub use inline::InlineCache;
+pub use key::{Key, KeyBuilder, Part, StepKey};
+pub use shared::{Access, SharedCache};
 
-use crate::oci::{Descriptor, DiffId};
+use crate::image::Origin;
+use crate::oci::{Descriptor, DiffId, Digest, Reference};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -21,25 +29,68 @@ pub struct Record {
     pub diff_id: DiffId,
     /// The blob of the layer.
     pub blob: Descriptor,
-    /// When it was made, RFC 3339: a cached build says the same as the first one.
+    /// When it was made, RFC 3339, as the image says it: a cached build says the same as the first one.
     pub created: String,
+    /// When it was made, by the clock; 0 if nobody knows.
+    #[serde(default)]
+    pub made_seconds: i64,
+}
+
+/// What a cache knows of a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// What it led to.
+    pub record: Record,
+    /// Where the blob of its layer can be had.
+    pub origin: Origin,
+}
+
+/// A step that a build did or found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Made {
+    /// What it depends on.
+    pub key: Key,
+    /// What it led to.
+    pub record: Record,
+    /// Where the blob of its layer is.
+    pub origin: Origin,
+}
+
+/// What a build, or a part of it, has to be remembered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Remembered {
+    /// Equal for builds of the same thing: they replace each other in what is known of builds.
+    pub name: Option<Digest>,
+    /// The steps.
+    pub steps: Vec<Made>,
+    /// The layers of the images that the build used.
+    pub bases: Vec<DiffId>,
+    /// Repositories that may have the blobs of the steps already.
+    pub repositories: Vec<Reference>,
+    /// What explains the keys, as a later build will want to read it.
+    pub parts: Option<Vec<u8>>,
 }
 
 /// A cache that cannot be read or written. A build goes on without it.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {action} the cache")]
+#[error("cannot {action} the cache{}", if place.is_empty() { String::new() } else { format!(" {place}") })]
 pub struct CacheError {
     /// `read` or `write`.
     pub action: &'static str,
+    /// Where it is; empty for the store of this machine.
+    pub place: String,
     /// Why.
     pub source: Box<dyn Error + Send + Sync>,
 }
 
 /// A place that remembers what steps led to.
 pub trait LayerCache: Send + Sync {
-    /// What is known of each of `keys`, in their order. The index of each layer that is found is in the store afterwards.
-    fn probe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Record>>, CacheError>>;
+    /// What is known of each of `keys`, in their order.
+    fn probe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
 
-    /// Remembers that the step `key` made `record`. Its blob and index are in the store.
-    fn record<'a>(&'a self, key: Key, record: &'a Record) -> BoxFuture<'a, Result<(), CacheError>>;
+    /// Sees to it that the index of a layer is in the store, if it is known here; says whether it is.
+    fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<bool, CacheError>>;
+
+    /// Remembers. Blobs that are nowhere but in the store are taken from there, and so are the indexes of all layers.
+    fn record<'a>(&'a self, remembered: &'a Remembered) -> BoxFuture<'a, Result<(), CacheError>>;
 }

@@ -317,6 +317,21 @@ impl Selection {
     }
 }
 
+/// The digest of each thing that an instruction reads, by its path: what [`content_digest`] is the sum of, to explain it.
+/// Nothing if there are more than `most`.
+pub fn file_digests(selections: &[Selection], most: usize) -> Vec<(String, ContentDigest)> {
+    if selections.iter().map(|selection| selection.entries.len()).sum::<usize>() > most {
+        return Vec::new();
+    }
+    let digest = |selection: &Selection, selected: &Selected| {
+        let path = selection.origin.join(&selected.path);
+        let entries = vec![Selected { path: TreePath::root(), link: None, ..selected.clone() }];
+        let alone = Selection { name: Vec::new(), origin: TreePath::root(), entries, kind: selection.kind };
+        Some((format!("file {path}"), content_digest(&[alone])?))
+    };
+    selections.iter().flat_map(|selection| selection.entries.iter().filter_map(move |entry| digest(selection, entry))).collect()
+}
+
 /// The digest of all that an instruction reads: names, types, modes, owners, link targets, bytes. Not times.
 ///
 /// `None` if the digest of a file is not known yet.

@@ -5,6 +5,7 @@
 //! indexes/<diff id hex>    layer indexes
 //! layers/<diff id hex>     JSON: the blobs that are known to hold a layer
 //! steps/<key hex>          JSON: what a step led to
+//! parts/<hex>              what the last build of a name depended on, for explanations
 //! unpacked/<chain id hex>/ directories that hold an unpacked chain of layers
 //! caches/<name hex>-<n>/   directories of `RUN --mount=type=cache`; `<name hex>-<n>.lock` is locked while a step uses one
 //! builds/<id>/             what builds in progress write; `<id>.lock` is locked as long as its process lives
@@ -104,7 +105,7 @@ impl Store {
     /// [`StoreError`] if the directory cannot be made or written.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
         let root = directory.into();
-        for name in ["blobs/sha256", "indexes", "layers", "steps", "unpacked", "caches", "builds"] {
+        for name in ["blobs/sha256", "indexes", "layers", "steps", "parts", "unpacked", "caches", "builds"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(|error| StoreError::io("make the directory", &path, error))?;
         }

@@ -1,7 +1,7 @@
 //! Layer indexes and small facts. A damaged record, or one of another version, is a miss.
 
 use super::{Store, StoreError};
-use crate::oci::{Descriptor, DiffId};
+use crate::oci::{Descriptor, DiffId, Digest};
 use crate::tree::LayerIndex;
 use serde::{Serialize, de::DeserializeOwned};
 use std::path::PathBuf;
@@ -19,6 +19,11 @@ impl Store {
     /// [`StoreError`] if it is there and cannot be read.
     pub fn layer_index(&self, layer: DiffId) -> Result<Option<LayerIndex>, StoreError> {
         Ok(Self::read(&self.index_path(layer))?.and_then(|bytes| decode(&bytes)))
+    }
+
+    /// Whether there is an index of the layer. A damaged one counts until it is read.
+    pub fn has_layer_index(&self, layer: DiffId) -> bool {
+        self.index_path(layer).exists()
     }
 
     /// Keeps the index of a layer.
@@ -66,6 +71,22 @@ impl Store {
         self.write_json(&self.step_path(key), outcome)
     }
 
+    /// What the last build of that name depended on, as it was kept.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is there and cannot be read.
+    pub fn build_parts(&self, name: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+        Self::read(&self.parts_path(name))
+    }
+
+    /// Keeps what a build depended on.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn put_build_parts(&self, name: &Digest, parts: &[u8]) -> Result<(), StoreError> {
+        self.write_whole(&self.parts_path(name), parts)
+    }
+
     fn read_json<T: DeserializeOwned>(path: &std::path::Path) -> Result<Option<T>, StoreError> {
         Ok(Self::read(path)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
@@ -82,6 +103,10 @@ impl Store {
 
     fn layer_path(&self, layer: DiffId) -> PathBuf {
         self.root().join("layers").join(layer.0.hex())
+    }
+
+    fn parts_path(&self, name: &Digest) -> PathBuf {
+        self.root().join("parts").join(name.hex())
     }
 
     fn step_path(&self, key: &[u8; 32]) -> PathBuf {
@@ -106,7 +131,6 @@ fn decode(bytes: &[u8]) -> Option<LayerIndex> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::oci::Digest;
     use crate::tree::text;
 
     #[test]

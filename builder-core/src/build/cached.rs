@@ -1,0 +1,321 @@
+//! Results of earlier builds: where a step is looked up, in which order, and where it is remembered.
+//!
+//! The store of this machine comes first; it is kept always and at once. The shared caches follow in the order of the request;
+//! what they give is a descriptor of a layer, and neither the layer nor what is in it is fetched before somebody needs it.
+//! They are written when the build has ended, well or not.
+
+use super::request::{CacheLayers, CachePlace, CacheRequest};
+use super::{Build, BuildRequest, CacheUse, ContextSource, DockerfileSource, Event, StepOutcome};
+use super::{explain, seconds_since_epoch};
+use super::{
+    explain::StepParts,
+    stage::{CurrentStep, StepLayer},
+};
+use crate::cache::{Access, CacheError, Found, InlineCache, Key, LayerCache, Made, Record, Remembered, SharedCache, StepKey};
+use crate::image::{Layer, Origin};
+use crate::oci::{DiffId, Digest, ImageConfig};
+use crate::registry;
+use crate::store::Store;
+use futures_util::future::join_all;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error as _,
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::sync::OnceCell;
+
+/// How long results of shared caches count, as with Kaniko: two weeks.
+const USUAL_TTL_SECONDS: u64 = 14 * 24 * 60 * 60;
+
+/// What a step is for those who choose what is cached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StepKind {
+    /// COPY and ADD.
+    Copy,
+    /// RUN and WORKDIR.
+    Run,
+}
+
+/// The caches of one build.
+pub(super) struct Caches {
+    /// The store of this machine.
+    local: Arc<dyn LayerCache>,
+    shared: Vec<Shared>,
+    used: Mutex<Used>,
+    /// Of which caches was said already that they do not work.
+    warned: Mutex<BTreeSet<(String, &'static str)>>,
+    /// What the last build of the same did.
+    pub(super) last: OnceCell<Vec<StepParts>>,
+}
+
+struct Shared {
+    cache: Handle,
+    is_read: bool,
+    kept: Option<CacheLayers>,
+}
+
+enum Handle {
+    Shared(Arc<SharedCache>),
+    Inline(Arc<InlineCache>),
+}
+
+impl Handle {
+    fn cache(&self) -> &dyn LayerCache {
+        match self {
+            Self::Shared(cache) => &**cache,
+            Self::Inline(cache) => &**cache,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Used {
+    steps: Vec<UsedStep>,
+    bases: BTreeSet<DiffId>,
+}
+
+struct UsedStep {
+    made: Made,
+    kind: StepKind,
+    in_result: bool,
+    parts: StepParts,
+}
+
+impl Caches {
+    pub(super) fn open(request: &BuildRequest, local: Arc<dyn LayerCache>, registry: &registry::Client, store: &Store) -> Self {
+        let CacheRequest { from, to, ttl_seconds, .. } = &request.cache;
+        let keep_seconds = ttl_seconds.unwrap_or(USUAL_TTL_SECONDS);
+        let kept = |place: &CachePlace| to.iter().find(|target| target.place == *place).map(|target| target.layers);
+        let mut places: Vec<&CachePlace> = Vec::new();
+        for place in from.iter().chain(to.iter().map(|target| &target.place)) {
+            if !places.contains(&place) {
+                places.push(place);
+            }
+        }
+        let mut shared = Vec::new();
+        for place in places {
+            let is_read = from.contains(place);
+            let kept = kept(place);
+            let access = if kept.is_some() { Access::ReadWrite } else { Access::Read };
+            let cache = match place {
+                CachePlace::Registry(reference) => {
+                    SharedCache::registry(registry.clone(), reference, store.clone(), access, keep_seconds)
+                }
+                CachePlace::Layout(path) => SharedCache::layout(path.clone(), store.clone(), access, keep_seconds),
+                CachePlace::Inline(None) => continue,
+                CachePlace::Inline(Some(reference)) => {
+                    if is_read {
+                        let cache = InlineCache::new(registry.clone(), reference.clone(), request.platform.clone());
+                        shared.push(Shared { cache: Handle::Inline(Arc::new(cache)), is_read, kept: None });
+                    }
+                    continue;
+                }
+            };
+            shared.push(Shared { cache: Handle::Shared(Arc::new(cache)), is_read, kept });
+        }
+        let (used, warned, last) = (Mutex::default(), Mutex::default(), OnceCell::new());
+        Self { local, shared, used, warned, last }
+    }
+
+    /// The shared caches that are read, in their order.
+    pub(super) fn readable(&self) -> impl Iterator<Item = &dyn LayerCache> {
+        self.shared.iter().filter(|shared| shared.is_read).map(|shared| shared.cache.cache())
+    }
+
+    /// Notes the layers of an image that the build uses.
+    pub(super) fn used_base(&self, layers: impl Iterator<Item = DiffId>) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).bases.extend(layers);
+    }
+}
+
+impl Build {
+    /// Reads what the shared caches know, before the first step asks.
+    pub(super) async fn read_caches(&self) {
+        let caches = if self.request.use_cache == CacheUse::On { self.caches.readable().collect() } else { Vec::new() };
+        for result in join_all(caches.into_iter().map(|cache| cache.probe(&[]))).await {
+            if let Err(error) = result {
+                self.warn_about_cache(&error).await;
+            }
+        }
+    }
+
+    /// What an earlier build made of the same step.
+    pub(super) async fn known(&self, step: &CurrentStep<'_>, key: &StepKey, kind: StepKind) -> Option<StepLayer> {
+        if self.request.use_cache == CacheUse::WriteOnly {
+            return None;
+        }
+        let ttl = self.request.cache.ttl_seconds;
+        let mut found = self.probe(&*self.caches.local, key.key, ttl).await;
+        if found.is_none() && self.is_shared(kind) {
+            for cache in self.caches.readable() {
+                found = self.probe(cache, key.key, Some(ttl.unwrap_or(USUAL_TTL_SECONDS))).await;
+                if found.is_some() {
+                    break;
+                }
+            }
+        }
+        let Some(Found { record, origin }) = found else {
+            self.explain_miss(step, key).await;
+            return None;
+        };
+        let layer = Layer { diff_id: record.diff_id, blob: record.blob.clone(), origin: origin.clone() };
+        let created = record.created.clone();
+        self.note_used(step, key, kind, record, origin);
+        Some(StepLayer { layer, index: None, created, key: key.key, outcome: StepOutcome::Cached })
+    }
+
+    async fn probe(&self, cache: &dyn LayerCache, key: Key, ttl_seconds: Option<u64>) -> Option<Found> {
+        match cache.probe(&[key]).await {
+            Ok(found) => found.into_iter().next().flatten().filter(|found| is_young(&found.record, ttl_seconds)),
+            Err(error) => {
+                self.warn_about_cache(&error).await;
+                None
+            }
+        }
+    }
+
+    fn is_shared(&self, kind: StepKind) -> bool {
+        match kind {
+            StepKind::Copy => self.request.cache.copy_layers,
+            StepKind::Run => self.request.cache.run_layers,
+        }
+    }
+
+    /// Remembers what a step has just made: at once in the store of this machine, elsewhere when the build ends.
+    pub(super) async fn remember_step(&self, step: &CurrentStep<'_>, key: &StepKey, kind: StepKind, record: Record) {
+        let made = Made { key: key.key, record: record.clone(), origin: Origin::Store };
+        if let Err(error) = self.caches.local.record(&Remembered { steps: vec![made], ..Remembered::default() }).await {
+            self.warn_about_cache(&error).await;
+        }
+        self.note_used(step, key, kind, record, Origin::Store);
+    }
+
+    fn note_used(&self, step: &CurrentStep<'_>, key: &StepKey, kind: StepKind, record: Record, origin: Origin) {
+        let parts = StepParts::new(step.id, step.text, key);
+        let in_result = self.is_part_of_result(step.id.stage);
+        let made = Made { key: key.key, record, origin };
+        let used = UsedStep { made, kind, in_result, parts };
+        self.caches.used.lock().unwrap_or_else(PoisonError::into_inner).steps.push(used);
+    }
+
+    /// Writes the shared caches. That they cannot be written is said, and no more.
+    pub(super) async fn remember_all(&self, succeeded: bool) {
+        let used = std::mem::take(&mut *self.caches.used.lock().unwrap_or_else(PoisonError::into_inner));
+        let name = self.name_of_build();
+        let parts: Vec<&StepParts> = used.steps.iter().map(|step| &step.parts).collect();
+        let parts = if succeeded { Some(explain::encode(&parts)) } else { None };
+        if let Some(parts) = &parts {
+            let (store, parts) = (self.store.clone(), parts.clone());
+            // Without it a later miss is not explained.
+            let _ = self.work.run(move || store.put_build_parts(&name, &parts).map_err(super::BuildError::store)).await;
+        }
+        let repositories = if self.request.push && succeeded { self.request.destinations.clone() } else { Vec::new() };
+        let writes =
+            self.caches.shared.iter().filter_map(|shared| Some((shared.cache.cache(), shared.kept?))).map(|(cache, layers)| {
+                let chosen =
+                    used.steps.iter().filter(|step| self.is_shared(step.kind) && (layers == CacheLayers::Max || step.in_result));
+                let remembered = Remembered {
+                    // What a failed build did is no whole.
+                    name: succeeded.then_some(name),
+                    steps: chosen.map(|step| step.made.clone()).collect(),
+                    bases: used.bases.iter().copied().collect(),
+                    repositories: repositories.clone(),
+                    parts: parts.clone(),
+                };
+                async move { cache.record(&remembered).await }
+            });
+        for result in join_all(writes).await {
+            if let Err(error) = result {
+                self.warn_about_cache(&error).await;
+            }
+        }
+    }
+
+    /// Notes in the config how the layers of the image were made, where that is asked for.
+    pub(super) fn write_inline_cache(&self, config: &mut ImageConfig, layers: &[Layer]) {
+        if !self.request.cache.to.iter().any(|target| matches!(target.place, CachePlace::Inline(_))) {
+            return;
+        }
+        let used = self.caches.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys: BTreeMap<usize, Key> = BTreeMap::new();
+        let steps = used.steps.iter().filter(|step| step.in_result && self.is_shared(step.kind));
+        for step in steps {
+            let own = |(at, layer): &(usize, &Layer)| layer.diff_id == step.made.record.diff_id && !keys.contains_key(at);
+            if let Some((at, _)) = layers.iter().enumerate().find(own) {
+                keys.insert(at, step.made.key);
+            }
+        }
+        InlineCache::write(config, &keys);
+    }
+
+    /// What tells builds of different things apart: two builds of one name replace each other in what is known of builds.
+    pub(super) fn name_of_build(&self) -> Digest {
+        let request = &self.request;
+        let destination = request.destinations.first().map(|name| (name.registry(), name.repository()));
+        let context = match &request.context {
+            ContextSource::Git(source) => source.remote.clone(),
+            ContextSource::Url(_) | ContextSource::Archive(_) | ContextSource::Input => "archive".to_owned(),
+            _ => String::new(),
+        };
+        // Not the directory of the context: a CI job has another one each time.
+        let file = match &request.dockerfile {
+            DockerfileSource::Path(path) => path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            _ => String::new(),
+        };
+        let identity = serde_json::json!([destination, context, file, request.target, request.platform.to_string()]);
+        Digest::of(identity.to_string().as_bytes())
+    }
+
+    /// What the last build of the same did, from this machine or from a shared cache.
+    pub(super) async fn last_build(&self) -> &[StepParts] {
+        let name = self.name_of_build();
+        let read = Box::pin(async {
+            let store = self.store.clone();
+            let local = self.work.run(move || store.build_parts(&name).map_err(super::BuildError::store)).await.ok().flatten();
+            if let Some(parts) = local.and_then(|bytes| explain::decode(&bytes)) {
+                return parts;
+            }
+            for shared in self.caches.shared.iter().filter(|shared| shared.is_read) {
+                if let Handle::Shared(cache) = &shared.cache
+                    && let Ok(Some(bytes)) = cache.parts(name).await
+                    && let Some(parts) = explain::decode(&bytes)
+                {
+                    return parts;
+                }
+            }
+            Vec::new()
+        });
+        self.caches.last.get_or_init(|| read).await
+    }
+
+    async fn explain_miss(&self, step: &CurrentStep<'_>, key: &StepKey) {
+        if !self.request.cache.explain {
+            return;
+        }
+        let reasons = explain::reasons(&StepParts::new(step.id, step.text, key), self.last_build().await);
+        self.tell(Event::CacheMissed { step: step.id.clone(), reasons }).await;
+    }
+
+    /// Says once of each cache that it cannot be read, and once that it cannot be written.
+    pub(super) async fn warn_about_cache(&self, error: &CacheError) {
+        let is_new = {
+            let mut warned = self.caches.warned.lock().unwrap_or_else(PoisonError::into_inner);
+            warned.insert((error.place.clone(), error.action))
+        };
+        if is_new {
+            let mut message = error.to_string();
+            let mut cause = error.source();
+            while let Some(error) = cause {
+                message = format!("{message}: {error}");
+                cause = error.source();
+            }
+            self.tell(Event::Warning { message: format!("{message}; the build goes on without it"), place: None }).await;
+        }
+    }
+}
+
+fn is_young(record: &Record, ttl_seconds: Option<u64>) -> bool {
+    let age = seconds_since_epoch().saturating_sub(record.made_seconds);
+    // An image says of its layers when they were made, and that may be any time.
+    record.made_seconds == 0 || ttl_seconds.is_none_or(|ttl| age <= i64::try_from(ttl).unwrap_or(i64::MAX))
+}

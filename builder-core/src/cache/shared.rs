@@ -1,0 +1,378 @@
+//! A cache that builds of different machines share, in a registry or in a directory.
+//!
+//! It is read once: the names of the shards, the shards, and then the packs of what was found, however many steps there are.
+//! Who has something to add writes one shard of a new name that holds everything it read and what it adds, and removes those
+//! it read. So nobody ever overwrites what another one wrote, and whoever reads at any moment finds whole shards.
+
+use super::depot::{Depot, Failure};
+use super::shard::{self, Blob, Known, KnownBuild, KnownRecord, PACK_TYPE, PARTS_TYPE};
+use super::{CacheError, Found, Key, LayerCache, Made, Remembered};
+use crate::image::Origin;
+use crate::oci::{DiffId, Digest, Reference};
+use crate::registry::{self, RegistryError};
+use crate::store::Store;
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    future::{self, BoxFuture, FutureExt as _},
+    stream,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+use tokio::{
+    sync::OnceCell,
+    task::{JoinHandle, spawn_blocking},
+};
+
+/// The most shards that are read at once; more only if nobody has merged them.
+const FIRST_SHARDS: usize = 4;
+/// The most shards that are read at all.
+const MOST_SHARDS: usize = 64;
+/// The most bytes of a pack.
+const PACK_BYTES: u64 = 64 << 20;
+/// Blobs that are taken in at a time.
+const ADOPTIONS: usize = 4;
+/// What the names of shards begin with where a reference has no tag of its own.
+const NAMESPACE: &str = "cofferdam";
+
+/// What may be done with a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing is recorded.
+    Read,
+    /// Everything.
+    ReadWrite,
+}
+
+/// A cache in a registry or in a directory.
+pub struct SharedCache {
+    inner: Arc<Inner>,
+    /// Packs that are on their way before somebody waits for them.
+    ahead: Mutex<Vec<Ahead>>,
+}
+
+struct Inner {
+    depot: Depot,
+    namespace: String,
+    store: Store,
+    access: Access,
+    /// What is older is not kept when something is added.
+    keep_seconds: i64,
+    loaded: OnceCell<Loaded>,
+    packs: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
+    asked: Mutex<Asked>,
+}
+
+/// A download, ended when it is dropped.
+struct Ahead(JoinHandle<()>);
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+#[derive(Default)]
+struct Loaded {
+    known: Known,
+    /// The shards that were read.
+    shards: Vec<(String, Digest)>,
+    /// Whether there is but one name.
+    single: bool,
+}
+
+#[derive(Default)]
+struct Asked {
+    keys: BTreeSet<Key>,
+    bases: BTreeSet<DiffId>,
+}
+
+impl SharedCache {
+    /// The cache in the repository of `place`. Its tag, unless it is `latest`, sets caches in one repository apart.
+    pub fn registry(client: registry::Client, place: &Reference, store: Store, access: Access, keep_seconds: u64) -> Self {
+        let namespace = place.tag().filter(|tag| *tag != "latest").unwrap_or(NAMESPACE).to_owned();
+        Self::new(Depot::Registry { client, place: Arc::new(place.clone()) }, namespace, store, access, keep_seconds)
+    }
+
+    /// The cache in the OCI layout at `path`.
+    pub fn layout(path: PathBuf, store: Store, access: Access, keep_seconds: u64) -> Self {
+        Self::new(Depot::Layout { path: Arc::new(path) }, NAMESPACE.to_owned(), store, access, keep_seconds)
+    }
+
+    fn new(depot: Depot, namespace: String, store: Store, access: Access, keep_seconds: u64) -> Self {
+        let inner = Inner {
+            depot,
+            namespace,
+            store,
+            access,
+            keep_seconds: i64::try_from(keep_seconds).unwrap_or(i64::MAX),
+            loaded: OnceCell::new(),
+            packs: Mutex::default(),
+            asked: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner), ahead: Mutex::default() }
+    }
+
+    /// The parts of the keys of the last build of that name, as they were given to `record`.
+    ///
+    /// # Errors
+    /// [`CacheError`] if the cache cannot be read.
+    pub async fn parts(&self, name: Digest) -> Result<Option<Vec<u8>>, CacheError> {
+        let loaded = self.inner.loaded().await?;
+        let Some(blob) = loaded.known.builds.iter().find(|build| build.name == name).and_then(|build| build.parts.clone()) else {
+            return Ok(None);
+        };
+        let bytes = self.inner.depot.blob(&blob, PACK_BYTES).await.map_err(|error| self.inner.failed("read", error))?;
+        Ok(bytes.and_then(|bytes| shard::decompress(&bytes, PACK_BYTES).ok()))
+    }
+}
+
+impl Inner {
+    fn failed(&self, action: &'static str, source: Failure) -> CacheError {
+        CacheError { action, place: self.depot.shown(), source }
+    }
+
+    /// What the cache knows. Who asks first is told if it cannot be read; afterwards it is empty.
+    async fn loaded(&self) -> Result<&Loaded, CacheError> {
+        let mut failed = None;
+        let load = Box::pin(async {
+            match self.load().await {
+                Ok(loaded) => loaded,
+                // Many registries say this of what does not exist yet. If it is more than that, the writing will tell.
+                Err(error) if self.access == Access::ReadWrite && is_refusal(&error) => Loaded::default(),
+                Err(error) => {
+                    failed = Some(self.failed("read", error));
+                    Loaded::default()
+                }
+            }
+        });
+        let loaded = self.loaded.get_or_init(|| load).await;
+        failed.map_or(Ok(loaded), Err)
+    }
+
+    async fn load(&self) -> Result<Loaded, Failure> {
+        let listing = self.depot.list(&self.namespace).await?;
+        let mut names: BTreeSet<String> = listing.names.into_iter().filter(|name| is_shard(name, &self.namespace)).collect();
+        if listing.single {
+            names = BTreeSet::from([self.namespace.clone()]);
+        }
+        let mut loaded = Loaded { single: listing.single, ..Loaded::default() };
+        let mut left: Vec<String> = names.into_iter().take(MOST_SHARDS).collect();
+        while !left.is_empty() {
+            // Newest first; what those have merged need not be read.
+            let later = left.split_off(left.len().min(FIRST_SHARDS));
+            for (name, found) in future::try_join_all(left.iter().map(|name| self.shard(name))).await? {
+                if let Some(found) = found {
+                    loaded.known.merge(found.known);
+                    loaded.shards.push((name, found.digest));
+                }
+            }
+            left = later.into_iter().filter(|name| !loaded.known.merged.contains(name)).collect();
+        }
+        Ok(loaded)
+    }
+
+    async fn shard(&self, name: &str) -> Result<(String, Option<super::depot::Found>), Failure> {
+        Ok((name.to_owned(), self.depot.shard(name).await?))
+    }
+
+    /// Fetches a pack once and puts what is in it into the store. One that is gone or damaged gives nothing.
+    async fn fetch(&self, pack: &Blob) -> Result<(), Failure> {
+        let cell = {
+            let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
+            packs.entry(pack.descriptor().digest).or_default().clone()
+        };
+        let fetch = async {
+            let Some(bytes) = self.depot.blob(pack, PACK_BYTES).await? else { return Ok(()) };
+            let store = self.store.clone();
+            spawn_blocking(move || {
+                for (layer, index) in shard::unpack(&bytes).unwrap_or_default() {
+                    // What this machine has seen for itself counts more.
+                    if !store.has_layer_index(layer) {
+                        store.put_layer_index(layer, &index)?;
+                    }
+                }
+                Ok::<(), Failure>(())
+            })
+            .await?
+        };
+        cell.get_or_try_init(|| fetch).await.map(drop)
+    }
+
+    fn has_all_of(&self, pack: &Blob, loaded: &Loaded) -> bool {
+        let mut layers = loaded.known.layers.iter().filter(|(_, layer)| layer.pack.as_ref() == Some(pack));
+        layers.all(|(layer, _)| self.store.has_layer_index(*layer))
+    }
+}
+
+impl SharedCache {
+    /// Somebody needs to know what a layer holds: begins to fetch all packs that this build may need, as far as can be told, so
+    /// that nobody waits for a second one.
+    fn fetch_ahead(&self, loaded: &Loaded, layer: DiffId) {
+        let packs = {
+            let mut asked = self.inner.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            asked.bases.insert(layer);
+            loaded.known.packs_with(&asked.keys, &asked.bases)
+        };
+        let begun = self.inner.packs.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect::<BTreeSet<_>>();
+        for pack in packs {
+            if begun.contains(&pack.descriptor().digest) || self.inner.has_all_of(&pack, loaded) {
+                continue;
+            }
+            let inner = self.inner.clone();
+            let task = tokio::spawn(async move {
+                // Whoever needs it is told.
+                let _ = inner.fetch(&pack).await;
+            });
+            self.ahead.lock().unwrap_or_else(PoisonError::into_inner).push(Ahead(task));
+        }
+    }
+
+    async fn add(&self, remembered: &Remembered, loaded: &Loaded) -> Result<(), Failure> {
+        let inner = &*self.inner;
+        let mut known = loaded.known.clone();
+        if loaded.single
+            && let Some(found) = inner.depot.shard(&inner.namespace).await?
+        {
+            // Somebody may have written since we read.
+            known.merge(found.known);
+        }
+        let now = seconds_now();
+        let is_known = |made: &&Made| known.record(made.key).is_some_and(|record| record.diff_id == made.record.diff_id);
+        let (old, new): (Vec<&Made>, Vec<&Made>) = remembered.steps.iter().partition(is_known);
+        let indexed: BTreeSet<DiffId> =
+            remembered.steps.iter().map(|made| made.record.diff_id).chain(remembered.bases.iter().copied()).collect();
+        let unpacked: Vec<DiffId> = indexed
+            .iter()
+            .copied()
+            .filter(|layer| {
+                known.layers.get(layer).is_none_or(|layer| layer.pack.is_none()) && inner.store.has_layer_index(*layer)
+            })
+            .collect();
+        let bases: BTreeSet<DiffId> = remembered.bases.iter().copied().collect();
+        let same = remembered.name.is_none_or(|name| {
+            known.builds.iter().any(|build| {
+                let keys = build.keys.len() == remembered.steps.iter().map(|made| made.key).collect::<BTreeSet<_>>().len();
+                build.name == name
+                    && keys
+                    && old.iter().all(|made| build.keys.contains(&made.key))
+                    && build.bases.is_superset(&bases)
+            })
+        });
+        if new.is_empty() && unpacked.is_empty() && same && loaded.shards.len() <= FIRST_SHARDS {
+            return Ok(());
+        }
+
+        let mut keys: BTreeSet<Key> = old.iter().map(|made| made.key).collect();
+        let adopt = |made: Made| async move {
+            let mut elsewhere = remembered.repositories.clone();
+            if let Origin::Registry(place) = &made.origin {
+                elsewhere.push((**place).clone());
+            }
+            let blob = &made.record.blob;
+            Ok::<_, Failure>((blob.digest, inner.depot.adopt(blob, &elsewhere, &inner.store).await?))
+        };
+        // Two steps may have made the same layer.
+        let blobs: BTreeMap<Digest, Made> = new.iter().map(|made| (made.record.blob.digest, (*made).clone())).collect();
+        let adopted = stream::iter(blobs.into_values()).map(adopt).buffer_unordered(ADOPTIONS);
+        let adopted: BTreeMap<Digest, bool> = adopted.try_collect().await?;
+        for Made { key, record, .. } in new.into_iter().filter(|made| adopted[&made.record.blob.digest]).cloned() {
+            known.layers.entry(record.diff_id).or_default().blob = Some(Blob::from(&record.blob));
+            let made_seconds = if record.made_seconds == 0 { now } else { record.made_seconds };
+            known.records.insert(key, KnownRecord { layer: record.diff_id, created: record.created, made_seconds });
+            keys.insert(key);
+        }
+        let store = inner.store.clone();
+        let packs = spawn_blocking(move || {
+            let index = |layer: DiffId| Some((layer, store.layer_index(layer).ok()??));
+            shard::pack(unpacked.into_iter().filter_map(index))
+        });
+        for (layers, bytes) in packs.await? {
+            let blob = inner.depot.put_bytes(PACK_TYPE, bytes).await?;
+            for layer in layers {
+                known.layers.entry(layer).or_default().pack = Some(blob.clone());
+            }
+        }
+        if let Some(name) = remembered.name {
+            let parts = match &remembered.parts {
+                Some(bytes) => Some(inner.depot.put_bytes(PARTS_TYPE, shard::compress(bytes)).await?),
+                None => None,
+            };
+            known.builds.retain(|build| build.name != name);
+            known.builds.insert(0, KnownBuild { name, made_seconds: now, keys, bases, parts });
+        }
+        known.merged.extend(loaded.shards.iter().map(|(name, _)| name.clone()));
+        known.prune(now.saturating_sub(inner.keep_seconds));
+        let name = if loaded.single { inner.namespace.clone() } else { shard_name(&inner.namespace, now, &known) };
+        inner.depot.put_shard(&name, &known).await?;
+        if !loaded.single {
+            let replaced: Vec<_> = loaded.shards.iter().filter(|(other, _)| *other != name).cloned().collect();
+            inner.depot.remove(&replaced).await;
+        }
+        Ok(())
+    }
+}
+
+impl LayerCache for SharedCache {
+    fn probe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>> {
+        async move {
+            let loaded = self.inner.loaded().await?;
+            let origin = self.inner.depot.origin();
+            let found = |key: &Key| Some(Found { record: loaded.known.record(*key)?, origin: origin.clone() });
+            let found: Vec<Option<Found>> = keys.iter().map(found).collect();
+            let hits = keys.iter().zip(&found).filter(|(_, found)| found.is_some()).map(|(key, _)| *key);
+            self.inner.asked.lock().unwrap_or_else(PoisonError::into_inner).keys.extend(hits);
+            Ok(found)
+        }
+        .boxed()
+    }
+
+    fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<bool, CacheError>> {
+        async move {
+            let loaded = self.inner.loaded().await?;
+            let Some(pack) = loaded.known.layers.get(&layer).and_then(|layer| layer.pack.as_ref()) else { return Ok(false) };
+            self.fetch_ahead(loaded, layer);
+            self.inner.fetch(pack).await.map_err(|error| self.inner.failed("read", error))?;
+            Ok(self.inner.store.has_layer_index(layer))
+        }
+        .boxed()
+    }
+
+    fn record<'a>(&'a self, remembered: &'a Remembered) -> BoxFuture<'a, Result<(), CacheError>> {
+        async move {
+            if self.inner.access == Access::Read || remembered.steps.is_empty() && remembered.bases.is_empty() {
+                return Ok(());
+            }
+            let loaded = self.inner.loaded().await?;
+            self.add(remembered, loaded).await.map_err(|error| self.inner.failed("write", error))
+        }
+        .boxed()
+    }
+}
+
+fn is_refusal(error: &Failure) -> bool {
+    let error = error.downcast_ref::<RegistryError>();
+    matches!(error, Some(RegistryError::Unauthorized { .. } | RegistryError::Denied { .. }))
+}
+
+fn seconds_now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A name that sorts newest first and that nobody else chooses.
+fn shard_name(namespace: &str, now: i64, known: &Known) -> String {
+    let age = u32::MAX - u32::try_from(now).unwrap_or(u32::MAX);
+    format!("{namespace}.{age:08x}.{}", &Digest::of(&known.encode()).hex()[..16])
+}
+
+/// Also the bare namespace: the only name where names could not be listed once.
+fn is_shard(name: &str, namespace: &str) -> bool {
+    let hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let Some(rest) = name.strip_prefix(namespace) else { return false };
+    let parts = rest.strip_prefix('.').and_then(|rest| rest.split_once('.'));
+    rest.is_empty() || parts.is_some_and(|(age, digest)| hex(age, 8) && hex(digest, 16))
+}
