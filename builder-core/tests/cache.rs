@@ -579,3 +579,39 @@ async fn privileged_a_known_run_needs_no_layer_and_the_first_unknown_one_gets_al
     assert_eq!(changed.pulls(), 3, "the base, and the layers below the step");
     assert_eq!(bench.registry.pull("app:1").layers().last().unwrap(), "everything 0644 0:0 \"first\\nAAAA\"\n");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_under_another_umask_is_the_same_context() {
+    if !require(&PROGRAMS) {
+        return;
+    }
+    use std::os::unix::fs::PermissionsExt as _;
+    let bench = Bench::new(Registry::start());
+    bench.write("d/plain", "1");
+    bench.write("d/program", "2");
+    bench.write("shared/x", "3");
+    let request = bench.request("FROM scratch\nCOPY d /d\nADD d/plain shared /e/\n");
+    let checkout = |umask: u32| {
+        for (name, mode) in [("d/plain", 0o666), ("d/program", 0o777), ("d", 0o777), ("shared/x", 0o666)] {
+            fs::set_permissions(bench.path("context").join(name), fs::Permissions::from_mode(mode & !umask)).unwrap();
+        }
+        // Meant, and kept.
+        fs::set_permissions(bench.path("context/shared"), fs::Permissions::from_mode(0o1777)).unwrap();
+    };
+    checkout(0o022);
+    let first = bench.build(&request).await;
+    let tree = bench.registry.pull("app:1").tree();
+    for umask in [0o002, 0o000] {
+        checkout(umask);
+        let again = bench.build(&request).await;
+        assert_eq!((again.executed(), again.digest()), (vec![], first.digest()), "{umask:o}");
+        // The same without anything that is known.
+        let anew = BuildRequest { use_cache: CacheUse::WriteOnly, ..request.clone() };
+        assert_eq!(bench.build(&anew).await.digest(), first.digest(), "{umask:o}");
+    }
+    assert!(tree.contains("d/plain 0644 0:0") && tree.contains("d/program 0755 0:0"), "{tree}");
+    // What a stricter one takes away may be meant: the image differs, and so does the key.
+    checkout(0o077);
+    assert_eq!(bench.build(&request).await.executed().len(), 2);
+    assert!(bench.registry.pull("app:1").tree().contains("d/plain 0600 0:0"));
+}

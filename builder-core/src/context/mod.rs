@@ -129,7 +129,8 @@ impl Context {
         }
         for selected in &selection.entries {
             let stat = self.directory.stat(&selection.origin.join(&selected.path))?;
-            if stat.is_none_or(|stat| (stat.uid, stat.gid) != (0, 0)) {
+            let mode = selected.entry.mode;
+            if stat.is_none_or(|stat| (stat.uid, stat.gid) != (0, 0) || stat.mode != mode && stat.kind != StatKind::Symlink) {
                 return Ok(None);
             }
         }
@@ -301,7 +302,8 @@ impl Context {
         };
         // A layer stores whole seconds; what is the same in a layer is the same here.
         let mtime = Timestamp::truncated(stat.mtime);
-        let entry = Entry { node, mode: stat.mode, uid: 0, gid: 0, mtime, capability: None };
+        let mode = reduced(&node, stat.mode);
+        let entry = Entry { node, mode, uid: 0, gid: 0, mtime, capability: None };
         Ok(Some((path, (stat.device, stat.inode), entry)))
     }
 
@@ -344,6 +346,18 @@ impl Listing for Context {
         }
         self.known().listed.insert(directory.clone(), listed.clone());
         Ok(listed)
+    }
+}
+
+/// The mode that a file or directory of a context counts as having: without the permission of group and others to write,
+/// which comes from the umask of whoever checked the files out and not from those who wrote them (Git knows of a mode whether
+/// a file can be executed, and no more). What has a sticky bit was set by hand and stays. docs/decisions/keys.md
+fn reduced(node: &Node, mode: u16) -> u16 {
+    const WRITE: u16 = 0o022;
+    const STICKY: u16 = 0o1000;
+    match node {
+        Node::File(_) | Node::Directory if mode & STICKY == 0 => mode & !WRITE,
+        _ => mode,
     }
 }
 
