@@ -168,15 +168,48 @@ pub struct BuildArgs {
     #[arg(long, value_name = "COUNT", help_heading = "Registries")]
     pub image_download_retry: Option<u32>,
 
-    // ── how it is built ──
-    /// Use results of earlier builds that the state directory keeps [default: true]
-    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Building")]
+    // ── what is not done again ──
+    /// Share results with other machines in --cache-repo; false does every step again. What --state-dir keeps is used without this flag
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Cache")]
     pub cache: Option<bool>,
 
-    /// Do every step again
-    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Building")]
+    /// Do every step again; the results are kept
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Cache")]
     pub no_cache: Option<bool>,
 
+    /// Where results are shared: a repository, its tag sets caches apart, or oci:DIRECTORY [default: /cache below the first destination]
+    #[arg(long, value_name = "REPOSITORY", help_heading = "Cache")]
+    pub cache_repo: Option<String>,
+
+    /// How old a result may be, as in 336h [default: 336h for what is shared, any age for what --state-dir keeps]
+    #[arg(long, value_name = "DURATION", help_heading = "Cache")]
+    pub cache_ttl: Option<String>,
+
+    /// Share layers of COPY and ADD [default: true]
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Cache")]
+    pub cache_copy_layers: Option<bool>,
+
+    /// Share layers of RUN and WORKDIR [default: true]
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Cache")]
+    pub cache_run_layers: Option<bool>,
+
+    /// Look shared results up, and add none
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Cache")]
+    pub no_push_cache: Option<bool>,
+
+    /// Look results up in another cache, too: type=registry,ref=NAME or NAME alone, type=local,src=DIRECTORY, type=inline,ref=IMAGE
+    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
+    pub cache_from: Vec<String>,
+
+    /// Keep results in another cache, too: `type=registry,ref=NAME[,mode=min|max]` or NAME alone, `type=local,dest=DIRECTORY[,mode=…]`, type=inline
+    #[arg(long, value_name = "CACHE", help_heading = "Cache")]
+    pub cache_to: Vec<String>,
+
+    /// Say of each step that is not known what has changed since the last build
+    #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Cache")]
+    pub explain_cache: Option<bool>,
+
+    // ── how it is built ──
     /// Where layers and results are kept; also by COFFERDAM_STATE [default: the first writable of $XDG_CACHE_HOME, /cache, /workspace, ~/.cache, $TMPDIR, /tmp]
     #[arg(long, visible_alias = "kaniko-dir", value_name = "DIRECTORY", help_heading = "Building")]
     pub state_dir: Option<PathBuf>,

@@ -91,7 +91,6 @@ use Takes::{Boolean, Value};
 const OWN_ROOT: &str = "steps never run in the root file system of the builder, so nothing in it changes";
 const EXACT: &str = "the changes of a step are always found exactly";
 const STATE: &str = "layers are kept in the state directory, see --state-dir";
-const NO_CACHE_REPOSITORY: &str = "there is no cache in a registry yet: keep --state-dir on a volume that the builds share";
 const NO_ATTESTATION: &str = "no attestation is made: use a tool for it on the pushed digest (--digest-file)";
 const NO_NETWORK_CHOICE: &str = "RUN uses the network of the builder";
 const NO_LIMITS: &str = "set the limit on the pod or the container that the builder runs in";
@@ -118,10 +117,7 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
         ..met("ignore-var-run", Boolean, "/var/run of the pod is never seen by a step, and that of the image is kept")
     },
     met("compressed-caching", Boolean, "no layer is ever held in memory"),
-    met("cache-copy-layers", Boolean, "the key of a copied layer is its content, so the result is the same either way"),
-    met_by("cache-run-layers", Boolean, &["true"], "results of RUN are always kept", "use --no-cache to run every step again"),
     met("cache-dir", Value, STATE),
-    met("no-push-cache", Boolean, "nothing is pushed but the image"),
     met("image-fs-extract-retry", Value, "layers are verified before they are unpacked, and downloads are resumed by themselves"),
     met("skip-push-permission-check", Boolean, "there is no such check"),
     met("skip-unused-stages", Boolean, "stages that the target does not need are never built"),
@@ -155,8 +151,6 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
         "put the credentials, or the name of the helper, into $DOCKER_CONFIG/config.json",
     ),
     refused("bucket", Value, "there is no context in object stores yet: fetch the archive and give it with --context tar://FILE"),
-    refused("cache-repo", Value, NO_CACHE_REPOSITORY),
-    refused("cache-ttl", Value, "results do not expire: use --no-cache for a build that repeats every step"),
     refused(
         "single-snapshot",
         Boolean,
@@ -179,8 +173,6 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
     OtherFlag { short: Some('o'), ..refused("output", Value, "use --oci-layout-path, --tar-path or --destination") },
     refused("iidfile", Value, "use --digest-file, which receives the digest of the image"),
     refused("metadata-file", Value, "use --digest-file or --image-name-tag-with-digest-file"),
-    refused("cache-from", Value, NO_CACHE_REPOSITORY),
-    refused("cache-to", Value, NO_CACHE_REPOSITORY),
     refused("no-cache-filter", Value, "use --no-cache for all stages"),
     met_by("network", Value, &["default", "host"], NO_NETWORK_CHOICE, NO_NETWORK_CHOICE),
     refused("add-host", Value, "let the name be resolved by the pod (hostAliases)"),

@@ -14,7 +14,7 @@ fn flags_document() -> String {
          are marked with `…`; of the others the last one counts. Commas separate nothing, except in `--target`.\n",
     );
     let definition = definition();
-    let headings = ["Input", "Instead of a build", "Output", "Registries", "Building", "Log"];
+    let headings = ["Input", "Instead of a build", "Output", "Registries", "Cache", "Building", "Log"];
     for heading in headings {
         let _ = write!(text, "\n## {heading}\n\n| flag | meaning |\n|---|---|\n");
         for arg in definition.get_arguments().filter(|arg| arg.get_help_heading() == Some(heading) && !arg.is_hide_set()) {

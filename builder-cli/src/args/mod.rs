@@ -285,12 +285,12 @@ mod tests {
 
     #[test]
     fn what_cannot_be_honoured_is_refused_all_at_once() {
-        let problems = problems("--cache-repo=r --single-snapshot --ignore-path=/a --ignore-path=/b -d x");
+        let problems = problems("--bucket=r --single-snapshot --ignore-path=/a --ignore-path=/b -d x");
         let messages: Vec<&str> = problems.iter().map(|(message, _)| message.as_str()).collect();
         assert_eq!(
             messages,
             [
-                "--cache-repo=r is not supported",
+                "--bucket=r is not supported",
                 "--single-snapshot is not supported",
                 "--ignore-path=/a is not supported",
                 "--ignore-path=/b is not supported"

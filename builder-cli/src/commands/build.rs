@@ -7,8 +7,9 @@ use crate::examination::UserNamespace;
 use crate::progress::{self, View};
 use crate::report::{self, Exit, Failure, Trouble};
 use crate::request::{self, Invocation, Method, Note};
-use builder_core::build::{DockerfileSource, Event, Export, Outcome};
+use builder_core::build::{BuildRequest, CachePlace, DockerfileSource, Event, Export, Outcome};
 use builder_core::isolation::{Kind, UserNamespaceError, conceal_process, enter_user_namespace};
+use builder_core::oci::Reference;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -163,12 +164,21 @@ async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome
 }
 
 async fn engine(invocation: &Invocation, state: &Path, events: tokio::sync::mpsc::Sender<Event>) -> Result<Outcome, Failure> {
-    let backends = backends::open(state, &invocation.registry, &invocation.request.destinations)?;
+    let backends = backends::open(state, &invocation.registry, &pushed_to(&invocation.request))?;
     let backends = match isolation_kind(invocation.isolation) {
         None => backends,
         Some(kind) => backends.isolated_by(kind),
     };
     Ok(builder_core::build::build(invocation.request.clone(), backends, events).await?)
+}
+
+/// The names under which something is pushed: the image, and what goes into caches.
+fn pushed_to(request: &BuildRequest) -> Vec<Reference> {
+    let caches = request.cache.to.iter().filter_map(|target| match &target.place {
+        CachePlace::Registry(reference) => Some(reference),
+        CachePlace::Layout(_) | CachePlace::Inline(_) => None,
+    });
+    request.destinations.iter().chain(caches).cloned().collect()
 }
 
 fn cancelled(exit: Exit) -> Failure {

@@ -41,6 +41,7 @@ pub fn describe(invocation: &Invocation) -> Value {
         "allowed": request.allowed,
         "source_date_epoch": request.source_date_epoch,
         "cache": request.use_cache == CacheUse::On,
+        "shared_cache": request.cache,
         "max_unpacked_bytes": request.max_unpacked_bytes,
         "step_timeout_seconds": request.step_timeout_seconds,
         "isolation": format!("{:?}", invocation.isolation).to_lowercase(),

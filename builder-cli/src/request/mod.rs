@@ -1,5 +1,6 @@
 //! What was typed and what the environment says, made into what is asked of the builder. Pure.
 
+mod cache;
 mod call;
 mod describe;
 mod location;
@@ -162,6 +163,8 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         problems.push(Problem::new("--cache and --no-cache exclude each other"));
     }
 
+    let cache = cache::cache(args, environment, &destinations, problems);
+
     let request = BuildRequest {
         context: context.source,
         context_directory: context.below,
@@ -178,6 +181,7 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         ssh: agents(args, environment, problems),
         allowed: gather(problems, &args.allow, "--allow", entitlement).into_iter().flatten().collect(),
         source_date_epoch: source_date_epoch(args, environment, problems),
+        cache,
         use_cache: if args.cache.unwrap_or(true) && !args.no_cache.unwrap_or(false) { CacheUse::On } else { CacheUse::WriteOnly },
         max_unpacked_bytes: max_unpacked_bytes(args, problems),
         step_timeout_seconds: step_timeout_seconds(args, problems),

@@ -126,6 +126,52 @@ fn each_flag_reaches_the_request() {
 }
 
 #[test]
+fn caches_are_those_that_were_asked_for() {
+    let registry = |name: &str| json!({ "registry": name });
+    let inline = |name: &str| json!({ "inline": name });
+    let to = |place: Value, layers: &str| json!({ "place": place, "layers": layers });
+    let usual = "r.example/a/cache:latest";
+    for (flags, from, kept) in [
+        ("", json!([]), json!([])),
+        ("--cache=false --cache-repo q/c", json!([]), json!([])),
+        ("--cache", json!([registry(usual)]), json!([to(registry(usual), "max")])),
+        ("--cache --no-push", json!([registry(usual)]), json!([to(registry(usual), "max")])),
+        ("--cache --no-push-cache", json!([registry(usual)]), json!([])),
+        ("--cache-repo=r/c:t", json!([registry("docker.io/r/c:t")]), json!([to(registry("docker.io/r/c:t"), "max")])),
+        ("--cache-repo oci:d", json!([{ "layout": "/here/d" }]), json!([to(json!({ "layout": "/here/d" }), "max")])),
+        ("--cache-from q.io/b:c", json!([registry("q.io/b:c"), inline("q.io/b:c")]), json!([])),
+        (
+            "--cache-from type=registry,ref=q.io/b --cache-from type=local,src=d",
+            json!([registry("q.io/b:latest"), inline("q.io/b:latest"), { "layout": "/here/d" }]),
+            json!([]),
+        ),
+        ("--cache-from type=inline,ref=q.io/b:c", json!([inline("q.io/b:c")]), json!([])),
+        ("--cache-to q.io/b:c", json!([]), json!([to(registry("q.io/b:c"), "min")])),
+        (
+            "--cache-to type=registry,ref=q.io/b:c,mode=max,image-manifest=true",
+            json!([]),
+            json!([to(registry("q.io/b:c"), "max")]),
+        ),
+        ("--cache-to type=local,dest=/d", json!([]), json!([to(json!({ "layout": "/d" }), "min")])),
+        ("--cache-to type=inline", json!([]), json!([to(json!({ "inline": null }), "min")])),
+    ] {
+        let described = described(&format!("-d r.example/a:1 {flags}"), &[]);
+        assert_eq!(described["shared_cache"]["from"], from, "{flags}");
+        assert_eq!(described["shared_cache"]["to"], kept, "{flags}");
+    }
+    for (flags, place, expected) in [
+        ("", "ttl_seconds", json!(null)),
+        ("--cache-ttl=1h", "ttl_seconds", json!(3600)),
+        ("", "copy_layers", json!(true)),
+        ("--cache-copy-layers=false", "copy_layers", json!(false)),
+        ("--cache-run-layers=false", "run_layers", json!(false)),
+        ("--explain-cache", "explain", json!(true)),
+    ] {
+        assert_eq!(described(&format!("-d a {flags}"), &[])["shared_cache"][place], expected, "{flags}");
+    }
+}
+
+#[test]
 fn a_context_may_be_elsewhere() {
     let git = |remote: &str, reference: Value, commit: Value, directory: &str| {
         json!({ "git": remote, "reference": reference, "commit": commit, "directory": directory,
@@ -250,6 +296,24 @@ fn contradictions_and_mistakes_are_named() {
         ("-c /a", "the image has nowhere to go"),
         ("build --no-push -c a b", "the context is given twice, with --context and as an argument"),
         ("-d a --cache --no-cache", "--cache and --no-cache exclude each other"),
+        ("--no-push --cache", "--cache has no place for what it shares with other machines"),
+        ("-d a --cache-repo oci:", "--cache-repo: the directory is missing"),
+        ("-d a --cache-ttl 2w", "--cache-ttl: \"2w\" is no duration, as 336h or 1h30m are"),
+        ("-d a --no-push-cache --cache-to b", "--no-push-cache and --cache-to exclude each other"),
+        ("-d a --cache-from type=gha", "--cache-from: type=gha is not supported: there are registry, local and inline"),
+        ("-d a --cache-from type=registry", "--cache-from: ref=… is missing"),
+        ("-d a --cache-from type=local,src=d,tag=x", "--cache-from: unexpected tag=x"),
+        ("-d a --cache-to ref=b", "--cache-to: the type is missing: registry, local or inline"),
+        ("-d a --cache-to type=registry,ref=b,mode=all", "--cache-to: the mode \"all\" is neither min nor max"),
+        ("-d a --cache-to type=registry,ref=b,mode=max,color=red", "--cache-to: unexpected color=red"),
+        (
+            "-d a --cache-to type=inline,mode=max",
+            "--cache-to: an image has no other layers than its own: mode=max is none of inline",
+        ),
+        (
+            "-d a --cache-to type=registry,ref=b,compression=zstd",
+            "--cache-to: compression=zstd is not supported: it is always gzip",
+        ),
         ("-d a --progress tty --log-format json", "--log-format json and --progress tty exclude each other"),
         ("-d a -c s3://b/c", "contexts of the kind s3:// are not supported yet"),
         ("-d a -c https://x.blob.core.windows.net/c/f", "access keys of Azure Blob Storage are not supported yet"),
