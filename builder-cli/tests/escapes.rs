@@ -118,7 +118,7 @@ impl Scene {
 
     fn in_pod(&self, kind: PodKind, before: &[&str], more: &[&str]) -> Finished {
         let place = self.place();
-        let mut pod = with_libraries(Pod::new(kind))
+        let mut pod = Pod::new(kind)
             .bind(self.directory.path(), place)
             .bind(&self.directory.path().join("outside/token"), "/var/run/secrets/kubernetes.io/serviceaccount/token");
         for (name, value) in self.environment() {
