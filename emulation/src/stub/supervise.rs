@@ -325,7 +325,8 @@ fn give_up_rights() {
 
 /// Becomes the command: root, filter, identity, directory, program.
 fn become_command(launch: &Launch) -> ! {
-    let control = call(n::FCNTL, [CONTROL as u64, 1030, ROOT_DESCRIPTOR as u64 + 1, 0, 0, 0]);
+    // Below that of the root: many hosts let a process have 1024 descriptors.
+    let control = call(n::FCNTL, [CONTROL as u64, 1030, ROOT_DESCRIPTOR as u64 - 1, 0, 0, 0]);
     let fail = |stage: Stage, errno: Answer| -> ! {
         kernel::write(control as i32, &launch::report(stage, (-errno) as i32));
         kernel::exit(1)
@@ -352,8 +353,8 @@ fn become_command(launch: &Launch) -> ! {
     let root = kernel::openat(AT_FDCWD, launch.root, O_PATH | super::arch::O_DIRECTORY, 0);
     check(Stage::Prepare, root);
     check(Stage::Prepare, call(n::DUP2, [root as u64, ROOT_DESCRIPTOR as u64, 0, 0, 0, 0]));
-    call(n::CLOSE_RANGE, [3, ROOT_DESCRIPTOR as u64 - 1, 0, 0, 0, 0]);
-    call(n::CLOSE_RANGE, [control as u64 + 1, 0xffff_ffff, 0, 0, 0, 0]);
+    call(n::CLOSE_RANGE, [3, control as u64 - 1, 0, 0, 0, 0]);
+    call(n::CLOSE_RANGE, [ROOT_DESCRIPTOR as u64 + 1, 0xffff_ffff, 0, 0, 0, 0]);
     let own = change();
     own.real_uid = call(n::GETUID, [0; 6]) as u32;
     own.real_gid = call(n::GETGID, [0; 6]) as u32;
