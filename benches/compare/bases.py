@@ -1,4 +1,4 @@
-"""Base images, made of Debian's packages or of BusyBox, and kept as tars.
+"""Base images, made of Debian's packages or of BusyBox, and kept as blobs.
 
 A base that stands on another has its files in a layer, or several, of its own, as images from a registry have.
 """
@@ -32,14 +32,17 @@ ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
-def make(directory, real):
-    """Gives the layers of each base: name to pairs of a compressed tar and its diff id. What was made once is used again."""
+def make(directory, real, names):
+    """Gives the layers of these bases: name to pairs of a compressed tar and its diff id. What was made once is used again."""
     os.makedirs(directory, exist_ok=True)
     bases = {"busybox": kept(directory, "busybox", lambda prefix: [busybox(prefix)])}
     if not real:
-        return {name: bases["busybox"] for name in [*PACKAGES, "busybox"]}
+        return {name: bases["busybox"] for name in names}
     debian = os.path.join(directory, "debian.tar")
+    # Debian first: the others stand on it.
     for name, packages in PACKAGES.items():
+        if name not in names and (packages or names == {"busybox"}):
+            continue
 
         def layers(prefix, packages=packages):
             whole = debian if not packages else f"{prefix}.tar"
@@ -51,7 +54,7 @@ def make(directory, real):
 
         own = kept(directory, name, layers)
         bases[name] = bases["debian"] + own if packages else own
-    return bases
+    return {name: bases[name] for name in names}
 
 
 def kept(directory, name, layers):

@@ -46,7 +46,7 @@ def main():
         say("making contexts and bases")
         contexts = os.path.join(kept, "contexts")
         workloads.make(contexts, size, chosen)
-        layers = bases.make(os.path.join(kept, "bases"), size.real_bases)
+        layers = bases.make(os.path.join(kept, "bases"), size.real_bases, {base for workload in chosen for base in workload.bases})
         with Registry(os.path.join(kept, "registry"), arguments.latency / 1000) as registry:
             bases.push(registry, layers)
             runner = Runner(registry, contexts, os.path.join(kept, "state"), arguments)
