@@ -16,7 +16,8 @@ fn main() -> ExitCode {
     let variable = |name: &str| env::var_os(name).unwrap_or_default();
     let source = Path::new(&variable("CARGO_MANIFEST_DIR")).join("src");
     let output = Path::new(&variable("OUT_DIR")).join("stub");
-    if variable("CARGO_CFG_TARGET_ARCH") != "x86_64" || variable("CARGO_CFG_TARGET_OS") != "linux" {
+    let architecture = variable("CARGO_CFG_TARGET_ARCH");
+    if architecture != "x86_64" && architecture != "aarch64" || variable("CARGO_CFG_TARGET_OS") != "linux" {
         // An architecture without a table: the probe says that emulation does not work there.
         return if std::fs::write(output, b"").is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -28,18 +29,35 @@ fn main() -> ExitCode {
     rustc.args(["-Copt-level=2", "-Cpanic=abort", "-Ccodegen-units=1", "-Cstrip=symbols", "-Cdebuginfo=0"]);
     // At its fixed place everything is reached relative to the instruction: 32 bits do not hold an address there. The
     // linker's name of the build would differ between machines.
-    rustc.args(["-Crelocation-model=pic", "-Ctarget-feature=-crt-static"]);
+    rustc.arg("-Crelocation-model=pic");
+    // ARM would otherwise ask, at its start and through a library, which atomic instructions there are.
+    let features = if architecture == "aarch64" { "-crt-static,-outline-atomics" } else { "-crt-static" };
+    rustc.arg(format!("-Ctarget-feature={features}"));
     if variable("CARGO_CFG_TARGET_ENV") == "musl" {
         // Otherwise the start of a C program comes with the target.
         rustc.arg("-Clink-self-contained=no");
     }
-    for argument in ["-nostdlib", "-nostartfiles", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,--no-eh-frame-hdr"] {
-        rustc.arg(format!("-Clink-arg={argument}"));
+    let script = Path::new(&variable("CARGO_MANIFEST_DIR")).join("stub.ld");
+    let linker = env::var_os("RUSTC_LINKER");
+    // For another machine than this one, unless somebody has named a linker: the one that comes with Rust.
+    let own_linker = linker.is_none() && variable("TARGET") != variable("HOST") && architecture == "aarch64";
+    if own_linker {
+        rustc.args(["-Clinker=rust-lld", "-Clinker-flavor=ld.lld"]);
+        for argument in ["-static", "--no-pie", "--build-id=none", "--no-eh-frame-hdr", "-T"] {
+            rustc.arg(format!("-Clink-arg={argument}"));
+        }
+        let mut argument = OsString::from("-Clink-arg=");
+        argument.push(script);
+        rustc.arg(argument);
+    } else {
+        for argument in ["-nostdlib", "-nostartfiles", "-static", "-no-pie", "-Wl,--build-id=none", "-Wl,--no-eh-frame-hdr"] {
+            rustc.arg(format!("-Clink-arg={argument}"));
+        }
+        let mut argument = OsString::from("-Clink-arg=-Wl,-T,");
+        argument.push(script);
+        rustc.arg(argument);
     }
-    let mut script = OsString::from("-Clink-arg=-Wl,-T,");
-    script.push(Path::new(&variable("CARGO_MANIFEST_DIR")).join("stub.ld"));
-    rustc.arg(script);
-    if let Some(linker) = env::var_os("RUSTC_LINKER") {
+    if let Some(linker) = linker {
         let mut argument = OsString::from("-Clinker=");
         argument.push(linker);
         rustc.arg(argument);

@@ -3,11 +3,18 @@
 
 #![expect(unsafe_code, reason = "the calls that the emulation answers are made as they are")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    reason = "arguments of system calls are words, whatever they mean"
+)]
+#![allow(clippy::print_stdout, reason = "a child says what was answered wrongly")]
 
 use builder_core::{
     isolation::{
-        Access, CancelToken, Emulated, ExitStatus, FileContent, Identity, Isolation as _, Kind, Mount, MountKind, Network,
-        Privileges, RunError, Step, Stream, choose, probe,
+        self, Access, CancelToken, ExitStatus, FileContent, Identity, Isolation, Kind, Mount, MountKind, Network, Privileges,
+        RunError, Step, Stream, choose, probe,
     },
     layer::read::Visitor as _,
     rootfs::{Owners, RootMount, Rootfs},
@@ -22,6 +29,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::Command,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -55,18 +63,22 @@ fn unprivileged(test: &str) -> bool {
 /// A state directory with a root in it.
 struct Fixture {
     directory: tempfile::TempDir,
-    isolation: Emulated,
+    isolation: Arc<dyn Isolation>,
     rootfs: Rootfs,
     tree: Tree,
 }
 
 impl Fixture {
     fn new() -> Self {
+        Self::of(Kind::Emulated)
+    }
+
+    fn of(kind: Kind) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let choice = choose(&probe(directory.path()).unwrap(), Some(Kind::Emulated)).unwrap();
-        assert_eq!(choice.owners, Owners::RECORDED);
+        let choice = choose(&probe(directory.path()).unwrap(), Some(kind)).unwrap();
+        assert_eq!(choice.owners == Owners::RECORDED, kind == Kind::Emulated);
         let rootfs = Rootfs::new(directory.path(), None, choice.owners).unwrap();
-        let mut fixture = Self { directory, isolation: Emulated::new(choice), rootfs, tree: Tree::new() };
+        let mut fixture = Self { directory, isolation: isolation::open(choice), rootfs, tree: Tree::new() };
         fixture.add(busybox());
         fixture
     }
@@ -299,7 +311,20 @@ fn calls_are_answered_as_root_would_have_them() {
     if !unprivileged("calls_are_answered_as_root_would_have_them") {
         return;
     }
-    let mut fixture = Fixture::new();
+    be_the_program(Fixture::new(), "emulated");
+}
+
+/// The same program in a root of its own, where the kernel answers: what is expected is what it does.
+#[test]
+fn privileged_the_kernel_answers_the_same() {
+    if !testkit::require(&["busybox"]) || !testkit::require_root() {
+        return;
+    }
+    be_the_program(Fixture::of(Kind::Namespaces), "native");
+}
+
+/// Runs this program as the program of a step.
+fn be_the_program(mut fixture: Fixture, how: &str) {
     let root = fixture.root();
     let program = std::env::current_exe().unwrap();
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
@@ -321,7 +346,7 @@ fn calls_are_answered_as_root_would_have_them() {
     let mut step = fixture.step("");
     step.arguments =
         ["/program", "calls_are_answered_as_root_would_have_them", "--exact", "--nocapture"].map(OsString::from).to_vec();
-    step.environment.push((GUEST.into(), "1".into()));
+    step.environment.push((GUEST.into(), how.into()));
     let (status, output) = fixture.run(&step);
     assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.contains("1 passed"), "{status:?} {output}");
 }
@@ -334,101 +359,900 @@ fn call(number: libc::c_long, arguments: &[usize]) -> i64 {
     if result == -1 { -i64::from(std::io::Error::last_os_error().raw_os_error().unwrap()) } else { result }
 }
 
+/// What was asked so far, and what was answered wrongly.
+struct Checks {
+    /// Whether the stub answers, not the kernel.
+    is_emulated: bool,
+    made: Vec<&'static str>,
+    wrong: Vec<String>,
+}
+
+impl Checks {
+    fn is(&mut self, call: &'static str, variant: &str, found: i64, expected: i64) {
+        self.made.push(call.trim_start_matches("SYS_"));
+        if found != expected {
+            self.wrong.push(format!("{call} {variant}: {found}, not {expected}"));
+        }
+    }
+
+    fn holds(&mut self, call: &'static str, variant: &str, holds: bool) {
+        self.is(call, variant, i64::from(holds), 1);
+    }
+}
+
+/// Makes calls, each with what tells it from others of its name, and what root is answered.
+macro_rules! check {
+    ($checks:ident: $($number:ident $variant:literal [$($argument:expr),* $(,)?] => $expected:expr;)*) => {
+        $($checks.is(stringify!($number), $variant, call(libc::$number, &[$($argument as usize),*]), i64::from($expected));)*
+    };
+}
+
+/// A text for the kernel.
+fn text(text: &str) -> usize {
+    Box::leak(CString::new(text).unwrap().into_boxed_c_str()).as_ptr() as usize
+}
+
+/// Memory for the kernel, with these words in it.
+fn words<const N: usize>(words: [u64; N]) -> usize {
+    Box::leak(Box::new(words)).as_ptr() as usize
+}
+
+/// What the kernel has put there.
+fn word(address: usize, at: usize) -> u64 {
+    // SAFETY: memory of `words`, which stays.
+    unsafe { (address as *const u64).add(at).read_volatile() }
+}
+
+const HERE: libc::c_int = libc::AT_FDCWD;
+
 fn guest() {
-    let text = |text: &str| Box::leak(CString::new(text).unwrap().into_boxed_c_str()).as_ptr() as usize;
-    #[expect(clippy::cast_sign_loss, reason = "as the kernel takes it")]
-    let here = libc::AT_FDCWD as usize;
-    let eperm = -i64::from(libc::EPERM);
+    let is_emulated = std::env::var_os(GUEST).is_some_and(|how| how == "emulated");
+    let mut checks = Checks { is_emulated, made: Vec::new(), wrong: Vec::new() };
     fs::create_dir("/g").unwrap();
     std::env::set_current_dir("/g").unwrap();
-    fs::write("file", "content").unwrap();
-    let owner = |path: &str| fs::symlink_metadata(path).map(|stat| (stat.mode() & 0o7777, stat.uid(), stat.gid())).unwrap();
-    // Each call with its arguments and the result that root gets.
-    for (name, number, arguments, expected) in [
-        ("getuid", libc::SYS_getuid, vec![], 0),
-        ("getegid", libc::SYS_getegid, vec![], 0),
-        ("access", libc::SYS_access, vec![text("file"), 7], -i64::from(libc::EACCES)),
-        ("access to read", libc::SYS_access, vec![text("file"), 6], 0),
-        ("faccessat2", libc::SYS_faccessat2, vec![here, text("/g/../g/file"), 0, 0], 0),
-        ("chmod", libc::SYS_chmod, vec![text("file"), 0o4711], 0),
-        ("chown", libc::SYS_chown, vec![text("file"), 33, 44], 0),
-        ("mkdir", libc::SYS_mkdir, vec![text("made"), 0o1777], 0),
-        ("mkdirat", libc::SYS_mkdirat, vec![here, text("/g/made/too/"), 0o700], 0),
-        ("mknod", libc::SYS_mknod, vec![text("device"), 0o060_640, 0x0801], 0),
-        ("symlink", libc::SYS_symlink, vec![text("/g/file"), text("link")], 0),
-        ("lchown", libc::SYS_lchown, vec![text("link"), 5, 6], 0),
-        ("link", libc::SYS_link, vec![text("file"), text("made/hard")], 0),
-        ("linkat that follows", libc::SYS_linkat, vec![here, text("link"), here, text("followed"), 0x400], 0),
-        ("rename", libc::SYS_rename, vec![text("made/hard"), text("/g/moved")], 0),
-        ("renameat2", libc::SYS_renameat2, vec![here, text("moved"), here, text("file"), 1], -i64::from(libc::EEXIST)),
-        ("unlink", libc::SYS_unlink, vec![text("moved")], 0),
-        ("rmdir", libc::SYS_rmdir, vec![text("made/too")], 0),
-        ("truncate", libc::SYS_truncate, vec![text("link"), 3], 0),
-        ("utimensat", libc::SYS_utimensat, vec![here, text("link"), 0, 0x100], 0),
-        ("utimes", libc::SYS_utimes, vec![text("link"), 0], 0),
-        ("setxattr", libc::SYS_setxattr, vec![text("file"), text("security.capability"), text("1234"), 4, 0], 0),
-        ("getxattr", libc::SYS_getxattr, vec![text("link"), text("security.capability"), 0, 0], 4),
-        ("listxattr", libc::SYS_listxattr, vec![text("file"), Box::leak(Box::new([0_u8; 200])).as_ptr() as usize, 200], 20),
-        ("removexattr", libc::SYS_removexattr, vec![text("file"), text("security.capability")], 0),
-        ("our own attribute", libc::SYS_removexattr, vec![text("file"), text("user.cofferdam")], eperm),
-        ("open of the parent", libc::SYS_openat, vec![here, text("../../../etc/passwd"), 0x8_0000], 3),
-        ("close", libc::SYS_close, vec![3], 0),
-        (
-            "openat2",
-            libc::SYS_openat2,
-            vec![here, text("file"), Box::leak(Box::new([0x8_0000_u64, 0, 8])).as_ptr() as usize, 24],
-            3,
-        ),
-        ("close again", libc::SYS_close, vec![3], 0),
-        ("close of the root", libc::SYS_close, vec![1023], 0),
-        ("dup over the root", libc::SYS_dup2, vec![1, 1023], -i64::from(libc::EBADF)),
-        ("close_range", libc::SYS_close_range, vec![100, 0xffff_ffff, 0], 0),
-        ("statfs", libc::SYS_statfs, vec![text("/g"), Box::leak(Box::new([0_u64; 20])).as_ptr() as usize], 0),
-        ("chroot", libc::SYS_chroot, vec![text("/")], 0),
-        ("umask", libc::SYS_umask, vec![0o027], 0o022),
-        ("umask before", libc::SYS_umask, vec![0o022], 0o027),
-        ("inotify", libc::SYS_inotify_init1, vec![0x8_0000], 3),
-        ("inotify_add_watch", libc::SYS_inotify_add_watch, vec![3, text("/g/link"), 2], 1),
-        ("close of inotify", libc::SYS_close, vec![3], 0),
-        ("io_uring_setup", libc::SYS_io_uring_setup, vec![1, 0], -i64::from(libc::ENOSYS)),
-        ("seccomp", libc::SYS_prctl, vec![22, 2, text("")], 0),
-        ("setresuid", libc::SYS_setresuid, vec![0xffff_ffff, 33, 0xffff_ffff], 0),
-        ("geteuid", libc::SYS_geteuid, vec![], 33),
-        ("mknod as another", libc::SYS_mknod, vec![text("no"), 0o060_640, 0x0801], eperm),
-        ("chown as another", libc::SYS_chown, vec![text("device"), 33, 33], eperm),
-        ("setgroups as another", libc::SYS_setgroups, vec![0, 0], eperm),
-        ("back to root", libc::SYS_setresuid, vec![0xffff_ffff, 0, 0xffff_ffff], 0),
+    for group in [
+        check_files,
+        check_names,
+        check_owners_and_modes,
+        check_times,
+        check_attributes,
+        check_links_and_places,
+        check_descriptors,
+        check_sockets,
+        check_signals,
+        check_programs,
+        check_bad_pointers,
+        check_devices,
+        check_proc,
+        check_borrowed_memory,
+        check_other_users,
+        check_capabilities,
+        check_identity,
+        check_filters,
     ] {
-        assert_eq!(call(number, &arguments), expected, "{name}");
+        group(&mut checks);
     }
-    assert_eq!(owner("file"), (0o711, 33, 44), "chown takes the setuid bit of a program away");
-    assert_eq!(owner("made"), (0o1755, 0, 0));
-    assert_eq!(owner("link").1, 5);
-    let device = fs::metadata("device").unwrap();
-    assert_eq!((device.mode(), device.rdev()), (0o060_640, 0x0801));
-    assert_eq!(fs::read_to_string("/g/link").unwrap(), "con");
-    assert_eq!(std::env::current_dir().unwrap(), Path::new("/g"));
-    assert_eq!(fs::read_link("/proc/self/exe").unwrap(), Path::new("/program"));
-    assert_eq!(fs::read_link("/proc/self/cwd").unwrap(), Path::new("/g"));
-    // Threads, and sockets by name.
-    let threads: Vec<_> = (0..8).map(|number| std::thread::spawn(move || fs::write(format!("/g/t{number}"), "x"))).collect();
-    for thread in threads {
-        thread.join().unwrap().unwrap();
+    let documented = include_str!("../../docs/emulation.md").lines().skip_while(|line| !line.starts_with("| group |")).skip(2);
+    for calls in documented.take_while(|line| line.starts_with("| ")).filter_map(|line| line.split(" | ").nth(1)) {
+        for call in calls.split_whitespace().filter(|_| is_emulated) {
+            if !checks.made.contains(&call) {
+                checks.wrong.push(format!("{call} was not made"));
+            }
+        }
     }
-    let listener = std::os::unix::net::UnixListener::bind("/g/socket").unwrap();
-    assert_eq!(listener.local_addr().unwrap().as_pathname().unwrap(), Path::new("/g/socket"));
-    std::os::unix::net::UnixStream::connect("socket").unwrap();
-    // A child by vfork, a script, and a program that is not there.
-    fs::write("script", "#!/bin/sh -e\necho $0 $1\n").unwrap();
-    fs::set_permissions("script", fs::Permissions::from_mode(0o755)).unwrap();
-    assert_eq!(Command::new("/g/script").arg("a").output().unwrap().stdout, b"/g/script a\n");
-    assert_eq!(Command::new("./absent").spawn().unwrap_err().kind(), std::io::ErrorKind::NotFound);
-    // The trap's signal cannot be blocked.
-    // SAFETY: plain structures of ours.
+    assert!(checks.wrong.is_empty(), "{} of {}: {:#?}", checks.wrong.len(), checks.made.len(), checks.wrong);
+}
+
+/// Mode, owner and group.
+fn owner(path: &str) -> (u32, u32, u32) {
+    fs::symlink_metadata(path).map(|stat| (stat.mode() & 0o7777, stat.uid(), stat.gid())).unwrap()
+}
+
+fn check_files(checks: &mut Checks) {
+    fs::write("file", "content").unwrap();
+    let (close, out) = (|descriptor: i64| call(libc::SYS_close, &[usize::try_from(descriptor).unwrap()]), words([0; 32]));
+    let first = call(libc::SYS_dup, &[1]);
+    close(first);
+    for (name, number, arguments) in [
+        ("open", libc::SYS_open, vec![text("file"), 0]),
+        ("open", libc::SYS_open, vec![text("/g/../g/./file"), 0]),
+        ("open", libc::SYS_open, vec![text("made-by-open"), 0o101, 0o640]),
+        ("openat", libc::SYS_openat, vec![HERE as usize, text("../../../etc/passwd"), 0]),
+        ("openat", libc::SYS_openat, vec![HERE as usize, text("/dev/null"), 0o102, 0o600]),
+        ("creat", libc::SYS_creat, vec![text("made-by-creat"), 0o604]),
+        ("creat", libc::SYS_creat, vec![text("/tmp/made-elsewhere"), 0o604]),
+        ("creat", libc::SYS_creat, vec![text("/tmp/made-elsewhere"), 0o604]),
+        ("open", libc::SYS_open, vec![text("/proc/self/status"), 0]),
+        ("openat2", libc::SYS_openat2, vec![HERE as usize, text("file"), words([0x8_0000, 0, 0]), 24]),
+        ("openat2", libc::SYS_openat2, vec![HERE as usize, text("file"), words([0x8_0000, 0, 8]), 24]),
+        ("openat2", libc::SYS_openat2, vec![HERE as usize, text("/g/file"), words([0, 0, 4]), 24]),
+        ("openat2", libc::SYS_openat2, vec![HERE as usize, text("made-by-openat2"), words([0o101, 0o640, 8]), 24]),
+        ("openat", libc::SYS_openat, vec![HERE as usize, text("."), 0o20_200_002, 0o600]),
+    ] {
+        let found = call(number, &arguments);
+        checks.is(name, "that opens", found, first);
+        if found >= 0 {
+            close(found);
+        }
+    }
+    check!(checks:
+        SYS_open "of what is missing" [text("missing"), 0] => -libc::ENOENT;
+        SYS_open "of a directory to write" [text("/g"), 1] => -libc::EISDIR;
+        SYS_open "that must make" [text("file"), 0o301, 0o600] => -libc::EEXIST;
+        SYS_open "below a file" [text("file/x"), 0] => -libc::ENOTDIR;
+        SYS_creat "without a directory" [text("none/x"), 0o600] => -libc::ENOENT;
+        SYS_openat2 "out of the directory" [HERE, text("../etc/passwd"), words([0, 0, 8]), 24] => -libc::EXDEV;
+        SYS_openat2 "with unknown flags" [HERE, text("file"), words([1 << 40, 0, 0]), 24] => -libc::EINVAL;
+        SYS_openat2 "with a mode for nothing" [HERE, text("file"), words([0, 0o600, 0]), 24] => -libc::EINVAL;
+        SYS_openat2 "that is too short" [HERE, text("file"), words([0, 0, 0]), 8] => -libc::EINVAL;
+        SYS_stat "" [text("file"), out] => 0;
+        SYS_lstat "" [text("file"), out] => 0;
+        SYS_fstat "" [1, out] => 0;
+        SYS_fstat "of nothing" [999, out] => -libc::EBADF;
+        SYS_newfstatat "" [HERE, text("/g/file"), out, 0] => 0;
+        SYS_newfstatat "without a path" [HERE, text(""), out, 0] => -libc::ENOENT;
+        SYS_newfstatat "of the directory" [HERE, text(""), out, 0x1000] => 0;
+        SYS_newfstatat "with unknown flags" [HERE, text("file"), out, 0x4] => -libc::EINVAL;
+        SYS_statx "" [HERE, text("file"), 0, 0x7ff, out] => 0;
+        SYS_statx "with unknown flags" [HERE, text("file"), 0x8, 0x7ff, out] => -libc::EINVAL;
+        SYS_access "to execute" [text("file"), 7] => -libc::EACCES;
+        SYS_access "to read and write" [text("file"), 6] => 0;
+        SYS_access "of unknown kind" [text("file"), 8] => -libc::EINVAL;
+        SYS_access "to what is there" [text("missing"), 0] => -libc::ENOENT;
+        SYS_faccessat "" [HERE, text("/g/file"), 4] => 0;
+        SYS_faccessat2 "" [HERE, text("/g/../g/file"), 0, 0] => 0;
+        SYS_faccessat2 "as effective user" [HERE, text("file"), 2, 0x200] => 0;
+        SYS_faccessat2 "with unknown flags" [HERE, text("file"), 2, 0x4] => -libc::EINVAL;
+        SYS_truncate "" [text("file"), 3] => 0;
+        SYS_truncate "of a directory" [text("/g"), 3] => -libc::EISDIR;
+        SYS_statfs "" [text("/g"), out] => 0;
+        SYS_statfs "of what is missing" [text("missing"), out] => -libc::ENOENT;
+    );
+    checks.holds("open", "keeps the mode", owner("made-by-open") == (0o640, 0, 0));
+    checks.holds("creat", "keeps the mode", owner("made-by-creat") == (0o604, 0, 0));
+    checks.holds("openat2", "keeps the mode", owner("made-by-openat2") == (0o640, 0, 0));
+    checks.holds("truncate", "cuts", fs::read("file").unwrap() == b"con");
+    let inotify = call(libc::SYS_inotify_init1, &[0x8_0000]);
+    symlink("file", "watched").unwrap();
+    check!(checks:
+        SYS_inotify_add_watch "behind a link" [inotify, text("/g/watched"), 2] => 1;
+        SYS_inotify_add_watch "of the link itself" [inotify, text("watched"), 0x0200_0002] => 2;
+        SYS_inotify_add_watch "of directories only" [inotify, text("file"), 0x0100_0002] => -libc::ENOTDIR;
+        SYS_inotify_add_watch "of what is missing" [inotify, text("missing"), 2] => -libc::ENOENT;
+    );
+    close(inotify);
+    if checks.is_emulated {
+        check!(checks: SYS_name_to_handle_at "" [HERE, text("file"), words([8, 0, 0]), words([0]), 0] => -libc::EOPNOTSUPP;);
+    }
+}
+
+fn check_names(checks: &mut Checks) {
+    fs::write("named", "1").unwrap();
+    fs::write("other", "2").unwrap();
+    check!(checks:
+        SYS_mkdir "" [text("made"), 0o1777] => 0;
+        SYS_mkdir "again" [text("made"), 0o777] => -libc::EEXIST;
+        SYS_mkdirat "with a slash behind" [HERE, text("/g/made/too/"), 0o700] => 0;
+        SYS_mkdir "without a parent" [text("none/x"), 0o700] => -libc::ENOENT;
+        SYS_mknod "of a device" [text("device"), 0o060_640, 0x0801] => 0;
+        SYS_mknod "of a pipe" [text("pipe"), 0o010_600, 0] => 0;
+        SYS_mknod "of a file" [text("plain"), 0o644, 0] => 0;
+        SYS_mknod "of a directory" [text("x"), 0o040_644, 0] => -libc::EPERM;
+        SYS_mknodat "of a device" [HERE, text("/g/made/null"), 0o020_666, 0x0103] => 0;
+        SYS_symlink "" [text("/g/named"), text("link")] => 0;
+        SYS_symlink "again" [text("x"), text("link")] => -libc::EEXIST;
+        SYS_symlinkat "" [text("nowhere"), HERE, text("made/dangling")] => 0;
+        SYS_link "" [text("named"), text("made/hard")] => 0;
+        SYS_link "over another" [text("named"), text("other")] => -libc::EEXIST;
+        SYS_linkat "of a link" [HERE, text("link"), HERE, text("linked"), 0] => 0;
+        SYS_linkat "that follows" [HERE, text("link"), HERE, text("followed"), 0x400] => 0;
+        SYS_linkat "with unknown flags" [HERE, text("link"), HERE, text("x"), 0x8] => -libc::EINVAL;
+        SYS_rename "" [text("made/hard"), text("/g/moved")] => 0;
+        SYS_rename "of what is missing" [text("missing"), text("x")] => -libc::ENOENT;
+        SYS_renameat "over another" [HERE, text("plain"), HERE, text("linked")] => 0;
+        SYS_renameat2 "that replaces nothing" [HERE, text("moved"), HERE, text("other"), 1] => -libc::EEXIST;
+        SYS_renameat2 "that exchanges" [HERE, text("named"), HERE, text("other"), 2] => 0;
+        SYS_renameat2 "that exchanges with nothing" [HERE, text("other"), HERE, text("missing"), 2] => -libc::ENOENT;
+        SYS_renameat2 "with both" [HERE, text("other"), HERE, text("named"), 3] => -libc::EINVAL;
+        SYS_unlink "" [text("moved")] => 0;
+        SYS_unlink "of a directory" [text("made/too")] => -libc::EISDIR;
+        SYS_unlinkat "" [HERE, text("made/dangling"), 0] => 0;
+        SYS_unlinkat "of a directory" [HERE, text("/g/made/too"), 0x200] => 0;
+        SYS_rmdir "that is full" [text("made")] => -libc::ENOTEMPTY;
+        SYS_rmdir "of a file" [text("other")] => -libc::ENOTDIR;
+        SYS_rmdir "of what is missing" [text("missing")] => -libc::ENOENT;
+    );
+    checks.holds("mkdir", "takes the umask off", owner("made") == (0o1755, 0, 0));
+    checks.holds("renameat2", "has exchanged", fs::read("named").unwrap() == b"2" && fs::read("other").unwrap() == b"1");
+    let kinds = ["device", "made/null", "pipe"].map(|path| fs::metadata(path).map(|stat| (stat.mode(), stat.rdev())).unwrap());
+    checks.holds("mknod", "shows what was made", kinds == [(0o060_640, 0x0801), (0o020_644, 0x0103), (0o010_600, 0)]);
+    let seen = words([0; 32]);
+    check!(checks: SYS_statx "of a device" [HERE, text("device"), 0, 0x7ff, seen] => 0;);
+    // stx_rdev_major and stx_rdev_minor.
+    checks.is("statx", "shows the device", i64::try_from(word(seen, 16)).unwrap(), 1 << 32 | 8);
+}
+
+fn check_owners_and_modes(checks: &mut Checks) {
+    fs::write("owned", "x").unwrap();
+    symlink("owned", "to-owned").unwrap();
+    let opened = fs::File::open("owned").unwrap();
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&opened);
+    check!(checks:
+        SYS_chmod "" [text("owned"), 0o4711] => 0;
+        SYS_chown "" [text("owned"), 33, 44] => 0;
+    );
+    checks.holds("chown", "takes the setuid bit of a program", owner("owned") == (0o711, 33, 44));
+    check!(checks:
+        SYS_fchmod "" [descriptor, 0o400] => 0;
+        SYS_fchmodat "behind a link" [HERE, text("to-owned"), 0o2640] => 0;
+        SYS_fchmodat2 "" [HERE, text("/g/owned"), 0o4640, 0] => 0;
+        SYS_fchmodat2 "of a link" [HERE, text("to-owned"), 0o600, 0x100] => -libc::EOPNOTSUPP;
+        SYS_fchmodat2 "with unknown flags" [HERE, text("owned"), 0o600, 0x4] => -libc::EINVAL;
+        SYS_chmod "of what is missing" [text("missing"), 0o600] => -libc::ENOENT;
+        SYS_fchmod "of nothing" [999, 0o600] => -libc::EBADF;
+        SYS_lchown "of a link" [text("to-owned"), 5, 6] => 0;
+        SYS_fchown "of the group" [descriptor, -1_isize, 9] => 0;
+        SYS_fchownat "of a link" [HERE, text("to-owned"), 7, -1_isize, 0x100] => 0;
+        SYS_fchownat "of a descriptor" [descriptor, text(""), 8, -1_isize, 0x1000] => 0;
+        SYS_fchownat "with unknown flags" [HERE, text("owned"), 8, 8, 0x4] => -libc::EINVAL;
+        SYS_chown "of what is missing" [text("missing"), 1, 1] => -libc::ENOENT;
+    );
+    checks.holds("fchown", "takes the setuid bit of what is no program too", owner("owned") == (0o640, 8, 9));
+    checks.holds("lchown", "changes the link", (owner("to-owned").1, owner("to-owned").2) == (7, 6));
+    // A setgid directory hands its group on.
+    fs::create_dir("group").unwrap();
+    check!(checks:
+        SYS_chown "of a directory" [text("group"), 0, 77] => 0;
+        SYS_chmod "of a directory" [text("group"), 0o2755] => 0;
+    );
+    fs::write("group/member", "").unwrap();
+    fs::create_dir("group/sub").unwrap();
+    checks.holds("open", "in a setgid directory", owner("group/member") == (0o644, 0, 77));
+    checks.holds("mkdir", "in a setgid directory", owner("group/sub") == (0o2755, 0, 77));
+}
+
+fn check_times(checks: &mut Checks) {
+    fs::write("timed", "x").unwrap();
+    symlink("timed", "to-timed").unwrap();
+    let opened = fs::File::open("timed").unwrap();
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&opened);
+    let seconds = |path: &str| fs::symlink_metadata(path).map(|stat| (stat.atime(), stat.mtime(), stat.mtime_nsec())).unwrap();
+    check!(checks: SYS_utime "" [text("timed"), words([10, 20])] => 0;);
+    checks.holds("utime", "sets both", seconds("timed") == (10, 20, 0));
+    check!(checks: SYS_utimes "behind a link" [text("to-timed"), words([11, 1, 21, 2])] => 0;);
+    checks.holds("utimes", "sets both", seconds("timed") == (11, 21, 2000));
+    check!(checks: SYS_futimesat "" [HERE, text("/g/timed"), words([12, 0, 22, 0])] => 0;);
+    checks.holds("futimesat", "sets both", seconds("timed") == (12, 22, 0));
+    check!(checks: SYS_futimesat "of a descriptor" [descriptor, 0, words([13, 0, 23, 0])] => 0;);
+    checks.holds("futimesat", "sets those of a descriptor", seconds("timed") == (13, 23, 0));
+    check!(checks: SYS_utimensat "of a link" [HERE, text("to-timed"), words([14, 1, 24, 2]), 0x100] => 0;);
+    checks.holds("utimensat", "leaves what the link leads to", seconds("timed").0 == 13 && seconds("to-timed") == (14, 24, 2));
+    check!(checks: SYS_utimensat "of a link elsewhere" [HERE, text("/g/to-timed"), words([14, 1, 34, 2]), 0x100] => 0;);
+    checks.holds("utimensat", "finds the link", seconds("to-timed").1 == 34);
+    check!(checks: SYS_utimensat "of a descriptor" [descriptor, 0, words([15, 0, 0, (1 << 30) - 2]), 0] => 0;);
+    checks.holds("utimensat", "omits one", seconds("timed") == (15, 23, 0));
+    check!(checks:
+        SYS_utimensat "now" [HERE, text("timed"), 0, 0] => 0;
+        SYS_utimensat "with unknown flags" [HERE, text("timed"), 0, 0x4] => -libc::EINVAL;
+        SYS_utimensat "of what is missing" [HERE, text("missing"), 0, 0] => -libc::ENOENT;
+        SYS_utimes "with too much" [text("timed"), words([0, 2_000_000, 0, 0])] => -libc::EINVAL;
+    );
+    checks.holds("utimensat", "knows what time it is", seconds("timed").1 > 1_000_000_000);
+}
+
+fn check_attributes(checks: &mut Checks) {
+    fs::write("kept", "x").unwrap();
+    symlink("kept", "to-kept").unwrap();
+    let opened = fs::File::open("kept").unwrap();
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&opened);
+    // Capabilities of revision 2: CAP_NET_RAW, effective.
+    let value = words([0x2000_0200_0001, 0, 0]);
+    let capability = text("security.capability");
+    let room = words([0; 32]);
+    check!(checks:
+        SYS_setxattr "" [text("kept"), text("user.a"), text("12"), 2, 0] => 0;
+        SYS_setxattr "that must make" [text("kept"), text("user.a"), text("12"), 2, 1] => -libc::EEXIST;
+        SYS_setxattr "that must replace" [text("kept"), text("user.b"), text("12"), 2, 2] => -libc::ENODATA;
+        SYS_setxattr "of a capability" [text("kept"), capability, value, 20, 0] => 0;
+        SYS_setxattr "of a broken capability" [text("kept"), capability, value, 3, 0] => -libc::EINVAL;
+        SYS_fsetxattr "" [descriptor, text("user.c"), text("345"), 3, 0] => 0;
+        SYS_lsetxattr "" [text("kept"), text("user.d"), text("6"), 1, 0] => 0;
+        SYS_getxattr "behind a link" [text("to-kept"), capability, 0, 0] => 20;
+        SYS_getxattr "" [text("kept"), text("user.a"), room, 256] => 2;
+        SYS_getxattr "with too little room" [text("kept"), text("user.c"), room, 1] => -libc::ERANGE;
+        SYS_getxattr "of none" [text("kept"), text("user.none"), room, 256] => -libc::ENODATA;
+        SYS_lgetxattr "" [text("kept"), text("user.d"), room, 256] => 1;
+        SYS_lgetxattr "of a link" [text("to-kept"), capability, room, 256] => -libc::ENODATA;
+        SYS_fgetxattr "" [descriptor, text("user.c"), room, 256] => 3;
+        // user.a, user.c, user.d and the capability, each with its zero.
+        SYS_listxattr "" [text("to-kept"), room, 256] => 41;
+        SYS_flistxattr "" [descriptor, room, 256] => 41;
+        SYS_llistxattr "of a link" [text("to-kept"), room, 256] => 0;
+        SYS_removexattr "" [text("kept"), text("user.a")] => 0;
+        SYS_fremovexattr "" [descriptor, text("user.c")] => 0;
+        SYS_lremovexattr "" [text("kept"), text("user.d")] => 0;
+        SYS_removexattr "of none" [text("kept"), text("user.a")] => -libc::ENODATA;
+    );
+    fs::write("kept", "written").unwrap();
+    check!(checks: SYS_getxattr "of what was written to" [text("kept"), capability, 0, 0] => -libc::ENODATA;);
+    check!(checks: SYS_setxattr "again" [text("kept"), capability, value, 20, 0] => 0; SYS_chown "" [text("kept"), 1, 1] => 0;);
+    check!(checks: SYS_getxattr "of what was given away" [text("kept"), capability, 0, 0] => -libc::ENODATA;);
+    if checks.is_emulated {
+        check!(checks:
+            SYS_setxattr "of root's" [text("kept"), text("trusted.x"), text("1"), 1, 0] => 0;
+            SYS_getxattr "of root's" [text("kept"), text("trusted.x"), 0, 0] => 1;
+            SYS_getxattr "of ours" [text("kept"), text("user.cofferdam"), 0, 0] => -libc::EPERM;
+            SYS_removexattr "of ours" [text("kept"), text("user.cofferdam")] => -libc::EPERM;
+        );
+    }
+}
+
+fn check_links_and_places(checks: &mut Checks) {
+    let room = words([0; 64]);
+    fs::create_dir_all("place/etc").unwrap();
+    symlink("/g/place", "to-place").unwrap();
+    check!(checks:
+        SYS_readlink "" [text("to-place"), room, 512] => 8;
+        SYS_readlink "with little room" [text("to-place"), room, 3] => 3;
+        SYS_readlink "of no link" [text("place"), room, 512] => -libc::EINVAL;
+        SYS_readlink "without room" [text("to-place"), room, 0] => -libc::EINVAL;
+        SYS_readlinkat "" [HERE, text("/g/to-place"), room, 512] => 8;
+        SYS_readlinkat "of what is missing" [HERE, text("missing"), room, 512] => -libc::ENOENT;
+        SYS_getcwd "" [room, 512] => 3;
+        SYS_getcwd "with little room" [room, 2] => -libc::ERANGE;
+        SYS_chdir "behind a link" [text("to-place/etc")] => 0;
+        SYS_getcwd "below" [room, 512] => 13;
+        SYS_chdir "up" [text("../../../../..")] => 0;
+        SYS_getcwd "of the root" [room, 512] => 2;
+        SYS_chdir "to a file" [text("/etc/passwd")] => -libc::ENOTDIR;
+        SYS_chdir "to nothing" [text("missing")] => -libc::ENOENT;
+        SYS_chdir "back" [text("/g")] => 0;
+        SYS_chroot "to a file" [text("/etc/passwd")] => -libc::ENOTDIR;
+        SYS_chroot "to nothing" [text("missing")] => -libc::ENOENT;
+        SYS_chroot "where it is" [text("/")] => 0;
+    );
+    // In a further root, seen by a child.
+    fs::write("place/etc/inside", "1").unwrap();
+    // SAFETY: the child makes calls of its own and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let entered = call(libc::SYS_chroot, &[text("/g/place")]) == 0 && call(libc::SYS_chdir, &[text("/")]) == 0;
+        let inside =
+            call(libc::SYS_access, &[text("/etc/inside"), 0]) == 0 && call(libc::SYS_access, &[text("../etc/inside"), 0]) == 0;
+        let outside = call(libc::SYS_access, &[text("/g"), 0]) == -i64::from(libc::ENOENT);
+        let directory = std::env::current_dir().is_ok_and(|directory| directory == Path::new("/"));
+        // SAFETY: nothing of the parent's is undone.
+        unsafe { libc::_exit(i32::from(!(entered && inside && outside && directory))) };
+    }
+    checks.is("chroot", "to a directory", wait_for(child), 0);
+    checks.holds("chroot", "of a child only", Path::new("/g/place").exists());
+}
+
+/// The exit code of a child.
+fn wait_for(child: i32) -> i64 {
+    let mut status = 0;
+    // SAFETY: a child of ours.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    if libc::WIFEXITED(status) { libc::WEXITSTATUS(status).into() } else { -i64::from(status) }
+}
+
+fn check_descriptors(checks: &mut Checks) {
+    let first = call(libc::SYS_dup, &[1]);
+    check!(checks:
+        SYS_close "" [first] => 0;
+        SYS_dup2 "" [1, first] => first as i32;
+        SYS_dup3 "" [1, first, libc::O_CLOEXEC] => first as i32;
+        SYS_close_range "" [first, first, 0] => 0;
+        SYS_close "again" [first] => -libc::EBADF;
+        SYS_close_range "the wrong way round" [9, 8, 0] => -libc::EINVAL;
+        SYS_close_range "beyond all" [100, 0xffff_ffff_u32, 0] => 0;
+    );
+    if checks.is_emulated {
+        check!(checks:
+            SYS_close "of the root" [1023] => 0;
+            SYS_dup2 "over the root" [1, 1023] => -libc::EBADF;
+            SYS_dup3 "over the root" [1, 1023, 0] => -libc::EBADF;
+            SYS_close_range "around the root" [1000, 2000, 0] => 0;
+            SYS_access "afterwards" [text("/etc/passwd"), 4] => 0;
+        );
+    }
+}
+
+fn check_sockets(checks: &mut Checks) {
+    use std::os::{
+        fd::AsRawFd as _,
+        unix::net::{UnixDatagram, UnixListener, UnixStream},
+    };
+    let listener = UnixListener::bind("/g/socket").unwrap();
+    checks.holds("bind", "to a path", owner("socket") == (0o755, 0, 0));
+    let name = listener.local_addr().unwrap();
+    checks.holds("getsockname", "is the step's", name.as_pathname() == Some(Path::new("/g/socket")));
+    symlink("socket", "to-socket").unwrap();
+    let client = UnixStream::connect("to-socket").unwrap();
+    checks.holds("connect", "behind a link", client.peer_addr().unwrap().as_pathname() == Some(Path::new("/g/socket")));
+    checks.made.push("getpeername");
+    let (room, length) = (words([0; 16]), words([128]));
+    let accepted = call(libc::SYS_accept, &[usize::try_from(listener.as_raw_fd()).unwrap(), room, length]);
+    checks.holds("accept", "with an address", accepted > 2);
+    let named = UnixDatagram::bind("named-client").unwrap();
+    drop(named);
+    let second = UnixStream::connect("/g/socket").unwrap();
+    let also = call(libc::SYS_accept4, &[usize::try_from(listener.as_raw_fd()).unwrap(), room, length, 0x8_0000]);
+    checks.holds("accept4", "with an address", also > accepted);
+    drop((client, second));
+    for descriptor in [accepted, also] {
+        call(libc::SYS_close, &[usize::try_from(descriptor).unwrap()]);
+    }
+    checks.holds(
+        "connect",
+        "to nothing",
+        UnixStream::connect("missing").is_err_and(|error| error.raw_os_error() == Some(libc::ENOENT)),
+    );
+    checks.holds(
+        "bind",
+        "where something is",
+        UnixListener::bind("socket").is_err_and(|error| error.raw_os_error() == Some(libc::EADDRINUSE)),
+    );
+    let receiver = UnixDatagram::bind("datagrams").unwrap();
+    let sender = UnixDatagram::unbound().unwrap();
+    checks.holds("sendto", "a path", sender.send_to(b"1", "/g/datagrams").is_ok_and(|count| count == 1));
+    let mut byte = [0; 8];
+    checks.holds("sendto", "arrives", receiver.recv(&mut byte).is_ok_and(|count| count == 1));
+    // `sendmsg` with an address.
+    let mut address = [0_u8; 110];
+    address[0] = 1;
+    address[2..14].copy_from_slice(b"/g/datagrams");
+    let part = words([text("22") as u64, 2]);
+    let message = words([address.as_ptr() as u64, 15, part as u64, 1, 0, 0, 0]);
+    check!(checks: SYS_sendmsg "to a path" [sender.as_raw_fd(), message, 0] => 2;);
+    checks.holds("sendmsg", "arrives", receiver.recv(&mut byte).is_ok_and(|count| count == 2));
+    // A path that is too long on the host, but not for the step.
+    let deep = format!("/g/{}", "d".repeat(90));
+    fs::create_dir(&deep).unwrap();
+    let long = format!("{deep}/socket");
+    checks.holds("bind", "to a long path", UnixListener::bind(&long).is_ok() && fs::symlink_metadata(&long).is_ok());
+}
+
+fn check_signals(checks: &mut Checks) {
+    static HEARD: std::sync::atomic::AtomicI32 = std::sync::atomic::AtomicI32::new(0);
+    extern "C" fn hear(signal: i32) {
+        HEARD.fetch_add(signal, std::sync::atomic::Ordering::Relaxed);
+    }
+    // SAFETY: structures of ours, and a handler that only counts.
     unsafe {
-        let mut all = std::mem::zeroed();
-        libc::sigfillset(&raw mut all);
-        libc::sigprocmask(libc::SIG_BLOCK, &raw const all, std::ptr::null_mut());
+        let mut action: libc::sigaction = std::mem::zeroed();
+        action.sa_sigaction = hear as extern "C" fn(i32) as usize;
+        let mut before: libc::sigaction = std::mem::zeroed();
+        for signal in [libc::SIGSYS, libc::SIGUSR1] {
+            checks.is("rt_sigaction", "", libc::sigaction(signal, &raw const action, std::ptr::null_mut()).into(), 0);
+            checks.is("rt_sigaction", "again", libc::sigaction(signal, &raw const action, &raw mut before).into(), 0);
+            checks.holds("rt_sigaction", "tells what was there", before.sa_sigaction == action.sa_sigaction);
+        }
+        libc::kill(libc::getpid(), libc::SIGSYS);
+        // It may be another thread that hears it.
+        for _ in 0..1000 {
+            if HEARD.load(std::sync::atomic::Ordering::Relaxed) > 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        checks.is("rt_sigaction", "is heard", HEARD.swap(0, std::sync::atomic::Ordering::Relaxed).into(), libc::SIGSYS.into());
     }
-    assert_eq!(call(libc::SYS_getuid, &[]), 0);
+    let (usr1, none, old) = (words([1 << (libc::SIGUSR1 - 1)]), words([0]), words([0]));
+    check!(checks:
+        SYS_rt_sigaction "of what cannot be caught" [libc::SIGKILL, words([0, 0, 0, 0]), 0, 8] => -libc::EINVAL;
+        SYS_rt_sigaction "of another size" [libc::SIGUSR2, words([0, 0, 0, 0]), 0, 4] => -libc::EINVAL;
+        SYS_rt_sigprocmask "blocks" [0, usr1, old, 8] => 0;
+        SYS_rt_sigprocmask "of another size" [0, usr1, 0, 4] => -libc::EINVAL;
+        SYS_rt_sigprocmask "of unknown kind" [9, usr1, 0, 8] => -libc::EINVAL;
+    );
+    let raise =
+        || call(libc::SYS_tgkill, &[std::process::id() as usize, usize::try_from(call(libc::SYS_gettid, &[])).unwrap(), 10]);
+    let heard = || HEARD.swap(0, std::sync::atomic::Ordering::Relaxed);
+    let events = call(libc::SYS_epoll_create1, &[0]);
+    raise();
+    checks.is("rt_sigprocmask", "keeps it back", heard().into(), 0);
+    check!(checks: SYS_rt_sigsuspend "" [none, 8] => -libc::EINTR;);
+    checks.is("rt_sigsuspend", "lets it through", heard().into(), 10);
+    raise();
+    check!(checks: SYS_ppoll "" [0, 0, words([1, 0]), none, 8] => -libc::EINTR;);
+    raise();
+    check!(checks: SYS_pselect6 "" [0, 0, 0, 0, words([1, 0]), words([none as u64, 8])] => -libc::EINTR;);
+    raise();
+    check!(checks: SYS_epoll_pwait "" [events, words([0; 4]), 1, 1000, none, 8] => -libc::EINTR;);
+    raise();
+    check!(checks: SYS_epoll_pwait2 "" [events, words([0; 4]), 1, words([1, 0]), none, 8] => -libc::EINTR;);
+    checks.is("ppoll", "and the others let it through", heard().into(), 40);
+    check!(checks:
+        SYS_ppoll "that waits in vain" [0, 0, words([0, 0]), usr1, 8] => 0;
+        SYS_rt_sigprocmask "sets" [2, none, old, 8] => 0;
+    );
+    checks.is("rt_sigprocmask", "tells what was blocked", i64::try_from(word(old, 0)).unwrap(), 1 << 9);
+    // All are blocked: the trap's signal is not.
+    check!(checks:
+        SYS_rt_sigprocmask "blocks all" [2, words([u64::MAX]), 0, 8] => 0;
+        SYS_getuid "then" [] => 0;
+        SYS_rt_sigprocmask "none" [2, none, 0, 8] => 0;
+    );
+    call(libc::SYS_close, &[usize::try_from(events).unwrap()]);
+}
+
+fn check_programs(checks: &mut Checks) {
+    let list = |texts: &[&str]| {
+        let pointers: Vec<u64> = texts.iter().map(|one| text(one) as u64).chain([0]).collect();
+        Box::leak(pointers.into_boxed_slice()).as_ptr() as usize
+    };
+    let none = list(&[]);
+    fs::write("script", "#!/bin/sh -e\n[ $0 = /g/script ] && [ $1 = a ] && exit 42\n").unwrap();
+    fs::write("empty", "").unwrap();
+    fs::write("strange", "#!/missing\n").unwrap();
+    for path in ["script", "empty", "strange"] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let directory = fs::File::open("/bin").unwrap();
+    let program = fs::File::open("/bin/busybox").unwrap();
+    let (bin, busybox) = (std::os::fd::AsRawFd::as_raw_fd(&directory), std::os::fd::AsRawFd::as_raw_fd(&program));
+    let exit = ["sh", "-c", "exit 42"];
+    for (name, number, arguments) in [
+        ("execve", libc::SYS_execve, vec![text("/g/script"), list(&["x", "a"]), none]),
+        ("execve", libc::SYS_execve, vec![text("../bin/sh"), list(&exit), none]),
+        ("execveat", libc::SYS_execveat, vec![usize::try_from(bin).unwrap(), text("sh"), list(&exit), none, 0]),
+        ("execveat", libc::SYS_execveat, vec![usize::try_from(busybox).unwrap(), text(""), list(&exit), none, 0x1000]),
+    ] {
+        // SAFETY: the child executes something or ends.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            call(number, &arguments);
+            // SAFETY: as above.
+            unsafe { libc::_exit(1) };
+        }
+        checks.is(name, "that succeeds", wait_for(child), 42);
+    }
+    check!(checks:
+        SYS_execve "of nothing" [text("missing"), none, none] => -libc::ENOENT;
+        SYS_execve "of a directory" [text("/g"), none, none] => -libc::EACCES;
+        SYS_execve "of what is not executable" [text("/etc/passwd"), none, none] => -libc::EACCES;
+        SYS_execve "of an empty file" [text("empty"), none, none] => -libc::ENOEXEC;
+        SYS_execve "without its interpreter" [text("strange"), none, none] => -libc::ENOENT;
+        SYS_execveat "without a path" [HERE, text(""), none, none, 0] => -libc::ENOENT;
+    );
+    let threads: Vec<_> = (0..8).map(|number| std::thread::spawn(move || fs::write(format!("/g/t{number}"), "x"))).collect();
+    checks.holds(
+        "openat",
+        "by many threads",
+        threads.into_iter().all(|thread| thread.join().is_ok_and(|written| written.is_ok())),
+    );
+    let output = Command::new("/bin/sh").args(["-c", "echo $0", "zero"]).output().unwrap();
+    checks.holds("execve", "by vfork", output.stdout == b"zero\n");
+    checks.holds(
+        "execve",
+        "that fails in a child",
+        Command::new("./absent").spawn().is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound),
+    );
+}
+
+fn check_bad_pointers(checks: &mut Checks) {
+    // A page that nobody may read, and a pointer that is a small number.
+    let closed = usize::try_from(call(libc::SYS_mmap, &[0, 4096, 0, 0x22, usize::MAX, 0])).unwrap();
+    let socket = call(libc::SYS_socket, &[1, 1, 0]);
+    for bad in [closed, 8] {
+        check!(checks:
+            SYS_open "of no pointer" [bad, 0] => -libc::EFAULT;
+            SYS_openat2 "of no structure" [HERE, text("file"), bad, 24] => -libc::EFAULT;
+            SYS_stat "of no pointer" [bad, words([0; 32])] => -libc::EFAULT;
+            SYS_stat "to no pointer" [text("file"), bad] => -libc::EFAULT;
+            SYS_fstat "to no pointer" [1, bad] => -libc::EFAULT;
+            SYS_statx "to no pointer" [HERE, text("file"), 0, 0x7ff, bad] => -libc::EFAULT;
+            SYS_statfs "to no pointer" [text("/g"), bad] => -libc::EFAULT;
+            SYS_readlink "to no pointer" [text("to-place"), bad, 100] => -libc::EFAULT;
+            SYS_getcwd "to no pointer" [bad, 100] => -libc::EFAULT;
+            SYS_rename "to no pointer" [text("file"), bad] => -libc::EFAULT;
+            SYS_fchmodat "of no pointer" [HERE, bad, 0o600] => -libc::EFAULT;
+            SYS_utimensat "of no pointer" [HERE, bad, 0, 0] => -libc::EFAULT;
+            SYS_utimensat "with no times" [HERE, text("file"), bad, 0] => -libc::EFAULT;
+            SYS_setxattr "of no name" [text("file"), bad, text("1"), 1, 0] => -libc::EFAULT;
+            SYS_getresuid "to no pointer" [bad, bad, bad] => -libc::EFAULT;
+            SYS_setgroups "of no pointer" [2, bad] => -libc::EFAULT;
+            SYS_capget "of no pointer" [bad, bad] => -libc::EFAULT;
+            SYS_uname "to no pointer" [bad] => -libc::EFAULT;
+            SYS_execve "of no pointer" [bad, 0, 0] => -libc::EFAULT;
+            SYS_execve "with no arguments" [text("/bin/sh"), bad, 0] => -libc::EFAULT;
+            SYS_bind "to no pointer" [socket, bad, 16] => -libc::EFAULT;
+            SYS_rt_sigaction "of no pointer" [10, bad, 0, 8] => -libc::EFAULT;
+            SYS_rt_sigprocmask "of no pointer" [0, bad, 0, 8] => -libc::EFAULT;
+        );
+    }
+    call(libc::SYS_close, &[usize::try_from(socket).unwrap()]);
+}
+
+fn check_devices(checks: &mut Checks) {
+    if !checks.is_emulated {
+        return;
+    }
+    let before = fs::metadata("/dev/null").map(|stat| (stat.mode(), stat.uid(), stat.mtime())).unwrap();
+    let opened = fs::File::open("/dev/null").unwrap();
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&opened);
+    check!(checks:
+        SYS_chmod "of a device" [text("/dev/null"), 0o600] => 0;
+        SYS_fchmod "of a device" [descriptor, 0o600] => 0;
+        SYS_chown "of a device" [text("/dev/null"), 1, 1] => 0;
+        SYS_utimensat "of a device" [HERE, text("/dev/null"), words([1, 0, 1, 0]), 0] => 0;
+        SYS_open "that makes something in /dev" [text("/dev/made"), 0o101, 0o600] => -libc::EPERM;
+        SYS_open "of a device, as if to make it" [text("/dev/zero"), 0o301, 0o600] => -libc::EEXIST;
+        SYS_mkdir "in /dev" [text("/dev/made"), 0o700] => -libc::EPERM;
+        SYS_unlink "in /dev" [text("/dev/null")] => -libc::EPERM;
+        SYS_rename "out of /dev" [text("/dev/null"), text("/g/null")] => -libc::EPERM;
+        SYS_chdir "to /dev" [text("/dev")] => 0;
+        SYS_creat "in /dev" [text("made"), 0o600] => -libc::EPERM;
+        SYS_chmod "in /dev" [text("null"), 0o600] => 0;
+        SYS_chdir "back" [text("/g")] => 0;
+    );
+    let after = fs::metadata("/dev/null").map(|stat| (stat.mode(), stat.uid(), stat.mtime())).unwrap();
+    checks.holds("chmod", "leaves the host's devices", before == after);
+}
+
+fn check_proc(checks: &mut Checks) {
+    let read = |path: &str| fs::read_to_string(path).unwrap();
+    checks.holds("readlink", "of the program", fs::read_link("/proc/self/exe").unwrap() == Path::new("/program"));
+    checks.holds("readlink", "of the directory", fs::read_link("/proc/self/cwd").unwrap() == Path::new("/g"));
+    checks.holds("readlink", "of the root", fs::read_link("/proc/self/root").unwrap() == Path::new("/"));
+    checks.holds(
+        "open",
+        "of the program",
+        fs::metadata("/proc/self/exe").unwrap().ino() == fs::metadata("/program").unwrap().ino(),
+    );
+    checks.holds("open", "below the root", read("/proc/self/root/etc/passwd") == read("/etc/passwd"));
+    checks.holds("open", "of the root", fs::read_dir("/proc/self/root").unwrap().any(|entry| entry.unwrap().file_name() == "g"));
+    let line =
+        |name: &str| read("/proc/self/status").lines().find_map(|line| line.strip_prefix(name).map(str::to_owned)).unwrap();
+    checks.holds("open", "of the status", (&line("Uid:")[..], &line("CapEff:")[..]) == ("\t0\t0\t0\t0", "\t00000000a80425fb"));
+    checks.holds("open", "of the maps", read("/proc/self/maps").lines().any(|line| line.ends_with(" /program")));
+    checks.holds("open", "of the variables", !read("/proc/self/environ").contains("COFFERDAM"));
+    checks.holds("open", "of the mounts", read("/proc/self/mountinfo").lines().any(|line| line.split(' ').nth(4) == Some("/")));
+    checks.holds("open", "of the host name", read("/proc/sys/kernel/hostname") == "test\n");
+    let mut child = Command::new("/bin/sleep").arg("60").spawn().unwrap();
+    let program = format!("/proc/{}/exe", child.id());
+    // It has executed when this is known.
+    checks.holds("readlink", "of another's program", fs::read_link(&program).unwrap() == Path::new("/bin/busybox"));
+    checks.holds(
+        "open",
+        "of another's program",
+        fs::metadata(&program).unwrap().ino() == fs::metadata("/bin/busybox").unwrap().ino(),
+    );
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let names = words([0; 49]);
+    check!(checks:
+        SYS_uname "" [names] => 0;
+        SYS_sethostname "" [text("x"), 1] => -libc::EPERM;
+        SYS_setdomainname "" [text("x"), 1] => -libc::EPERM;
+    );
+    // SAFETY: the second of six names, of 65 bytes each.
+    let name = unsafe { std::ffi::CStr::from_ptr((names + 65) as *const libc::c_char) };
+    checks.holds("uname", "says what the step is called", name == c"test");
+}
+
+/// What a child has changed in the memory that it shares with its parent until it executes something.
+extern "C" fn change_everything(found: *mut libc::c_void) -> libc::c_int {
+    let none = usize::MAX;
+    let changed = [
+        call(libc::SYS_umask, &[0o077]),
+        call(libc::SYS_chroot, &[text("/g/place")]),
+        call(libc::SYS_setresgid, &[none, 44, none]),
+        call(libc::SYS_setresuid, &[none, 33, none]),
+        call(libc::SYS_geteuid, &[]),
+        call(libc::SYS_access, &[text("/etc/inside"), 0]),
+        call(libc::SYS_umask, &[0]),
+    ];
+    // SAFETY: the parent's, which waits.
+    unsafe { found.cast::<[i64; 7]>().write(changed) };
+    0
+}
+
+fn check_borrowed_memory(checks: &mut Checks) {
+    let mut stack = vec![0_u128; 16 * 1024];
+    let mut found = [0_i64; 7];
+    // SAFETY: the stack is large enough; the parent waits until the child has ended.
+    let child = unsafe {
+        let top = stack.as_mut_ptr().add(stack.len());
+        let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
+        libc::clone(change_everything, top.cast(), flags, (&raw mut found).cast())
+    };
+    checks.is("umask", "of a child by vfork", wait_for(child), 0);
+    checks.holds("setresuid", "of a child by vfork", found == [0o022, 0, 0, 0, 33, 0, 0o077]);
+    check!(checks:
+        SYS_geteuid "after a child by vfork" [] => 0;
+        SYS_getegid "after a child by vfork" [] => 0;
+        SYS_access "after a child by vfork" [text("/etc/passwd"), 4] => 0;
+        SYS_umask "after a child by vfork" [0o022] => 0o022;
+    );
+    // A thread shares what it changes.
+    let changed = std::thread::spawn(|| call(libc::SYS_umask, &[0o027])).join().unwrap();
+    checks.is("umask", "by a thread", changed, 0o022);
+    check!(checks: SYS_umask "after a thread" [0o022] => 0o027;);
+}
+
+/// What others than root may do.
+fn check_other_users(checks: &mut Checks) {
+    fs::create_dir_all("closed/below/deep").unwrap();
+    fs::write("closed/below/file", "").unwrap();
+    fs::set_permissions("closed", fs::Permissions::from_mode(0o700)).unwrap();
+    symlink("closed/below", "to-below").unwrap();
+    fs::create_dir("sticky").unwrap();
+    fs::set_permissions("sticky", fs::Permissions::from_mode(0o1777)).unwrap();
+    fs::write("sticky/roots", "").unwrap();
+    fs::write("sticky/shared", "").unwrap();
+    fs::set_permissions("sticky/shared", fs::Permissions::from_mode(0o666)).unwrap();
+    fs::write("roots", "").unwrap();
+    fs::create_dir("/g/theirs").unwrap();
+    check!(checks:
+        SYS_chown "for another" [text("theirs"), 33, 33] => 0;
+        SYS_setresgid "to another" [-1_isize, 33, -1_isize] => 0;
+        SYS_setresuid "to another" [-1_isize, 33, -1_isize] => 0;
+        SYS_geteuid "" [] => 33;
+        SYS_mknod "as another" [text("theirs/d"), 0o060_640, 0x0801] => -libc::EPERM;
+        SYS_chown "as another" [text("roots"), 33, 33] => -libc::EPERM;
+        SYS_chmod "as another" [text("roots"), 0o666] => -libc::EPERM;
+        SYS_setgroups "as another" [0, 0] => -libc::EPERM;
+        SYS_chroot "as another" [text("/g/theirs")] => -libc::EPERM;
+        SYS_open "to write as another" [text("roots"), 1] => -libc::EACCES;
+        SYS_truncate "as another" [text("roots"), 0] => -libc::EACCES;
+        SYS_utimes "as another" [text("roots"), words([1, 0, 1, 0])] => -libc::EPERM;
+        SYS_utimes "now as another" [text("roots"), 0] => -libc::EACCES;
+        SYS_utimes "now as one who may write" [text("sticky/shared"), 0] => 0;
+        SYS_setxattr "as another" [text("roots"), text("user.x"), text("1"), 1, 0] => -libc::EACCES;
+        SYS_setxattr "of root's as another" [text("theirs"), text("security.capability"), words([0x200_0001, 0, 0]), 20, 0] => -libc::EPERM;
+        SYS_mkdir "as another" [text("no"), 0o700] => -libc::EACCES;
+        SYS_mkdir "where something is as another" [text("roots"), 0o700] => -libc::EEXIST;
+        SYS_symlink "as another" [text("x"), text("no")] => -libc::EACCES;
+        SYS_unlink "as another" [text("roots")] => -libc::EACCES;
+        SYS_rename "as another" [text("roots"), text("theirs/x")] => -libc::EACCES;
+        SYS_unlink "in a sticky directory" [text("sticky/roots")] => -libc::EPERM;
+        SYS_rename "in a sticky directory" [text("sticky/roots"), text("sticky/x")] => -libc::EPERM;
+        SYS_mkdir "in a sticky directory" [text("sticky/own"), 0o700] => 0;
+        SYS_rmdir "in a sticky directory" [text("sticky/own")] => 0;
+        SYS_stat "behind a closed directory" [text("closed/below/file"), words([0; 32])] => -libc::EACCES;
+        SYS_stat "behind a closed directory, from the root" [text("/g/closed/below/file"), words([0; 32])] => -libc::EACCES;
+        SYS_stat "behind a closed directory, by a link" [text("to-below/file"), words([0; 32])] => -libc::EACCES;
+        SYS_chdir "behind a closed directory" [text("closed/below/deep")] => -libc::EACCES;
+        SYS_chdir "to a closed directory" [text("closed")] => -libc::EACCES;
+        SYS_stat "of a closed directory" [text("closed"), words([0; 32])] => 0;
+        SYS_stat "of what is open" [text("/g/sticky/shared"), words([0; 32])] => 0;
+    );
+    fs::write("theirs/new", "").unwrap();
+    checks.holds("open", "by another", owner("theirs/new") == (0o644, 33, 33));
+    check!(checks:
+        SYS_setresuid "back" [-1_isize, 0, -1_isize] => 0;
+        SYS_setresgid "back" [-1_isize, 0, -1_isize] => 0;
+    );
+}
+
+fn check_capabilities(checks: &mut Checks) {
+    let docker = 0xa804_25fb_u64;
+    let (header, sets) = (words([0x2008_0522]), words([0; 3]));
+    let clear = |capability: u32| words([docker & !(1 << capability) | docker << 32 & !(1_u64 << (capability + 32)), 0, 0]);
+    // SAFETY: the child makes calls of its own and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let mut inner = Checks { is_emulated: checks.is_emulated, made: Vec::new(), wrong: Vec::new() };
+        let inner_checks = &mut inner;
+        check!(inner_checks:
+            SYS_capget "of another version" [words([1]), sets] => -libc::EINVAL;
+            SYS_capget "" [header, sets] => 0;
+            SYS_prctl "a capability in bounds" [23, 0] => 1;
+            SYS_prctl "a capability out of bounds" [23, 21] => 0;
+            SYS_prctl "no capability" [23, 64] => -libc::EINVAL;
+            SYS_prctl "drop from the bounds" [24, 27] => 0;
+            SYS_prctl "dropped from the bounds" [23, 27] => 0;
+            SYS_prctl "keep" [8, 1] => 0;
+            SYS_prctl "kept" [7] => 1;
+            SYS_prctl "keep not" [8, 0] => 0;
+            SYS_prctl "keep perhaps" [8, 2] => -libc::EINVAL;
+            SYS_prctl "secure bits" [27] => 0;
+            SYS_prctl "ambient, not inheritable" [47, 2, 13, 0, 0] => -libc::EPERM;
+            SYS_prctl "ambient" [47, 1, 13, 0, 0] => 0;
+            SYS_prctl "clear ambient" [47, 4, 0, 0, 0] => 0;
+            SYS_prctl "no new privileges, wrongly" [38, 2, 0, 0, 0] => -libc::EINVAL;
+            SYS_capset "of another process" [words([1 << 32 | 0x2008_0522]), sets] => -libc::EPERM;
+            SYS_capset "to more" [header, words([u64::MAX; 3])] => -libc::EPERM;
+            SYS_capset "without chown" [header, clear(0)] => 0;
+            SYS_chown "without the right" [text("roots"), 1, 1] => -libc::EPERM;
+            SYS_capset "to get it back" [header, words([docker | docker << 32, 0, 0])] => -libc::EPERM;
+            SYS_prctl "secure bits, a lock" [28, 0x20] => 0;
+            SYS_prctl "secure bits, unlocked" [28, 0] => -libc::EPERM;
+            SYS_prctl "no new privileges" [38, 1, 0, 0, 0] => 0;
+            SYS_prctl "no new privileges, asked" [39, 0, 0, 0, 0] => 1;
+        );
+        inner.holds("capget", "is Docker's", word(sets, 0) == docker | docker << 32);
+        for wrong in &inner.wrong {
+            println!("{wrong}");
+        }
+        // SAFETY: nothing of the parent's is undone.
+        unsafe { libc::_exit(inner.wrong.len().try_into().unwrap()) };
+    }
+    checks.is("capset", "and prctl in a child (see above)", wait_for(child), 0);
+    checks.made.extend(["capget", "prctl"]);
+    check!(checks: SYS_prctl "no new privileges, here" [39, 0, 0, 0, 0] => 0; SYS_prctl "bounds, here" [23, 27] => 1;);
+}
+
+fn check_identity(checks: &mut Checks) {
+    let (none, three, groups) = (-1_isize, words([0; 2]), words([5 | 6 << 32]));
+    // SAFETY: the child makes calls of its own and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let mut inner = Checks { is_emulated: checks.is_emulated, made: Vec::new(), wrong: Vec::new() };
+        let inner_checks = &mut inner;
+        check!(inner_checks:
+            SYS_setgroups "" [2, groups] => 0;
+            SYS_getgroups "how many" [0, 0] => 2;
+            SYS_getgroups "with little room" [1, three] => -libc::EINVAL;
+            SYS_getgroups "" [2, three] => 2;
+            SYS_setfsuid "" [33] => 0;
+            SYS_setfsuid "again" [none] => 33;
+            SYS_setfsuid "back" [0] => 33;
+            SYS_setfsgid "" [34] => 0;
+            SYS_setfsgid "back" [0] => 34;
+            SYS_setregid "" [7, 8] => 0;
+            SYS_getgid "" [] => 7;
+            SYS_getegid "" [] => 8;
+            SYS_setresgid "" [9, 10, 11] => 0;
+            SYS_getresgid "" [three, three + 4, three + 8] => 0;
+            SYS_setgid "" [12] => 0;
+            SYS_setreuid "" [1, 2] => 0;
+            SYS_getuid "" [] => 1;
+            SYS_geteuid "" [] => 2;
+            SYS_setreuid "exchanged" [2, 1] => 0;
+            SYS_setreuid "to another" [0, none] => -libc::EPERM;
+            SYS_setuid "to root" [0] => -libc::EPERM;
+            SYS_setuid "to the real one" [2] => 0;
+            SYS_setresuid "to another" [none, 3, none] => -libc::EPERM;
+            SYS_setgid "to another" [0] => -libc::EPERM;
+            SYS_getresuid "" [three, three + 4, three + 8] => 0;
+            SYS_setfsuid "to another" [0] => 2;
+            SYS_setfsuid "which it did not become" [none] => 2;
+            SYS_prctl "bounds of another user" [24, 0] => -libc::EPERM;
+        );
+        for wrong in &inner.wrong {
+            println!("{wrong}");
+        }
+        // SAFETY: nothing of the parent's is undone.
+        unsafe { libc::_exit(inner.wrong.len().try_into().unwrap()) };
+    }
+    checks.is("setuid", "and others in a child (see above)", wait_for(child), 0);
+    checks.made.extend("getgroups setfsuid setfsgid setregid getgid getresgid setgid setreuid getresuid".split(' '));
+    check!(checks: SYS_getuid "afterwards" [] => 0; SYS_umask "" [0o027] => 0o022; SYS_umask "back" [0o022] => 0o027;);
+}
+
+fn check_filters(checks: &mut Checks) {
+    if !checks.is_emulated {
+        return;
+    }
+    // One instruction: allow everything.
+    let program = words([1, words([0x7fff_0000_0000_0006]) as u64]);
+    check!(checks:
+        SYS_seccomp "strict" [0, 0, 0] => -libc::EINVAL;
+        SYS_seccomp "without a promise" [1, 0, program] => -libc::EACCES;
+        SYS_seccomp "of no program" [1, 0, 8] => -libc::EFAULT;
+        SYS_prctl "the kind of filter" [21] => 2;
+        SYS_prctl "strict" [22, 1] => -libc::EINVAL;
+        SYS_prctl "the promise" [38, 1, 0, 0, 0] => 0;
+        SYS_seccomp "with unknown flags" [1, 1 << 20, program] => -libc::EINVAL;
+        SYS_seccomp "" [1, 0, program] => 0;
+        SYS_prctl "a filter" [22, 2, program] => 0;
+    );
+    for (name, number) in [
+        ("io_uring_setup", libc::SYS_io_uring_setup),
+        ("setxattrat", 463),
+        ("getxattrat", 464),
+        ("listxattrat", 465),
+        ("removexattrat", 466),
+        ("file_getattr", 468),
+        ("file_setattr", 469),
+        ("open_tree", libc::SYS_open_tree),
+        ("fspick", libc::SYS_fspick),
+        ("mount_setattr", libc::SYS_mount_setattr),
+        ("landlock_create_ruleset", 444),
+    ] {
+        checks.is(name, "", call(number, &[]), -i64::from(libc::ENOSYS));
+    }
 }

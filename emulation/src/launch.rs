@@ -1,8 +1,9 @@
 //! How the stub is told what to run, and how it tells the end: bytes through a socket. Pure.
 //!
-//! A launch is numbers, the groups, a filter of system calls, then texts that end with zero, so that the stub can use them where they are: root, stub
-//! and working directory, programs to try, arguments, variables. Without a program to try it is a trial of the filter, which
-//! ends with 0 if a call was answered with the user of the launch. The first bytes may come with a descriptor: rules that the command and its children enter, but not the first process.
+//! A launch is numbers, the groups, a filter of system calls, then texts that end with zero, so that the stub can use them where
+//! they are: root, stub, working directory and host name, programs to try, arguments, variables. Without a program to try it is a
+//! trial of the filter, which ends with 0 if a call was answered with the user of the launch. The first bytes may come with a
+//! descriptor: rules that the command and its children enter, but not the first process.
 
 /// How many numbers a launch starts with: its length in all, user, group, the numbers of groups, programs to try, arguments
 /// and variables, flags, and the number of instructions of the filter.

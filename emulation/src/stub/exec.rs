@@ -1,14 +1,16 @@
 //! Executing: the program is looked at here, and the stub executed in its place, told what to load.
 
 use super::arch::number as n;
+use super::identity::FileCapabilities;
 use super::kernel::{
     self, AT_EMPTY_PATH, AT_FDCWD, Answer, E2BIG, EACCES, EFAULT, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOMEM, O_CLOEXEC,
     O_PATH, PATH_MAX, Stat, call,
 };
 use super::load::Head;
+use super::memory;
 use super::ownership::{Object, permits, record_of};
 use super::path;
-use super::state::{ROOT_DESCRIPTOR, state};
+use super::state::{self, ROOT_DESCRIPTOR, setting, state};
 use super::text::{self, DescriptorPath, Text};
 use crate::record::{REGULAR, TYPE};
 use core::cell::UnsafeCell;
@@ -18,6 +20,8 @@ const LENGTH: usize = 24 * 1024;
 const COUNT: usize = 32;
 /// What a script may start with.
 const HEAD_LENGTH: usize = 256;
+/// The start of a program, with all its headers.
+const HEADERS_LENGTH: usize = 2048;
 /// As many scripts as the kernel lets interpret each other.
 const MAX_SCRIPTS: usize = 5;
 
@@ -65,10 +69,9 @@ fn prepare(
     flags: u64,
     memory: &mut [u8],
 ) -> Result<Answer, Answer> {
-    let (scripts, memory) = memory.split_at_mut(MAX_SCRIPTS * HEAD_LENGTH);
-    let (head, memory) = memory.split_at_mut(2048);
-    let (real, memory) = memory.split_at_mut(PATH_MAX);
-    let (variable, pointers) = memory.split_at_mut(2 * PATH_MAX);
+    // What is mostly short stands close together: each page that is touched has to be made first.
+    let (memory, scripts) = memory.split_at_mut(LENGTH - MAX_SCRIPTS * HEAD_LENGTH);
+    let (head, memory) = memory.split_at_mut(HEADERS_LENGTH);
     let mut before: [*const u8; 2 * MAX_SCRIPTS + 1] = [core::ptr::null(); 2 * MAX_SCRIPTS + 1];
     let (mut shown, mut script_count) = (path, 0);
     let mut at = before.len();
@@ -111,24 +114,26 @@ fn prepare(
         file = open(AT_FDCWD, name, 0)?;
     };
     check_interpreter(&head[..length])?;
-    let length = kernel::readlinkat(AT_FDCWD, DescriptorPath::new(file.0).as_ptr(), &mut real[..PATH_MAX - 1]);
+    let length = kernel::readlinkat(AT_FDCWD, DescriptorPath::new(file.0).as_ptr(), &mut memory[..PATH_MAX - 1]);
     if length < 0 {
         return Err(length);
     }
-    let real = &real[..length as usize];
-    drop(file);
-
+    let (real, memory) = memory.split_at_mut(length as usize);
     let mut credentials = state().credentials;
-    let secure = credentials.execute(record.uid, record.gid, record.mode);
-    let mut text = Text::new(variable);
+    // Root's programs gain nothing by it.
+    let capabilities = if credentials.user.real == 0 { None } else { capabilities_of(&file) };
+    drop(file);
+    let secure = credentials.execute(record.uid, record.gid, record.mode, capabilities);
+    let mut text = Text::new(&mut memory[..2 * PATH_MAX + 2048]);
     // SAFETY: the program's path, or one of ours.
     let shown = unsafe { text::bytes(shown) };
     let shown = if shown.is_empty() { state().shown(real) } else { shown };
-    state().encode(&credentials, secure, real, shown, &mut text);
+    state::encode((state(), setting()), &credentials, secure, (real, shown), &mut text);
     if !text.fits() {
         return Err(ENAMETOOLONG);
     }
-    start(arguments, environment, &before[at..], text.as_ptr(), pointers)
+    let (variable, pointers) = (text.as_ptr(), text.as_bytes().len() + 1);
+    start(arguments, environment, &before[at..], variable, &mut memory[pointers..])
 }
 
 fn open(directory: i32, path: *const u8, flags: u64) -> Result<Opened, Answer> {
@@ -142,6 +147,15 @@ fn open(directory: i32, path: *const u8, flags: u64) -> Result<Opened, Answer> {
         path::open_name(directory, path, true)
     };
     if found < 0 { Err(found) } else { Ok(Opened(found as i32)) }
+}
+
+/// What is on record of the capabilities of a file.
+fn capabilities_of(file: &Opened) -> Option<FileCapabilities> {
+    let mut bytes = [0_u8; 24];
+    let name = super::files::CAPABILITY.as_ptr() as u64;
+    let path = DescriptorPath::new(file.0);
+    let length = call(n::GETXATTR, [path.as_ptr() as u64, name, bytes.as_mut_ptr() as u64, bytes.len() as u64, 0, 0]);
+    FileCapabilities::parse(bytes.get(..usize::try_from(length).ok()?)?)
 }
 
 /// Reads the start of a file that is open as a name.
@@ -181,13 +195,23 @@ fn check_interpreter(bytes: &[u8]) -> Result<(), Answer> {
     Ok(())
 }
 
-fn count(list: *const *const u8) -> usize {
+/// How many texts a list has.
+fn count(list: *const *const u8) -> Result<usize, Answer> {
+    if list.is_null() {
+        return Ok(0);
+    }
     let mut count = 0;
-    // SAFETY: the program's list, which ends with null.
-    while !list.is_null() && !unsafe { *list.add(count) }.is_null() {
+    loop {
+        let place = list.wrapping_add(count);
+        if (count == 0 || (place as usize).is_multiple_of(4096)) && !memory::read(place as u64, &mut [0; 8]) {
+            return Err(EFAULT);
+        }
+        // SAFETY: on a page that can be read.
+        if unsafe { place.read_unaligned() }.is_null() {
+            return Ok(count);
+        }
         count += 1;
     }
-    count
 }
 
 /// Executes the stub with `before` in place of the first argument, and with one more variable.
@@ -198,7 +222,7 @@ fn start(
     variable: *const u8,
     memory: &mut [u8],
 ) -> Result<Answer, Answer> {
-    let (argument_count, variable_count) = (count(arguments), count(environment));
+    let (argument_count, variable_count) = (count(arguments)?, count(environment)?);
     let needed = argument_count + before.len() + variable_count + 4;
     let aligned = memory.as_mut_ptr().align_offset(8);
     let mut mapped = 0;
@@ -243,7 +267,7 @@ fn start(
     let variables = list.wrapping_add(first + 1);
     // Programs mark all descriptors that they find to be closed by an exec.
     call(n::FCNTL, [ROOT_DESCRIPTOR as u64, 2, 0, 0, 0, 0]);
-    let failed = call(n::EXECVE, [state().stub.as_ptr() as u64, list as u64, variables as u64, 0, 0, 0]);
+    let failed = state::leave(|| call(n::EXECVE, [setting().stub.as_ptr() as u64, list as u64, variables as u64, 0, 0, 0]));
     if mapped > 0 {
         kernel::unmap(list as u64, mapped);
     }

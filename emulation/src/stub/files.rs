@@ -1,27 +1,32 @@
 //! Calls that name files: found below the root, done by the kernel, shown with the owners on record.
 
 use super::arch::{O_DIRECTORY, O_NOFOLLOW, number as n};
+use super::identity::Capability;
 use super::kernel::{
-    self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, Answer, EACCES, EEXIST, EFAULT, EINVAL, ELOOP,
-    ENAMETOOLONG, ENOENT, ENOMEM, ENOSYS, EOPNOTSUPP, EPERM, ERANGE, O_CREAT, O_EXCL, O_PATH, O_RDWR, O_TMPFILE, O_TRUNC,
-    O_WRONLY, Stat, Statx, call,
+    self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, Answer, E2BIG, EACCES, EEXIST, EFAULT, EINVAL, ELOOP,
+    ENAMETOOLONG, ENOENT, ENOMEM, EOPNOTSUPP, EPERM, ERANGE, O_CREAT, O_EXCL, O_PATH, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
+    RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat, Statx, call,
 };
-use super::ownership::{self, Object, created, permits, record_of};
+use super::ownership::{self, Object, created, permits, permits_real, record_of};
 use super::path::{self, Place};
 use super::scratch::Scratch;
-use super::state::{ROOT_DESCRIPTOR, change, state};
+use super::state::{ROOT_DESCRIPTOR, change, setting, state};
 use super::text::{self, Text};
+use super::{memory, proc};
 use crate::record::{self, BLOCK, CHARACTER, DIRECTORY, REGULAR, Record, TYPE};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the capabilities of a program are kept.
-const CAPABILITY: &core::ffi::CStr = c"user.cofferdam.security.capability";
+pub(crate) const CAPABILITY: &core::ffi::CStr = c"user.cofferdam.security.capability";
 
 /// A descriptor of ours, closed when dropped.
 struct Held(i32);
 
 impl Drop for Held {
     fn drop(&mut self) {
-        kernel::close(self.0);
+        if self.0 >= 0 {
+            kernel::close(self.0);
+        }
     }
 }
 
@@ -37,48 +42,130 @@ fn place(directory: i32, path: *const u8) -> Result<Place, Answer> {
     if path.is_null() { Err(EFAULT) } else { path::place(directory, path) }
 }
 
-/// As [`place`], for a name that is made: what is the host's stays as it is, whoever the builder is.
-fn place_to_make(directory: i32, path: *const u8) -> Result<Place, Answer> {
+/// A place whose directory was looked at.
+struct Seen {
+    place: Place,
+    above: Stat,
+}
+
+impl core::ops::Deref for Seen {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+impl Seen {
+    /// The directory and what the disk says of it.
+    fn parent(&self) -> (Object, &Stat) {
+        (self.place.parent(), &self.above)
+    }
+
+    fn is_there(&self) -> bool {
+        Object::At(self.directory, self.name).stat(&mut Stat::empty()) == 0
+    }
+
+    /// Whether it is the host's: in /proc, /sys or /dev, though not in /dev/shm.
+    fn is_hosts(&self) -> bool {
+        if self.is_inside {
+            return false;
+        }
+        let name = unsafe_bytes(self.name);
+        if self.directory == AT_FDCWD && name.first() == Some(&b'/') {
+            return !name.starts_with(b"/dev/shm/");
+        }
+        is_outside(self.above.device)
+            && (self.above.device != device_of(c"/dev/shm") || device_of(c"/dev/shm") == device_of(c"/dev"))
+    }
+
+    /// Whether the program may make or remove names here.
+    fn allows_change(&self) -> bool {
+        state().credentials.may(Capability::OverrideModes)
+            || self.above.uid != setting().real_uid
+            || permits(&record_of(self.place.parent(), &self.above), 3)
+    }
+}
+
+/// As [`seen`], where nothing of the directory matters: root removes what is in the root.
+fn seen_to_take(directory: i32, path: *const u8) -> Result<Seen, Answer> {
     let place = place(directory, path)?;
-    if !is_hosts(&place) {
-        return Ok(place);
+    let who = &state().credentials;
+    if place.is_inside && who.may(Capability::OverrideModes) && who.may(Capability::OwnAll) {
+        return Ok(Seen { place, above: Stat::empty() });
     }
-    Err(if is_there(&place) { EEXIST } else { EPERM })
+    look_above(place)
 }
 
-/// As [`place_to_make`], for a name that is taken away.
-fn place_to_take(directory: i32, path: *const u8) -> Result<Place, Answer> {
-    let place = place(directory, path)?;
-    if !is_hosts(&place) {
-        return Ok(place);
-    }
-    Err(if is_there(&place) { EPERM } else { ENOENT })
+fn look_above(place: Place) -> Result<Seen, Answer> {
+    let mut above = Stat::empty();
+    let looked = place.parent().stat(&mut above);
+    if looked < 0 { Err(looked) } else { Ok(Seen { place, above }) }
 }
 
-fn is_there(place: &Place) -> bool {
-    Object::At(place.directory, place.name).stat(&mut Stat::empty()) == 0
+fn seen(directory: i32, path: *const u8) -> Result<Seen, Answer> {
+    look_above(place(directory, path)?)
 }
 
-/// Whether a place is on another file system than the root of the step: in /proc, /sys or /dev, though not in /dev/shm.
-fn is_hosts(place: &Place) -> bool {
-    // SAFETY: a place has a name.
-    let name = unsafe { text::bytes(place.name) };
-    if name.first() == Some(&b'/') {
-        return !name.starts_with(b"/dev/shm/");
-    }
-    let device = |object: Object| {
-        let mut real = Stat::empty();
-        (object.stat(&mut real) == 0).then_some(real.device)
-    };
-    let here = if place.directory == AT_FDCWD {
-        Object::At(AT_FDCWD, c".".as_ptr().cast())
+/// A place where a name is made: what is the host's stays as it is, whoever the builder is.
+fn place_to_make(directory: i32, path: *const u8) -> Result<Seen, Answer> {
+    let seen = seen(directory, path)?;
+    let refused = if seen.is_hosts() {
+        EPERM
+    } else if seen.allows_change() {
+        return Ok(seen);
     } else {
-        Object::Descriptor(place.directory)
+        EACCES
     };
-    let here = device(here);
-    let shared_memory = || device(Object::At(AT_FDCWD, c"/dev/shm".as_ptr().cast()));
-    let devices = || device(Object::At(AT_FDCWD, c"/dev".as_ptr().cast()));
-    here != device(Object::Descriptor(ROOT_DESCRIPTOR)) && (here != shared_memory() || here == devices())
+    Err(if seen.is_there() { EEXIST } else { refused })
+}
+
+/// A place where a name is taken away.
+fn place_to_take(directory: i32, path: *const u8) -> Result<Seen, Answer> {
+    let seen = seen_to_take(directory, path)?;
+    if seen.is_hosts() {
+        return Err(if seen.is_there() { EPERM } else { ENOENT });
+    }
+    if !seen.allows_change() {
+        return Err(if seen.is_there() { EACCES } else { ENOENT });
+    }
+    if seen.above.mode & record::MARK != 0 && !state().credentials.may(Capability::OwnAll) {
+        // Of a sticky directory only owners remove something.
+        let above = record_of(seen.place.parent(), &seen.above);
+        let object = Object::At(seen.directory, seen.name);
+        let mut real = Stat::empty();
+        let own = state().credentials.user.filesystem;
+        if above.mode & 0o1000 != 0 && above.uid != own && object.stat(&mut real) == 0 && record_of(object, &real).uid != own {
+            return Err(EPERM);
+        }
+    }
+    Ok(seen)
+}
+
+/// Number of the file system at a path of the host.
+fn device_of(path: &core::ffi::CStr) -> u64 {
+    let mut real = Stat::empty();
+    if Object::At(AT_FDCWD, path.as_ptr().cast()).stat(&mut real) == 0 { real.device } else { 0 }
+}
+
+/// Whether a file system is another one than that of the root.
+fn is_outside(device: u64) -> bool {
+    /// Asked for once in each process: no root moves to another disk.
+    static OF_ROOT: AtomicU64 = AtomicU64::new(0);
+    let mut of_root = OF_ROOT.load(Ordering::Relaxed);
+    if of_root == 0 {
+        let mut real = Stat::empty();
+        if Object::Descriptor(ROOT_DESCRIPTOR).stat(&mut real) == 0 {
+            of_root = real.device;
+            OF_ROOT.store(of_root, Ordering::Relaxed);
+        }
+    }
+    device != of_root
+}
+
+/// Whether something is in the host's /dev, which is not the step's to change. In the root no device is one for the disk.
+fn is_hosts_device(real: &Stat) -> bool {
+    matches!(real.mode & TYPE, CHARACTER | BLOCK) || is_outside(real.device) && real.device == device_of(c"/dev")
 }
 
 /// Runs what gives an answer or fails with one.
@@ -104,61 +191,79 @@ pub(crate) fn open(directory: i32, path: *const u8, flags: u64, mode: u64) -> An
         return EFAULT;
     }
     if flags & O_TMPFILE != 0 {
-        let made = open_existing_directory_for_temporary(directory, path, flags, mode);
-        if made >= 0 {
-            let mode = (mode as u32) & 0o7777 & !state().umask;
-            created(Object::Descriptor(made as i32), None, REGULAR, mode, 0);
-        }
-        return made;
+        return answer(|| make_nameless(directory, path, flags, mode));
     }
-    let known = state().credentials.user.filesystem == 0;
-    if flags & O_CREAT == 0 {
-        if !known && flags & O_PATH == 0 {
-            let wanted = match flags & 3 {
-                O_WRONLY => 2,
-                O_RDWR => 6,
-                _ => 4,
-            };
-            let allowed = check(directory, path, wanted | if flags & O_TRUNC != 0 { 2 } else { 0 }, flags & O_NOFOLLOW == 0);
-            if allowed == EACCES {
-                return EACCES;
-            }
-        }
-        let opened = path::open(directory, path, flags);
-        if opened >= 0 && flags & (O_WRONLY | O_RDWR) != 0 {
-            // What is written to loses its capabilities.
-            let name = CAPABILITY.as_ptr() as u64;
-            call(n::FREMOVEXATTR, [opened as u64, name, 0, 0, 0, 0]);
-        }
-        return opened;
+    if flags & O_CREAT != 0 {
+        return answer(|| create(directory, path, flags, mode));
     }
-    answer(|| create(directory, path, flags, mode))
+    if flags & O_PATH == 0 && !state().credentials.may(Capability::OverrideModes) {
+        let wanted = match flags & 3 {
+            O_WRONLY => 2,
+            O_RDWR => 6,
+            _ => 4,
+        };
+        let allowed = check(directory, path, wanted | if flags & O_TRUNC != 0 { 2 } else { 0 }, flags & O_NOFOLLOW == 0);
+        if allowed == EACCES {
+            return EACCES;
+        }
+    }
+    let opened = path::open(directory, path, flags);
+    if opened >= 0 && flags & (O_WRONLY | O_RDWR) != 0 && flags & O_PATH == 0 {
+        // What is written to loses its capabilities.
+        let name = CAPABILITY.as_ptr() as u64;
+        call(n::FREMOVEXATTR, [opened as u64, name, 0, 0, 0, 0]);
+    }
+    opened
 }
 
 /// `O_TMPFILE`: the path is a directory, and the file has no name yet.
-fn open_existing_directory_for_temporary(directory: i32, path: *const u8, flags: u64, mode: u64) -> Answer {
-    match name_of(directory, path, true) {
-        Ok(place) => kernel::openat(place.0, c".".as_ptr().cast(), flags, mode & 0o777 | 0o600),
-        Err(errno) => errno,
+fn make_nameless(directory: i32, path: *const u8, flags: u64, mode: u64) -> Result<Answer, Answer> {
+    let mut held = name_of(directory, path, true)?;
+    let above = Object::Descriptor(held.0);
+    let (real, record) = looked_at(above)?;
+    if real.uid == setting().real_uid && !permits(&record, 3) {
+        return Err(EACCES);
     }
+    let made = kernel::openat(held.0, c".".as_ptr().cast(), flags, mode & 0o777 | 0o600);
+    if made >= 0 {
+        let mode = (mode as u32) & 0o7777 & !state().umask;
+        created(Object::Descriptor(made as i32), Some((above, &real)), REGULAR, mode, 0);
+        return Ok(kernel::lowest(made, core::mem::replace(&mut held.0, -1), flags));
+    }
+    Ok(made)
 }
 
 fn create(directory: i32, path: *const u8, flags: u64, mode: u64) -> Result<Answer, Answer> {
-    let place = place(directory, path)?;
+    let mut seen = seen(directory, path)?;
+    let opened = create_at(&seen, directory, path, flags, mode)?;
+    Ok(match seen.place.give_up() {
+        Some(held) if opened >= 0 => kernel::lowest(opened, held, flags),
+        Some(held) => {
+            kernel::close(held);
+            opened
+        }
+        None => opened,
+    })
+}
+
+fn create_at(seen: &Seen, directory: i32, path: *const u8, flags: u64, mode: u64) -> Result<Answer, Answer> {
     let real_mode = mode & 0o777 | 0o600;
+    let recorded_mode = (mode as u32) & 0o7777 & !state().umask;
+    let refused = if seen.is_hosts() {
+        Some(EPERM)
+    } else if seen.allows_change() {
+        None
+    } else {
+        Some(EACCES)
+    };
     for _ in 0..8 {
-        let made = kernel::openat(place.directory, place.name, flags | O_EXCL | O_NOFOLLOW, real_mode);
+        let made = match refused {
+            None => kernel::openat(seen.directory, seen.name, flags | O_EXCL | O_NOFOLLOW, real_mode),
+            Some(_) if seen.is_there() => EEXIST,
+            Some(errno) => errno,
+        };
         if made >= 0 {
-            if place.directory == AT_FDCWD && path::is_passed(unsafe_bytes(place.name)) {
-                return Ok(made);
-            }
-            if state().credentials.user.filesystem != 0 && check(place.directory, c".".as_ptr().cast(), 2, true) == EACCES {
-                call(n::UNLINKAT, [place.directory as u64, place.name as u64, 0, 0, 0, 0]);
-                kernel::close(made as i32);
-                return Err(EACCES);
-            }
-            let mode = (mode as u32) & 0o7777 & !state().umask;
-            created(Object::Descriptor(made as i32), Some(parent(&place)), REGULAR, mode, 0);
+            created(Object::Descriptor(made as i32), Some(seen.parent()), REGULAR, recorded_mode, 0);
             return Ok(made);
         }
         if made != EEXIST || flags & O_EXCL != 0 {
@@ -171,8 +276,7 @@ fn create(directory: i32, path: *const u8, flags: u64, mode: u64) -> Result<Answ
         // A link to what is not there yet.
         let made = path::walk_and_open(directory, unsafe_bytes(path), flags | O_EXCL, real_mode);
         if made >= 0 {
-            let mode = (mode as u32) & 0o7777 & !state().umask;
-            created(Object::Descriptor(made as i32), None, REGULAR, mode, 0);
+            created(Object::Descriptor(made as i32), None, REGULAR, recorded_mode, 0);
         }
         if made != EEXIST {
             return Ok(made);
@@ -186,51 +290,94 @@ fn unsafe_bytes<'a>(path: *const u8) -> &'a [u8] {
     unsafe { text::bytes(path) }
 }
 
-fn parent(place: &Place) -> Object {
-    if place.directory == AT_FDCWD { Object::At(AT_FDCWD, c".".as_ptr().cast()) } else { Object::Descriptor(place.directory) }
-}
-
-/// `openat2`: what a program asks of the resolution is left to the kernel where the directory is already inside.
+/// `openat2`: what a program asks of the resolution is left to the kernel, which is told to stay in the root besides.
 pub(crate) fn open_how(directory: i32, path: *const u8, how: *const u64, length: u64) -> Answer {
-    if how.is_null() || path.is_null() {
+    const KNOWN_FLAGS: u64 = 0o37_777_703;
+    const KNOWN_RESOLVE: u64 = 0x3f;
+    if path.is_null() {
         return EFAULT;
     }
     if length < 24 {
         return EINVAL;
     }
-    // SAFETY: the program's structure, of three numbers at least.
-    let (flags, mode, resolve) = unsafe { (*how, *how.add(1), *how.add(2)) };
+    let mut bytes = [0; 24];
+    if length > 24 || !memory::read(how as u64, &mut bytes) {
+        return if length > 24 { E2BIG } else { EFAULT };
+    }
+    let [flags, mode, resolve] = [0, 8, 16].map(|at| bytes[at..].first_chunk().map_or(0, |word| u64::from_ne_bytes(*word)));
+    let creates = flags & (O_CREAT | O_TMPFILE) != 0;
+    let confines = RESOLVE_BENEATH | RESOLVE_IN_ROOT;
+    if flags & !KNOWN_FLAGS != 0
+        || resolve & !KNOWN_RESOLVE != 0
+        || mode & !0o7777 != 0
+        || mode != 0 && !creates
+        || resolve & confines == confines
+    {
+        return EINVAL;
+    }
     if resolve == 0 {
         return open(directory, path, flags, mode);
     }
-    if flags & O_CREAT != 0 || unsafe_bytes(path).first() == Some(&b'/') && resolve & 16 == 0 {
-        return ENOSYS;
+    let absolute = unsafe_bytes(path).first() == Some(&b'/');
+    let (mut directory, mut resolve) = (directory, resolve);
+    if resolve & confines == 0 {
+        if absolute && path::is_passed(unsafe_bytes(path)) && state().passes() {
+            return if creates { EPERM } else { kernel::openat2(AT_FDCWD, path, flags, 0, resolve) };
+        }
+        if absolute {
+            directory = ROOT_DESCRIPTOR;
+        }
+        resolve |= if absolute { RESOLVE_IN_ROOT } else { RESOLVE_BENEATH };
     }
-    kernel::openat2(directory, path, flags, mode, resolve)
+    let own_mode = mode & 0o777 | 0o600;
+    let made = if flags & O_CREAT != 0 { kernel::openat2(directory, path, flags | O_EXCL, own_mode, resolve) } else { EEXIST };
+    if made >= 0 {
+        created(Object::Descriptor(made as i32), None, REGULAR, (mode as u32) & 0o7777 & !state().umask, 0);
+        return made;
+    }
+    if made != EEXIST || flags & (O_CREAT | O_EXCL) == O_CREAT | O_EXCL {
+        return made;
+    }
+    let found = kernel::openat2(directory, path, flags & !O_CREAT, own_mode, resolve);
+    if found >= 0 && flags & O_PATH == 0 {
+        let wanted = match flags & 3 {
+            O_WRONLY => 2,
+            O_RDWR => 6,
+            _ => 4,
+        };
+        let object = Object::Descriptor(found as i32);
+        let mut real = Stat::empty();
+        if object.stat(&mut real) == 0 && real.uid == setting().real_uid && !permits(&record_of(object, &real), wanted) {
+            kernel::close(found as i32);
+            return EACCES;
+        }
+    }
+    found
 }
 
 /// `stat` and its family.
 pub(crate) fn stat(directory: i32, path: *const u8, out: *mut Stat, flags: u64) -> Answer {
-    if out.is_null() || path.is_null() && flags & AT_EMPTY_PATH == 0 {
+    const KNOWN: u64 = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | 0x800;
+    if path.is_null() && flags & AT_EMPTY_PATH == 0 {
         return EFAULT;
     }
-    let mut real = Stat::empty();
-    let result = look(directory, path, flags, |object| {
-        let looked = object.stat(&mut real);
+    if flags & !KNOWN != 0 {
+        return EINVAL;
+    }
+    look(directory, path, flags, |object| {
+        // The kernel writes to the program's memory, or says that it is none.
+        let looked = object.stat_to(out);
         if looked == 0 {
-            let record = record_of(object, &real);
+            // SAFETY: the kernel has just written there.
+            let real = unsafe { &mut *out };
+            let record = record_of(object, real);
             (real.mode, real.uid, real.gid) = (record.mode, record.uid, record.gid);
             if matches!(record.mode & TYPE, CHARACTER | BLOCK) {
                 real.node = u64::from(record.device);
             }
         }
         looked
-    });
-    if result == 0 {
-        // SAFETY: the program's structure.
-        unsafe { *out = real };
-    }
-    result
+    })
 }
 
 /// Finds what a call that only looks speaks of, with as few calls as possible.
@@ -255,22 +402,27 @@ fn look(directory: i32, path: *const u8, flags: u64, then: impl FnOnce(Object) -
 
 /// `statx`.
 pub(crate) fn stat_extended(directory: i32, path: *const u8, flags: u64, mask: u64, out: *mut Statx) -> Answer {
-    if out.is_null() {
+    const KNOWN: u64 = AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH | 0x800 | 0x6000;
+    if path.is_null() && flags & AT_EMPTY_PATH == 0 {
         return EFAULT;
     }
-    let mut found = Statx::empty();
+    if flags & !KNOWN != 0 {
+        return EINVAL;
+    }
     let asked = flags & 0x6000;
-    let result = look(directory, path, flags, |object| {
+    look(directory, path, flags, |object| {
         let mask = mask | kernel::STATX_OURS;
         let looked = match object {
-            Object::Descriptor(descriptor) => {
-                kernel::statx(descriptor, c"".as_ptr().cast(), AT_EMPTY_PATH | asked, mask, &mut found)
-            }
-            Object::At(directory, name) => kernel::statx(directory, name, AT_SYMLINK_NOFOLLOW | asked, mask, &mut found),
+            Object::Descriptor(descriptor) => kernel::statx(descriptor, c"".as_ptr().cast(), AT_EMPTY_PATH | asked, mask, out),
+            Object::At(directory, name) => kernel::statx(directory, name, AT_SYMLINK_NOFOLLOW | asked, mask, out),
         };
         if looked == 0 {
+            // SAFETY: the kernel has just written there.
+            let found = unsafe { &mut *out };
             let mut real = Stat::empty();
             (real.mode, real.uid, real.gid) = (u32::from(found.mode), found.uid, found.gid);
+            real.node =
+                u64::from(found.node_major) << 8 | u64::from(found.node_minor & 0xff) | u64::from(found.node_minor >> 8) << 20;
             let record = record_of(object, &real);
             (found.mode, found.uid, found.gid) = (record.mode as u16, record.uid, record.gid);
             if record.device != 0 {
@@ -279,12 +431,7 @@ pub(crate) fn stat_extended(directory: i32, path: *const u8, flags: u64, mask: u
             }
         }
         looked
-    });
-    if result == 0 {
-        // SAFETY: the program's structure.
-        unsafe { *out = found };
-    }
-    result
+    })
 }
 
 /// Whether the program may do something with a file; `EACCES` if not.
@@ -292,7 +439,7 @@ fn check(directory: i32, path: *const u8, wanted: u32, follow: bool) -> Answer {
     let mut real = Stat::empty();
     look(directory, path, if follow { 0 } else { AT_SYMLINK_NOFOLLOW }, |object| {
         let looked = object.stat(&mut real);
-        if looked != 0 || real.uid != state().real_uid {
+        if looked != 0 || real.uid != setting().real_uid {
             return looked;
         }
         if permits(&record_of(object, &real), wanted) { 0 } else { EACCES }
@@ -301,10 +448,11 @@ fn check(directory: i32, path: *const u8, wanted: u32, follow: bool) -> Answer {
 
 /// `access` and its family.
 pub(crate) fn access(directory: i32, path: *const u8, wanted: u64, flags: u64) -> Answer {
+    const EFFECTIVE: u64 = 0x200;
     if path.is_null() {
         return EFAULT;
     }
-    if wanted & !7 != 0 {
+    if wanted & !7 != 0 || flags & !(EFFECTIVE | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
         return EINVAL;
     }
     let mut real = Stat::empty();
@@ -313,8 +461,11 @@ pub(crate) fn access(directory: i32, path: *const u8, wanted: u64, flags: u64) -
         if looked != 0 || wanted == 0 {
             return looked;
         }
-        if real.uid == state().real_uid && state().passes() {
-            return if permits(&record_of(object, &real), wanted as u32) { 0 } else { EACCES };
+        if real.uid == setting().real_uid && !matches!(real.mode & TYPE, CHARACTER | BLOCK) {
+            let record = record_of(object, &real);
+            let allowed =
+                if flags & EFFECTIVE != 0 { permits(&record, wanted as u32) } else { permits_real(&record, wanted as u32) };
+            return if allowed { 0 } else { EACCES };
         }
         object.with_path(|path, _| call(n::FACCESSAT, [AT_FDCWD as u64, path as u64, wanted, 0, 0, 0]))
     })
@@ -322,44 +473,51 @@ pub(crate) fn access(directory: i32, path: *const u8, wanted: u64, flags: u64) -
 
 /// `readlink`.
 pub(crate) fn read_link(directory: i32, path: *const u8, out: *mut u8, length: u64) -> Answer {
-    if path.is_null() || out.is_null() {
+    if path.is_null() {
         return EFAULT;
     }
-    if length as i64 <= 0 {
+    if length as i32 <= 0 {
         return EINVAL;
     }
     let give = |target: &[u8]| {
-        let count = target.len().min(length as usize);
-        // SAFETY: the program's buffer, of that length.
-        unsafe { core::ptr::copy_nonoverlapping(target.as_ptr(), out, count) };
-        count as Answer
+        let target = &target[..target.len().min(length as usize)];
+        if memory::write(out as u64, target) { target.len() as Answer } else { EFAULT }
     };
-    if path::is_own_program(unsafe_bytes(path)) {
-        return give(state().shown(state().program_real.as_bytes()));
+    if is_empty(path) {
+        return call(n::READLINKAT, [directory as u64, path as u64, out as u64, length, 0, 0]);
+    }
+    // What each program of a static C library asks at its start.
+    if unsafe_bytes(path) == b"/proc/self/exe" && state().passes() {
+        return give(state().shown(setting().program_real.as_bytes()));
+    }
+    let place = match path::place(directory, path) {
+        Ok(place) => place,
+        Err(errno) => return errno,
+    };
+    if place.is_inside {
+        // No link of an image speaks of the host.
+        return call(n::READLINKAT, [place.directory as u64, place.name as u64, out as u64, length, 0, 0]);
     }
     let Some(mut scratch) = Scratch::take() else { return ENOMEM };
-    let (buffer, _) = scratch.halves();
-    let read = if is_empty(path) {
-        kernel::readlinkat(directory, path, buffer)
-    } else {
-        match path::place(directory, path) {
-            Ok(place) => {
-                let read = kernel::readlinkat(place.directory, place.name, buffer);
-                // `self/exe` from /proc is the stub for the kernel.
-                if read == state().stub.as_bytes().len() as Answer && &buffer[..read as usize] == state().stub.as_bytes() {
-                    return give(state().shown(state().program_real.as_bytes()));
-                }
-                read
-            }
-            Err(errno) => errno,
+    let (buffer, name) = scratch.halves();
+    let read = {
+        let read = kernel::readlinkat(place.directory, place.name, buffer);
+        // What the kernel takes for the program is the stub.
+        let stub = setting().stub.as_bytes();
+        if read == stub.len() as Answer && buffer[..stub.len()] == *stub {
+            return give(state().shown(proc::program(&place, name)));
         }
+        // A link of /proc that leads to the root leads to the step's.
+        if read == 1 && buffer[0] == b'/' {
+            return give(b"/");
+        }
+        read
     };
     if read < 0 {
         return read;
     }
-    let target = &buffer[..read as usize];
     // A link that the kernel made up (`/proc/self/cwd`) speaks of the host; no link of an image does.
-    give(state().shown(target))
+    give(state().shown(&buffer[..read as usize]))
 }
 
 /// `mkdir`.
@@ -369,7 +527,7 @@ pub(crate) fn make_directory(directory: i32, path: *const u8, mode: u64) -> Answ
         let made = call(n::MKDIRAT, [place.directory as u64, place.name as u64, mode & 0o777 | 0o700, 0, 0, 0]);
         if made == 0 {
             let object = Object::At(place.directory, place.name);
-            created(object, Some(parent(&place)), DIRECTORY, (mode as u32) & 0o1777 & !state().umask, 0);
+            created(object, Some(place.parent()), DIRECTORY, (mode as u32) & 0o1777 & !state().umask, 0);
         }
         Ok(made)
     })
@@ -381,7 +539,10 @@ pub(crate) fn make_node(directory: i32, path: *const u8, mode: u64, device: u64)
         let mode = mode as u32;
         let kind = if mode & TYPE == 0 { REGULAR } else { mode & TYPE };
         let is_device = matches!(kind, CHARACTER | BLOCK);
-        if is_device && !state().credentials.is_privileged() {
+        if kind == DIRECTORY {
+            return Err(EPERM);
+        }
+        if is_device && !state().credentials.may(Capability::MakeDevices) {
             return Err(EPERM);
         }
         let place = place_to_make(directory, path)?;
@@ -391,7 +552,7 @@ pub(crate) fn make_node(directory: i32, path: *const u8, mode: u64, device: u64)
         if made == 0 {
             let object = Object::At(place.directory, place.name);
             let device = if is_device { device as u32 } else { 0 };
-            created(object, Some(parent(&place)), kind, mode & 0o7777 & !state().umask, device);
+            created(object, Some(place.parent()), kind, mode & 0o7777 & !state().umask, device);
         }
         Ok(made)
     })
@@ -403,7 +564,7 @@ pub(crate) fn make_link(target: *const u8, directory: i32, path: *const u8) -> A
         let place = place_to_make(directory, path)?;
         let made = call(n::SYMLINKAT, [target as u64, place.directory as u64, place.name as u64, 0, 0, 0]);
         if made == 0 {
-            created(Object::At(place.directory, place.name), Some(parent(&place)), 0o120_000, 0o777, 0);
+            created(Object::At(place.directory, place.name), Some(place.parent()), 0o120_000, 0o777, 0);
         }
         Ok(made)
     })
@@ -412,24 +573,45 @@ pub(crate) fn make_link(target: *const u8, directory: i32, path: *const u8) -> A
 /// `link`.
 pub(crate) fn link(from: i32, path: *const u8, to: i32, new: *const u8, flags: u64) -> Answer {
     answer(|| {
-        let new = place_to_make(to, new)?;
-        if flags & AT_EMPTY_PATH != 0 && is_empty(path) || flags & AT_SYMLINK_FOLLOW != 0 {
-            let held = if is_empty(path) { None } else { Some(name_of(from, path, true)?) };
+        if flags & !(AT_EMPTY_PATH | AT_SYMLINK_FOLLOW) != 0 {
+            return Err(EINVAL);
+        }
+        if path.is_null() {
+            return Err(EFAULT);
+        }
+        let is_descriptor = is_empty(path) && flags & AT_EMPTY_PATH != 0;
+        if is_descriptor || flags & AT_SYMLINK_FOLLOW != 0 {
+            let held = if is_descriptor { None } else { Some(name_of(from, path, true)?) };
+            let new = place_to_make(to, new)?;
             let descriptor = super::text::DescriptorPath::new(held.as_ref().map_or(from, |held| held.0));
             let arguments =
                 [AT_FDCWD as u64, descriptor.as_ptr() as u64, new.directory as u64, new.name as u64, AT_SYMLINK_FOLLOW, 0];
             return Ok(call(n::LINKAT, arguments));
         }
         let old = place(from, path)?;
+        let new = place_to_make(to, new)?;
         Ok(call(n::LINKAT, [old.directory as u64, old.name as u64, new.directory as u64, new.name as u64, 0, 0]))
     })
 }
 
 /// `rename`.
 pub(crate) fn rename(from: i32, path: *const u8, to: i32, new: *const u8, flags: u64) -> Answer {
+    const EXCHANGE: u64 = 2;
+    const WHITEOUT: u64 = 4;
     answer(|| {
-        let (old, new) =
-            (place_to_take(from, path)?, place_to_make(to, new).map_err(|errno| if errno == EEXIST { EPERM } else { errno })?);
+        if flags & WHITEOUT != 0 {
+            // It would leave a device for the kernel.
+            return Err(EINVAL);
+        }
+        let old = place_to_take(from, path)?;
+        let is_ours = |errno| if errno == EEXIST { EPERM } else { errno };
+        // What stands there goes as if it were removed.
+        let new = match place_to_take(to, new) {
+            Err(ENOENT) => place_to_make(to, new).map_err(is_ours)?,
+            other => other?,
+        };
+        path::forget_passed();
+        let flags = flags & (EXCHANGE | 1);
         Ok(call(n::RENAMEAT2, [old.directory as u64, old.name as u64, new.directory as u64, new.name as u64, flags, 0]))
     })
 }
@@ -438,57 +620,56 @@ pub(crate) fn rename(from: i32, path: *const u8, to: i32, new: *const u8, flags:
 pub(crate) fn remove(directory: i32, path: *const u8, flags: u64) -> Answer {
     answer(|| {
         let place = place_to_take(directory, path)?;
-        if state().credentials.user.filesystem != 0 {
-            forbids_removal(&place)?;
-        }
         Ok(call(n::UNLINKAT, [place.directory as u64, place.name as u64, flags, 0, 0, 0]))
     })
 }
 
-/// What a directory forbids others than root.
-fn forbids_removal(place: &Place) -> Result<(), Answer> {
-    if place.directory == AT_FDCWD {
-        return Ok(());
-    }
-    let mut real = Stat::empty();
-    let object = Object::Descriptor(place.directory);
-    if object.stat(&mut real) == 0 && real.uid == state().real_uid && !permits(&record_of(object, &real), 3) {
-        return Err(EACCES);
-    }
-    Ok(())
-}
-
 /// What a change of attributes speaks of: an open descriptor of the program's, or a name of ours.
 fn subject(directory: i32, path: *const u8, flags: u64) -> Result<(i32, Option<Held>), Answer> {
-    if path.is_null() || is_empty(path) && flags & AT_EMPTY_PATH != 0 {
+    if path.is_null() {
+        return Err(EFAULT);
+    }
+    if is_empty(path) && flags & AT_EMPTY_PATH != 0 {
         return Ok((directory, None));
     }
     let held = name_of(directory, path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
     Ok((held.0, Some(held)))
 }
 
-/// `chmod` and its family; no path stands for the descriptor itself.
+/// What the disk and what the record says of something that is to be changed.
+fn looked_at(object: Object) -> Result<(Stat, Record), Answer> {
+    let mut real = Stat::empty();
+    let looked = object.stat(&mut real);
+    if looked != 0 {
+        return Err(looked);
+    }
+    Ok((real, record_of(object, &real)))
+}
+
+/// `chmod` and its family.
 pub(crate) fn change_mode(directory: i32, path: *const u8, mode: u64, flags: u64) -> Answer {
     answer(|| {
+        if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
+            return Err(EINVAL);
+        }
         let (descriptor, _held) = subject(directory, path, flags)?;
         let object = Object::Descriptor(descriptor);
-        let mut real = Stat::empty();
-        let looked = object.stat(&mut real);
-        if looked != 0 {
-            return Err(looked);
-        }
+        let (real, before) = looked_at(object)?;
         if real.mode & TYPE == 0o120_000 {
             return Err(EOPNOTSUPP);
         }
-        let before = record_of(object, &real);
         let who = &state().credentials;
-        if !who.is_privileged() && before.uid != who.user.filesystem {
+        if !who.may(Capability::OwnAll) && before.uid != who.user.filesystem {
             return Err(EPERM);
         }
+        if is_hosts_device(&real) {
+            return Ok(0);
+        }
         let mut mode = (mode as u32) & 0o7777;
-        if !who.is_privileged() && !who.is_in_group(before.gid) {
+        if !who.may(Capability::KeepSetId) && !who.is_in_group(before.gid) {
             mode &= !0o2000;
         }
+        path::forget_passed();
         Ok(ownership::store(object, &real, Record { mode: before.mode & TYPE | mode, ..before }))
     })
 }
@@ -496,14 +677,12 @@ pub(crate) fn change_mode(directory: i32, path: *const u8, mode: u64, flags: u64
 /// `chown` and its family.
 pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, flags: u64) -> Answer {
     answer(|| {
+        if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
+            return Err(EINVAL);
+        }
         let (descriptor, _held) = subject(directory, path, flags)?;
         let object = Object::Descriptor(descriptor);
-        let mut real = Stat::empty();
-        let looked = object.stat(&mut real);
-        if looked != 0 {
-            return Err(looked);
-        }
-        let before = record_of(object, &real);
+        let (real, before) = looked_at(object)?;
         let mut after = before;
         if uid != u32::MAX {
             after.uid = uid;
@@ -512,20 +691,21 @@ pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, 
             after.gid = gid;
         }
         let who = &state().credentials;
-        if !who.is_privileged()
+        if !who.may(Capability::Chown)
             && (after.uid != before.uid
                 || before.uid != who.user.filesystem
                 || after.gid != before.gid && !who.is_in_group(after.gid))
         {
             return Err(EPERM);
         }
-        if real.uid != state().real_uid {
+        if is_hosts_device(&real) {
+            return Ok(0);
+        }
+        if real.uid != setting().real_uid {
             return if after == before { Ok(0) } else { Err(EPERM) };
         }
         if real.mode & TYPE == REGULAR {
-            if before.mode & 0o111 != 0 || !who.is_privileged() {
-                after.mode &= !0o4000;
-            }
+            after.mode &= !0o4000;
             if before.mode & 0o2010 == 0o2010 {
                 after.mode &= !0o2000;
             }
@@ -533,40 +713,111 @@ pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, 
         if after == before {
             return Ok(0);
         }
+        path::forget_passed();
         object.with_path(|path, _| call(n::REMOVEXATTR, [path as u64, CAPABILITY.as_ptr() as u64, 0, 0, 0, 0]));
         Ok(ownership::store(object, &real, after))
     })
 }
 
-/// `utimensat` and its ancestors: `number` is the call, which takes a path as its `at`-th argument.
-pub(crate) fn change_times(number: i64, directory: i32, path: *const u8, times: u64, flags: u64) -> Answer {
+/// How a call gives two times.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Times {
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "of a call of old"))]
+    Seconds,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "of a call of old"))]
+    Microseconds,
+    Nanoseconds,
+}
+
+/// The two times as `utimensat` takes them.
+fn times_of(kind: Times, given: u64) -> Result<Option<[[i64; 2]; 2]>, Answer> {
+    if given == 0 {
+        return Ok(None);
+    }
+    let mut bytes = [0; 32];
+    let length = if kind == Times::Seconds { 16 } else { 32 };
+    if !memory::read(given, &mut bytes[..length]) {
+        return Err(EFAULT);
+    }
+    let word = |at: usize| bytes[at * 8..].first_chunk().map_or(0, |word| i64::from_ne_bytes(*word));
+    match kind {
+        Times::Seconds => Ok(Some([[word(0), 0], [word(1), 0]])),
+        Times::Microseconds if ![1, 3].iter().all(|at| (0..1_000_000).contains(&word(*at))) => Err(EINVAL),
+        Times::Microseconds => Ok(Some([[word(0), word(1) * 1000], [word(2), word(3) * 1000]])),
+        Times::Nanoseconds => Ok(Some([[word(0), word(1)], [word(2), word(3)]])),
+    }
+}
+
+/// `utimensat` and its ancestors; no path stands for the descriptor itself.
+pub(crate) fn change_times(kind: Times, directory: i32, path: Option<*const u8>, given: u64, flags: u64) -> Answer {
+    const NOW: i64 = (1 << 30) - 1;
+    const OMIT: i64 = (1 << 30) - 2;
     answer(|| {
-        if path.is_null() {
-            return Ok(call(number, [directory as u64, 0, times, flags, 0, 0]));
+        let times = times_of(kind, given)?;
+        let times_at = times.as_ref().map_or(0, |times| times.as_ptr() as u64);
+        if flags & !(AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 || path.is_none() && flags & AT_SYMLINK_NOFOLLOW != 0 {
+            return Err(EINVAL);
         }
-        if number == n::UTIMENSAT && flags & AT_SYMLINK_NOFOLLOW != 0 && is_single(path) {
-            return Ok(call(number, [directory as u64, path as u64, times, flags, 0, 0]));
+        let who = &state().credentials;
+        if let Some(path) = path
+            && !path.is_null()
+            && flags & AT_SYMLINK_NOFOLLOW != 0
+            && who.may(Capability::OwnAll)
+            && is_single(path)
+        {
+            let mut real = Stat::empty();
+            if Object::At(directory, path).stat(&mut real) == 0 && is_hosts_device(&real) {
+                return Ok(0);
+            }
+            return Ok(call(n::UTIMENSAT, [directory as u64, path as u64, times_at, flags, 0, 0]));
         }
-        let (descriptor, _held) = subject(directory, path, flags)?;
+        let (descriptor, _held) = match path {
+            Some(path) => subject(directory, path, flags)?,
+            None => (directory, None),
+        };
         let object = Object::Descriptor(descriptor);
-        let mut real = Stat::empty();
-        if flags & AT_SYMLINK_NOFOLLOW != 0 && object.stat(&mut real) == 0 && real.mode & TYPE == 0o120_000 {
+        let (real, record) = looked_at(object)?;
+        let is_now = times.is_none_or(|times| times.iter().all(|time| time[1] == NOW));
+        let is_nothing = times.is_some_and(|times| times.iter().all(|time| time[1] == OMIT));
+        if !is_nothing && !who.may(Capability::OwnAll) && record.uid != who.user.filesystem {
+            if !is_now {
+                return Err(EPERM);
+            }
+            if !permits(&record, 2) {
+                return Err(EACCES);
+            }
+        }
+        if is_hosts_device(&real) {
+            return Ok(0);
+        }
+        if real.mode & TYPE == 0o120_000
+            && let Some(path) = path.filter(|path| !is_empty(*path))
+        {
             let place = place(directory, path)?;
-            let arguments = [place.directory as u64, place.name as u64, times, AT_SYMLINK_NOFOLLOW, 0, 0];
+            let arguments = [place.directory as u64, place.name as u64, times_at, AT_SYMLINK_NOFOLLOW, 0, 0];
             return Ok(call(n::UTIMENSAT, arguments));
         }
-        Ok(object.with_path(|path, _| match number {
-            n::UTIME | n::UTIMES => call(number, [path as u64, times, 0, 0, 0, 0]),
-            _ => call(number, [AT_FDCWD as u64, path as u64, times, 0, 0, 0]),
-        }))
+        Ok(object.with_path(|path, _| call(n::UTIMENSAT, [AT_FDCWD as u64, path as u64, times_at, 0, 0, 0])))
     })
 }
 
-/// Calls of one path that is followed, and whose other arguments the kernel understands: `truncate`, `statfs`.
-pub(crate) fn by_name(number: i64, path: *const u8, argument: u64) -> Answer {
+/// `truncate`.
+pub(crate) fn truncate(path: *const u8, length: u64) -> Answer {
     answer(|| {
         let held = name_of(AT_FDCWD, path, true)?;
-        Ok(Object::Descriptor(held.0).with_path(|path, _| call(number, [path as u64, argument, 0, 0, 0, 0])))
+        let object = Object::Descriptor(held.0);
+        if !state().credentials.may(Capability::OverrideModes) && !permits(&looked_at(object)?.1, 2) {
+            return Err(EACCES);
+        }
+        Ok(object.with_path(|path, _| call(n::TRUNCATE, [path as u64, length, 0, 0, 0, 0])))
+    })
+}
+
+/// `statfs`.
+pub(crate) fn file_system(path: *const u8, out: u64) -> Answer {
+    answer(|| {
+        let held = name_of(AT_FDCWD, path, true)?;
+        Ok(Object::Descriptor(held.0).with_path(|path, _| call(n::STATFS, [path as u64, out, 0, 0, 0, 0])))
     })
 }
 
@@ -590,6 +841,13 @@ pub(crate) fn change_directory(path: *const u8) -> Answer {
             return Err(found);
         }
         let held = Held(found as i32);
+        if !state().credentials.may_pass_everywhere() {
+            let object = Object::Descriptor(held.0);
+            let (real, record) = looked_at(object)?;
+            if real.uid == setting().real_uid && !permits(&record, 1) {
+                return Err(EACCES);
+            }
+        }
         // Where the root has a directory for what is the host's, that is meant.
         let mut buffer = [0; 64];
         let length = kernel::readlinkat(AT_FDCWD, text::DescriptorPath::new(held.0).as_ptr(), &mut buffer);
@@ -608,14 +866,14 @@ pub(crate) fn change_directory(path: *const u8) -> Answer {
 /// `chroot`: another directory takes the place of the root.
 pub(crate) fn change_root(path: *const u8) -> Answer {
     answer(|| {
-        if !state().credentials.is_privileged() {
-            return Err(EPERM);
-        }
         let held = name_of(AT_FDCWD, path, true)?;
         let mut stat = Stat::empty();
         Object::Descriptor(held.0).stat(&mut stat);
         if stat.mode & TYPE != DIRECTORY {
             return Err(kernel::ENOTDIR);
+        }
+        if !state().credentials.may(Capability::ChangeRoot) {
+            return Err(EPERM);
         }
         let mut scratch = Scratch::take().ok_or(ENOMEM)?;
         let (buffer, _) = scratch.halves();
@@ -625,7 +883,7 @@ pub(crate) fn change_root(path: *const u8) -> Answer {
         }
         let real = &buffer[..length as usize];
         // Only what lies in the root of the step.
-        if !real.starts_with(state().base.as_bytes()) {
+        if !real.starts_with(setting().base.as_bytes()) {
             return Err(EPERM);
         }
         if !change().root.set(real) {
@@ -643,16 +901,18 @@ pub(crate) fn working_directory(out: *mut u8, length: u64) -> Answer {
     if found <= 0 {
         return found;
     }
-    let shown = state().shown(&buffer[..found as usize - 1]);
+    let end = found as usize;
+    let shown = state().shown(&buffer[..end - 1]);
     if shown.len() as u64 >= length {
         return ERANGE;
     }
-    // SAFETY: the program's buffer, of that length.
-    unsafe {
-        core::ptr::copy_nonoverlapping(shown.as_ptr(), out, shown.len());
-        *out.add(shown.len()) = 0;
-    }
-    shown.len() as Answer + 1
+    // With the zero that the kernel has put behind it; the root itself has no name there.
+    let written = if shown == b"/" {
+        memory::write(out as u64, b"/\0")
+    } else {
+        memory::write(out as u64, &buffer[end - 1 - shown.len()..end])
+    };
+    if written { shown.len() as Answer + 1 } else { EFAULT }
 }
 
 /// The extended attributes: those that only root may set are kept under a name of ours. `number` is the call.
@@ -673,12 +933,24 @@ pub(crate) fn attribute(number: i64, arguments: [u64; 6]) -> Answer {
                 n::LISTXATTR | n::LLISTXATTR | n::FLISTXATTR => Ok(list_attributes(path, b as *mut u8, c)),
                 _ => with_attribute_name(b as *const u8, |name, is_ours| match number {
                     n::SETXATTR | n::LSETXATTR | n::FSETXATTR => {
-                        if is_ours && !state().credentials.is_privileged() {
-                            return EPERM;
+                        if !may_set_attribute(descriptor, is_ours) {
+                            return if is_ours { EPERM } else { EACCES };
+                        }
+                        // Capabilities of the kernel's three revisions.
+                        let is_capability = is_ours && unsafe_bytes(name) == CAPABILITY.to_bytes();
+                        if is_capability && ![12, 20, 24].contains(&d) {
+                            return EINVAL;
                         }
                         call(n::SETXATTR, [path as u64, name as u64, c, d, e, 0])
                     }
                     n::GETXATTR | n::LGETXATTR | n::FGETXATTR => call(n::GETXATTR, [path as u64, name as u64, c, d, 0, 0]),
+                    _ if !may_set_attribute(descriptor, is_ours) => {
+                        if is_ours {
+                            EPERM
+                        } else {
+                            EACCES
+                        }
+                    }
                     _ => call(n::REMOVEXATTR, [path as u64, name as u64, 0, 0, 0, 0]),
                 }),
             }
@@ -686,8 +958,20 @@ pub(crate) fn attribute(number: i64, arguments: [u64; 6]) -> Answer {
     })
 }
 
+/// Whether the program may change an attribute; of those that are kept for root, only root. A device of the host keeps its own.
+fn may_set_attribute(descriptor: i32, is_roots: bool) -> bool {
+    if is_roots && !state().credentials.may(Capability::SetFileCapabilities) {
+        return false;
+    }
+    looked_at(Object::Descriptor(descriptor))
+        .is_ok_and(|(real, record)| !is_hosts_device(&real) && (is_roots || permits(&record, 2)))
+}
+
 fn with_attribute_name(name: *const u8, then: impl FnOnce(*const u8, bool) -> Answer) -> Result<Answer, Answer> {
     if name.is_null() {
+        return Err(EFAULT);
+    }
+    if memory::text(name as u64).is_null() {
         return Err(EFAULT);
     }
     let bytes = unsafe_bytes(name);

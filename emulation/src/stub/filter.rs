@@ -1,7 +1,7 @@
 //! The seccomp filter: which calls come to the stub. A process of the step has it for good, and so have its children.
 
 use super::arch::{AUDIT_ARCH, FOREIGN_CALLS, number as n};
-use super::calls::{CONDITIONAL, TRAPPED};
+use super::calls::{Absent, Always, Given, Root, TABLE};
 use super::kernel::{Answer, ENOSYS, call};
 use super::state::ROOT_DESCRIPTOR;
 
@@ -23,9 +23,6 @@ const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 const ADDRESS_HIGH: u32 = 12;
 const ARGUMENTS: u32 = 16;
-
-/// Calls that would go round the stub; programs know what to do without them.
-const ABSENT: [i64; 5] = [n::IO_URING_SETUP, n::SETXATTRAT, n::GETXATTRAT, n::LISTXATTRAT, n::REMOVEXATTRAT];
 
 /// One instruction of the filter's machine.
 #[repr(C)]
@@ -64,32 +61,35 @@ fn program() -> Program {
     program.put(LOAD, 0, 0, NUMBER);
     program.put(AT_LEAST, 0, 1, FOREIGN_CALLS);
     program.put(RETURN, 0, 0, ERRNO | ENOSYS.unsigned_abs() as u32);
-    for number in ABSENT {
-        program.put(EQUAL, 0, 1, number as u32);
-        program.put(RETURN, 0, 0, ERRNO | ENOSYS.unsigned_abs() as u32);
-    }
-    // With a pointer that is not null.
-    for (number, argument) in CONDITIONAL {
-        let at = ARGUMENTS + 8 * argument;
-        program.put(EQUAL, 0, 6, number as u32);
-        program.put(LOAD, 0, 0, at);
-        program.put(EQUAL, 0, 2, 0);
-        program.put(LOAD, 0, 0, at + 4);
-        program.put(EQUAL, 1, 0, 0);
-        program.put(JUMP, 0, 0, TO_TRAP);
-        program.put(RETURN, 0, 0, ALLOW);
-    }
-    // With the descriptor of the root.
-    for (number, argument) in [(n::CLOSE, 0), (n::DUP2, 1), (n::DUP3, 1)] {
-        program.put(EQUAL, 0, 4, number as u32);
-        program.put(LOAD, 0, 0, ARGUMENTS + 8 * argument);
-        program.put(EQUAL, 0, 1, ROOT_DESCRIPTOR.unsigned_abs());
-        program.put(JUMP, 0, 0, TO_TRAP);
-        program.put(RETURN, 0, 0, ALLOW);
-    }
-    for number in TRAPPED {
-        program.put(EQUAL, 0, 1, *number as u32);
-        program.put(JUMP, 0, 0, TO_TRAP);
+    for row in TABLE {
+        let number = row.number as u32;
+        match row.when {
+            Always => {
+                program.put(EQUAL, 0, 1, number);
+                program.put(JUMP, 0, 0, TO_TRAP);
+            }
+            Given(argument) => {
+                let at = ARGUMENTS + 8 * argument;
+                program.put(EQUAL, 0, 6, number);
+                program.put(LOAD, 0, 0, at);
+                program.put(EQUAL, 0, 2, 0);
+                program.put(LOAD, 0, 0, at + 4);
+                program.put(EQUAL, 1, 0, 0);
+                program.put(JUMP, 0, 0, TO_TRAP);
+                program.put(RETURN, 0, 0, ALLOW);
+            }
+            Root(argument) => {
+                program.put(EQUAL, 0, 4, number);
+                program.put(LOAD, 0, 0, ARGUMENTS + 8 * argument);
+                program.put(EQUAL, 0, 1, ROOT_DESCRIPTOR.unsigned_abs());
+                program.put(JUMP, 0, 0, TO_TRAP);
+                program.put(RETURN, 0, 0, ALLOW);
+            }
+            Absent => {
+                program.put(EQUAL, 0, 1, number);
+                program.put(RETURN, 0, 0, ERRNO | ENOSYS.unsigned_abs() as u32);
+            }
+        }
     }
     program.put(RETURN, 0, 0, ALLOW);
     let end = program.length;
@@ -169,25 +169,30 @@ mod tests {
         const PROGRAM: u64 = 0x7fff_1234_5678;
         const STUB: u64 = 0x2000_0000_1234;
         const NONE: [u64; 6] = [0; 6];
-        for number in TRAPPED {
-            assert_eq!(run(*number, NONE, PROGRAM), TRAP, "{number}");
-            assert_eq!(run(*number, NONE, STUB), ALLOW, "{number}");
-        }
-        for number in [n::READ, n::WRITE, n::MMAP, n::POLL, n::CLONE] {
+        for number in [n::READ, n::WRITE, n::MMAP, n::CLONE] {
             assert_eq!(run(number, NONE, PROGRAM), ALLOW, "{number}");
         }
-        for (number, argument) in CONDITIONAL {
-            let mut arguments = NONE;
-            assert_eq!(run(number, arguments, PROGRAM), ALLOW, "{number}");
-            for pointer in [1, 1 << 32] {
-                arguments[argument as usize] = pointer;
-                assert_eq!(run(number, arguments, PROGRAM), TRAP, "{number}");
+        for row in TABLE {
+            let name = row.described.1;
+            let with = |argument: u32, value: u64| {
+                let mut arguments = NONE;
+                arguments[argument as usize] = value;
+                run(row.number, arguments, PROGRAM)
+            };
+            match row.when {
+                Always => assert_eq!(run(row.number, NONE, PROGRAM), TRAP, "{name}"),
+                Given(argument) => {
+                    assert_eq!((with(argument, 0), with(argument, 1), with(argument, 1 << 32)), (ALLOW, TRAP, TRAP), "{name}");
+                }
+                Root(argument) => {
+                    assert_eq!((with(argument, 3), with(argument, ROOT_DESCRIPTOR as u64)), (ALLOW, TRAP), "{name}");
+                }
+                Absent => assert_eq!(run(row.number, NONE, PROGRAM) & 0xffff_0000, ERRNO, "{name}"),
+            }
+            if row.when != Absent {
+                assert_eq!(run(row.number, [u64::from(ROOT_DESCRIPTOR as u32); 6], STUB), ALLOW, "{name}");
             }
         }
-        assert_eq!(run(n::CLOSE, [3, 0, 0, 0, 0, 0], PROGRAM), ALLOW);
-        assert_eq!(run(n::CLOSE, [ROOT_DESCRIPTOR as u64, 0, 0, 0, 0, 0], PROGRAM), TRAP);
-        assert_eq!(run(n::DUP2, [1, ROOT_DESCRIPTOR as u64, 0, 0, 0, 0], PROGRAM), TRAP);
-        assert_eq!(run(n::IO_URING_SETUP, NONE, PROGRAM) & 0xffff_0000, ERRNO);
         assert_eq!(run(i64::from(FOREIGN_CALLS), NONE, PROGRAM) & 0xffff_0000, ERRNO);
     }
 }

@@ -1,7 +1,7 @@
 //! System calls as functions. A result below zero is an error number.
 
-pub(crate) use super::arch::call;
 use super::arch::number as n;
+pub(crate) use super::arch::{Stat, call};
 
 /// Result of a call: what it gives, or an error number below zero.
 pub(crate) type Answer = i64;
@@ -80,6 +80,17 @@ pub(crate) fn close(descriptor: i32) {
     call(n::CLOSE, [descriptor as u64, 0, 0, 0, 0, 0]);
 }
 
+/// Gives up `held`, a descriptor of ours, for `made`, one for the program, which expects the lowest that is free.
+pub(crate) fn lowest(made: Answer, held: i32, flags: u64) -> Answer {
+    if made < Answer::from(held) {
+        close(held);
+        return made;
+    }
+    let moved = call(n::DUP3, [made as u64, held as u64, flags & O_CLOEXEC, 0, 0, 0]);
+    close(made as i32);
+    moved
+}
+
 pub(crate) fn write(descriptor: i32, bytes: &[u8]) -> Answer {
     call(n::WRITE, [descriptor as u64, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0, 0])
 }
@@ -116,30 +127,8 @@ pub(crate) fn is_error(result: Answer) -> bool {
     (-4095..0).contains(&result)
 }
 
-/// `struct stat` of the kernel, x86-64.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Stat {
-    pub(crate) device: u64,
-    pub(crate) inode: u64,
-    pub(crate) links: u64,
-    pub(crate) mode: u32,
-    pub(crate) uid: u32,
-    pub(crate) gid: u32,
-    pad: u32,
-    pub(crate) node: u64,
-    pub(crate) size: i64,
-    rest: [u64; 11],
-}
-
-impl Stat {
-    pub(crate) const fn empty() -> Self {
-        Self { device: 0, inode: 0, links: 0, mode: 0, uid: 0, gid: 0, pad: 0, node: 0, size: 0, rest: [0; 11] }
-    }
-}
-
-pub(crate) fn fstatat(directory: i32, path: *const u8, stat: &mut Stat, flags: u64) -> Answer {
-    call(n::NEWFSTATAT, [directory as u64, path as u64, core::ptr::from_mut(stat) as u64, flags, 0, 0])
+pub(crate) fn fstatat(directory: i32, path: *const u8, stat: *mut Stat, flags: u64) -> Answer {
+    call(n::NEWFSTATAT, [directory as u64, path as u64, stat as u64, flags, 0, 0])
 }
 
 /// `struct statx`.
@@ -182,6 +171,6 @@ impl Statx {
 pub(crate) const STATX_OURS: u64 = 0x1 | 0x2 | 0x8 | 0x10 | 0x100 | 0x200;
 pub(crate) const STATX_BIRTH: u64 = 0x800;
 
-pub(crate) fn statx(directory: i32, path: *const u8, flags: u64, mask: u64, statx: &mut Statx) -> Answer {
-    call(n::STATX, [directory as u64, path as u64, flags, mask, core::ptr::from_mut(statx) as u64, 0])
+pub(crate) fn statx(directory: i32, path: *const u8, flags: u64, mask: u64, statx: *mut Statx) -> Answer {
+    call(n::STATX, [directory as u64, path as u64, flags, mask, statx as u64, 0])
 }

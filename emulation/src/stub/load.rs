@@ -1,16 +1,26 @@
 //! Puts a program and its interpreter into memory, as the kernel would have done.
 
-use super::arch::{self, number as n};
+use super::arch::{self, ADDRESS_LIMIT, number as n};
 use super::kernel::{self, AT_FDCWD, Answer, ENOEXEC, ENOMEM, O_CLOEXEC, call};
 use super::path;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 const LOAD: u32 = 1;
 const INTERPRETER: u32 = 3;
 const HEADERS: u32 = 6;
-const PAGE: u64 = 4096;
 const HEADER_LENGTH: usize = 56;
-/// Of all the addresses that a program could ask for.
-const ADDRESS_LIMIT: u64 = 1 << 47;
+
+/// Bytes of a page, as the kernel has told; ARM has several sizes.
+static PAGE: AtomicU64 = AtomicU64::new(4096);
+
+fn page() -> u64 {
+    PAGE.load(Ordering::Relaxed)
+}
+
+/// Takes note of the size of a page.
+pub(crate) fn set_page(bytes: u64) {
+    PAGE.store(bytes, Ordering::Relaxed);
+}
 
 /// The head of an ELF file.
 #[derive(Clone, Copy, Debug)]
@@ -93,7 +103,7 @@ pub(crate) struct Loaded {
 
 /// Loads the program at `path` on the host.
 pub(crate) fn load(path: *const u8) -> Result<Loaded, Answer> {
-    let mut bytes = [0; 4096];
+    let mut bytes = [0; 2048];
     let file = kernel::openat(AT_FDCWD, path, O_CLOEXEC, 0);
     if file < 0 {
         return Err(file);
@@ -116,13 +126,22 @@ pub(crate) fn load(path: *const u8) -> Result<Loaded, Answer> {
         header_count: u64::from(head.count),
     };
     if let Some((offset, length)) = head.interpreter(bytes) {
-        let mut name = [0; kernel::PATH_MAX + 1];
-        read(file, &mut name[..length], offset as u64)?;
-        let (base, start) = load_interpreter(name.as_ptr())?;
+        let (base, start) = match bytes.get(offset..offset + length) {
+            Some(name) if name.last() == Some(&0) => load_interpreter(name.as_ptr())?,
+            _ => load_far_interpreter(file, offset, length)?,
+        };
         (loaded.interpreter_base, loaded.start) = (base, start);
     }
     kernel::close(file as i32);
     Ok(loaded)
+}
+
+/// One whose name is not in the start of the file.
+#[inline(never)]
+fn load_far_interpreter(file: Answer, offset: usize, length: usize) -> Result<(u64, u64), Answer> {
+    let mut name = [0; kernel::PATH_MAX + 1];
+    read(file, &mut name[..length], offset as u64)?;
+    load_interpreter(name.as_ptr())
 }
 
 #[inline(never)]
@@ -146,10 +165,10 @@ fn read(file: Answer, buffer: &mut [u8], offset: u64) -> Result<usize, Answer> {
 
 /// Maps all segments; gives what is to be added to the addresses in the file.
 fn map(file: Answer, head: Head, bytes: &[u8]) -> Result<u64, Answer> {
-    let (mut low, mut high, mut alignment) = (u64::MAX, 0, PAGE);
+    let (mut low, mut high, mut alignment) = (u64::MAX, 0, page());
     for segment in head.segments(bytes).filter(|segment| segment.kind == LOAD) {
         let end = segment.address.checked_add(segment.in_memory).filter(|end| *end < ADDRESS_LIMIT).ok_or(ENOEXEC)?;
-        if segment.in_file > segment.in_memory || segment.address & (PAGE - 1) != segment.offset & (PAGE - 1) {
+        if segment.in_file > segment.in_memory || segment.address & (page() - 1) != segment.offset & (page() - 1) {
             return Err(ENOEXEC);
         }
         (low, high) = (low.min(segment.address), high.max(end));
@@ -160,7 +179,7 @@ fn map(file: Answer, head: Head, bytes: &[u8]) -> Result<u64, Answer> {
     if low >= high {
         return Err(ENOEXEC);
     }
-    let (low, high) = (low & !(PAGE - 1), high.next_multiple_of(PAGE));
+    let (low, high) = (low & !(page() - 1), high.next_multiple_of(page()));
     let bias = if head.is_movable { reserve(low, high - low, alignment)? } else { 0 };
     for segment in head.segments(bytes).filter(|segment| segment.kind == LOAD) {
         map_segment(file, segment, bias)?;
@@ -170,7 +189,9 @@ fn map(file: Answer, head: Head, bytes: &[u8]) -> Result<u64, Answer> {
 
 /// Finds room; gives the distance from `low`.
 fn reserve(low: u64, length: u64, alignment: u64) -> Result<u64, Answer> {
-    let room = call(n::MMAP, [0, length + alignment, 0, 0x4022, u64::MAX, 0]);
+    // Any page will do, mostly.
+    let spare = if alignment > page() { alignment } else { 0 };
+    let room = call(n::MMAP, [0, length + spare, 0, 0x4022, u64::MAX, 0]);
     if kernel::is_error(room) {
         return Err(ENOMEM);
     }
@@ -179,7 +200,7 @@ fn reserve(low: u64, length: u64, alignment: u64) -> Result<u64, Answer> {
     if start > room {
         kernel::unmap(room, (start - room) as usize);
     }
-    let (end, room_end) = (start + length, room + length + alignment);
+    let (end, room_end) = (start + length, room + length + spare);
     if end < room_end {
         kernel::unmap(end, (room_end - end) as usize);
     }
@@ -191,7 +212,7 @@ fn map_segment(file: Answer, segment: Segment, bias: u64) -> Result<(), Answer> 
     const FIXED_ANONYMOUS: u64 = 0x32;
     let protection = u64::from(segment.flags >> 2 & 1 | segment.flags & 2 | (segment.flags & 1) << 2);
     let address = bias.wrapping_add(segment.address);
-    let before = address & (PAGE - 1);
+    let before = address & (page() - 1);
     let (start, file_end, end) = (address - before, address + segment.in_file, address + segment.in_memory);
     let mut mapped_end = start;
     if segment.in_file > 0 {
@@ -200,15 +221,15 @@ fn map_segment(file: Answer, segment: Segment, bias: u64) -> Result<(), Answer> 
         if kernel::is_error(mapped) {
             return Err(mapped);
         }
-        mapped_end = file_end.next_multiple_of(PAGE);
+        mapped_end = file_end.next_multiple_of(page());
         if end > file_end && protection & 2 != 0 {
-            let clear_end = mapped_end.min(end.next_multiple_of(PAGE));
+            let clear_end = mapped_end.min(end.next_multiple_of(page()));
             // SAFETY: the rest of the last page, which was just mapped to write.
             unsafe { core::ptr::write_bytes(file_end as *mut u8, 0, (clear_end - file_end) as usize) };
         }
     }
     if end > mapped_end {
-        let length = end.next_multiple_of(PAGE) - mapped_end;
+        let length = end.next_multiple_of(page()) - mapped_end;
         let mapped = call(n::MMAP, [mapped_end, length, protection, FIXED_ANONYMOUS, u64::MAX, 0]);
         if kernel::is_error(mapped) {
             return Err(mapped);
@@ -227,8 +248,7 @@ pub(crate) fn last_part(path: &[u8]) -> &[u8] {
 /// # Safety
 /// `stack` is that stack, and `variables` the number of variables with the stub's own, which is the last one.
 pub(crate) unsafe fn start(stack: *mut u64, arguments: usize, variables: usize, loaded: &Loaded, secure: bool) -> ! {
-    let state = super::state::state();
-    let who = &state.credentials;
+    let who = &super::state::state().credentials;
     // SAFETY: the layout of a new program's stack: the count, arguments, null, variables, null, pairs of numbers.
     unsafe {
         let mut pair = stack.add(1 + arguments + 1 + variables + 1);
@@ -244,7 +264,7 @@ pub(crate) unsafe fn start(stack: *mut u64, arguments: usize, variables: usize, 
                 13 => Some(u64::from(who.group.real)),
                 14 => Some(u64::from(who.group.effective)),
                 23 => Some(u64::from(secure)),
-                31 => Some(state.program_shown.as_ptr() as u64),
+                31 => Some(super::state::setting().program_shown.as_ptr() as u64),
                 _ => None,
             };
             if let Some(value) = value {

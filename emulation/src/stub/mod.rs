@@ -19,6 +19,7 @@
 #![allow(unreachable_pub, missing_docs, reason = "nothing of this is offered to anybody")]
 
 #[cfg_attr(target_arch = "x86_64", path = "x86_64.rs")]
+#[cfg_attr(target_arch = "aarch64", path = "aarch64.rs")]
 mod arch;
 mod calls;
 mod exec;
@@ -27,8 +28,10 @@ mod filter;
 mod identity;
 mod kernel;
 mod load;
+mod memory;
 mod ownership;
 mod path;
+mod proc;
 mod scratch;
 mod signals;
 mod sockets;
@@ -38,7 +41,7 @@ mod text;
 
 use arch::{Context, number as n};
 use kernel::call;
-use state::{VARIABLE, change};
+use state::VARIABLE;
 
 /// Where the kernel starts us. `stack` holds arguments, variables and the auxiliary vector.
 pub(crate) extern "C" fn main(stack: *mut u64) -> ! {
@@ -60,8 +63,21 @@ pub(crate) extern "C" fn main(stack: *mut u64) -> ! {
 
 /// Loads the program that an exec was about, and starts it.
 unsafe fn run_program(stack: *mut u64, arguments: usize, variables: usize, encoded: &[u8]) -> ! {
-    let own = change();
-    let Some(secure) = own.decode(encoded) else { die("the state is broken", 0) };
+    // SAFETY: pairs of numbers behind the variables, the last one zero.
+    unsafe {
+        const PAGE_SIZE: u64 = 6;
+        let mut pair = stack.add(1 + arguments + 1 + variables + 1);
+        while *pair != 0 {
+            if *pair == PAGE_SIZE {
+                load::set_page(*pair.add(1));
+            }
+            pair = pair.add(2);
+        }
+    }
+    state::own_memory();
+    let own = state::prepare();
+    // SAFETY: the variable that the kernel has put there, which the program does not know.
+    let Some(secure) = (unsafe { state::decode(encoded, state::change(), own) }) else { die("the state is broken", 0) };
     own.real_uid = call(n::GETUID, [0; 6]) as u32;
     own.real_gid = call(n::GETGID, [0; 6]) as u32;
     let loaded = match load::load(own.program_real.as_ptr()) {
@@ -90,6 +106,7 @@ extern "C" fn trapped(signal: i32, information: *const u8, context: *mut Context
             sent(signal, information, context);
             return;
         }
+        state::see_owner();
         let number = i64::from(information.add(24).cast::<i32>().read());
         let result = calls::answer(number, &mut *context);
         (*context).set_result(result);
@@ -100,7 +117,7 @@ extern "C" fn trapped(signal: i32, information: *const u8, context: *mut Context
 unsafe fn sent(signal: i32, information: *const u8, context: *mut Context) {
     const DEFAULT: u64 = 0;
     const IGNORE: u64 = 1;
-    match state::state().own_action[0] {
+    match state::state().own_action.handler {
         DEFAULT => kernel::exit(128 + signal),
         IGNORE => {}
         handler => {
@@ -115,7 +132,7 @@ unsafe fn sent(signal: i32, information: *const u8, context: *mut Context) {
 fn die(what: &str, errno: kernel::Answer) -> ! {
     let mut buffer = [0; 200];
     let mut text = text::Text::new(&mut buffer);
-    text.put(b"cofferdam: ").put(what.as_bytes()).put(b": ").put(state::state().program_shown.as_bytes());
+    text.put(b"cofferdam: ").put(what.as_bytes()).put(b": ").put(state::setting().program_shown.as_bytes());
     text.put(b" (error ").number(errno.unsigned_abs()).put(b")\n");
     kernel::write(2, text.as_bytes());
     kernel::exit(126)

@@ -1,10 +1,11 @@
 //! Owners, modes and devices as the program sees them: those on record where there is a record, root's otherwise.
 
 use super::arch::number as n;
+use super::identity::Capability;
 use super::kernel::{
     self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Answer, EPERM, STATX_BIRTH, STATX_OURS, Stat, Statx, call,
 };
-use super::state::state;
+use super::state::{setting, state};
 use super::text::{DescriptorPath, Text};
 use crate::record::{self, ATTRIBUTE, DIRECTORY, MARK, Record, TYPE};
 
@@ -39,6 +40,14 @@ impl Object {
         }
     }
 
+    /// The same into memory of the program.
+    pub(crate) fn stat_to(self, out: *mut Stat) -> Answer {
+        match self {
+            Self::Descriptor(descriptor) => kernel::fstatat(descriptor, c"".as_ptr().cast(), out, AT_EMPTY_PATH),
+            Self::At(directory, name) => kernel::fstatat(directory, name, out, AT_SYMLINK_NOFOLLOW),
+        }
+    }
+
     fn record(self) -> Option<Record> {
         let mut bytes = [0_u8; Record::LENGTH + 1];
         let length = self.with_path(|path, follow| {
@@ -60,7 +69,7 @@ impl Object {
         let (seconds, nanoseconds) = if has_birth { (found.birth_seconds, u64::from(found.birth_nanoseconds)) } else { (0, 0) };
         let mut name = [0; 72];
         let length = record::side_name(&mut name, found.inode, seconds, nanoseconds);
-        text.put(state().base.as_bytes()).put(record::OWNERS.as_bytes()).put(b"/").put(&name[..length]);
+        text.put(setting().base.as_bytes()).put(record::OWNERS.as_bytes()).put(b"/").put(&name[..length]);
         result == 0 && text.fits()
     }
 
@@ -91,7 +100,7 @@ impl Object {
             }
         }
         // So that its time of change tells the builder that something changed.
-        let (uid, gid) = (u64::from(state().real_uid), u64::from(state().real_gid));
+        let (uid, gid) = (u64::from(setting().real_uid), u64::from(setting().real_gid));
         self.with_path(|path, follow| {
             let flags = if follow { 0 } else { AT_SYMLINK_NOFOLLOW };
             call(n::FCHOWNAT, [AT_FDCWD as u64, path as u64, uid, gid, flags, 0]);
@@ -107,8 +116,8 @@ fn holds_attributes(mode: u32) -> bool {
 
 /// What the image says of a file, given what the disk says.
 pub(crate) fn record_of(object: Object, real: &Stat) -> Record {
-    let ours = real.uid == state().real_uid;
-    let gid = if real.gid == state().real_gid { 0 } else { real.gid };
+    let ours = real.uid == setting().real_uid;
+    let gid = if real.gid == setting().real_gid { 0 } else { real.gid };
     let mode = real.mode & (TYPE | 0o7777);
     let device = ((real.node >> 12 & 0xfff_0000_0000) | (real.node & 0xffff_ffff)) as u32;
     if !ours {
@@ -128,7 +137,7 @@ pub(crate) fn record_of(object: Object, real: &Stat) -> Record {
 
 /// Makes a file what the image is to say of it. The caller has checked whether the program may.
 pub(crate) fn store(object: Object, real: &Stat, wanted: Record) -> Answer {
-    if real.uid != state().real_uid {
+    if real.uid != setting().real_uid {
         return EPERM;
     }
     if !holds_attributes(real.mode) {
@@ -166,15 +175,13 @@ fn change_mode(path: *const u8, mode: u32) -> Answer {
 }
 
 /// Records the owner of what was just made in `parent`: the one who made it, or the group that the directory hands on.
-pub(crate) fn created(object: Object, parent: Option<Object>, kind: u32, mode: u32, device: u32) -> Answer {
+pub(crate) fn created(object: Object, parent: Option<(Object, &Stat)>, kind: u32, mode: u32, device: u32) -> Answer {
     let who = &state().credentials;
     let mut wanted = Record { uid: who.user.filesystem, gid: who.group.filesystem, mode: kind | mode, device };
-    let mut above = Stat::empty();
-    if let Some(parent) = parent
-        && parent.stat(&mut above) == 0
+    if let Some((parent, above)) = parent
         && above.mode & MARK != 0
     {
-        let above = record_of(parent, &above);
+        let above = record_of(parent, above);
         if above.mode & 0o2000 != 0 {
             wanted.gid = above.gid;
             if kind == DIRECTORY {
@@ -201,12 +208,28 @@ pub(crate) fn created(object: Object, parent: Option<Object>, kind: u32, mode: u
 pub(crate) fn permits(record: &Record, wanted: u32) -> bool {
     let who = &state().credentials;
     let is_directory = record.mode & TYPE == DIRECTORY;
-    if who.user.filesystem == 0 {
+    if who.may(Capability::OverrideModes) {
         return wanted & 1 == 0 || is_directory || record.mode & 0o111 != 0;
     }
-    let shift = if record.uid == who.user.filesystem {
+    if who.may(Capability::ReadAndSearch) && (wanted == 4 || is_directory && wanted & 2 == 0) {
+        return true;
+    }
+    permits_user(record, wanted, who.user.filesystem, |group| who.is_in_group(group))
+}
+
+/// The same for whom the program really is, as `access` asks.
+pub(crate) fn permits_real(record: &Record, wanted: u32) -> bool {
+    let who = &state().credentials;
+    if who.user.real == 0 {
+        return wanted & 1 == 0 || record.mode & TYPE == DIRECTORY || record.mode & 0o111 != 0;
+    }
+    permits_user(record, wanted, who.user.real, |group| who.group.real == group || who.groups().contains(&group))
+}
+
+fn permits_user(record: &Record, wanted: u32, user: u32, is_member: impl FnOnce(u32) -> bool) -> bool {
+    let shift = if record.uid == user {
         6
-    } else if who.is_in_group(record.gid) {
+    } else if is_member(record.gid) {
         3
     } else {
         0

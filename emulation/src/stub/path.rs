@@ -6,12 +6,17 @@
 
 use super::arch::{O_DIRECTORY, O_NOFOLLOW};
 use super::kernel::{
-    self, AT_FDCWD, Answer, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, EXDEV, O_CLOEXEC, O_PATH, PATH_MAX, RESOLVE_BENEATH,
-    RESOLVE_IN_ROOT,
+    self, AT_FDCWD, Answer, EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, EXDEV, O_CLOEXEC, O_PATH, PATH_MAX, RESOLVE_BENEATH,
+    RESOLVE_IN_ROOT, Stat,
 };
+use super::ownership::{Object, permits, record_of};
+use super::proc;
 use super::scratch::Scratch;
-use super::state::{ROOT_DESCRIPTOR, State, state};
+use super::state::{ROOT_DESCRIPTOR, State, setting, state};
 use super::text::{self, DescriptorPath, Text};
+use crate::record::{DIRECTORY, TYPE};
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 const RESOLVE_NO_SYMLINKS: u64 = 4;
 /// As many links as the kernel follows.
@@ -22,7 +27,24 @@ pub(crate) struct Place {
     pub(crate) directory: i32,
     pub(crate) name: *const u8,
     owned: bool,
+    /// It is certainly in the root.
+    pub(crate) is_inside: bool,
 }
+
+impl Place {
+    /// The descriptor that was opened for it, if any: the caller closes it.
+    pub(crate) fn give_up(&mut self) -> Option<i32> {
+        core::mem::take(&mut self.owned).then_some(self.directory)
+    }
+
+    /// The directory.
+    pub(crate) fn parent(&self) -> Object {
+        if self.directory == AT_FDCWD { HERE } else { Object::Descriptor(self.directory) }
+    }
+}
+
+/// The working directory.
+pub(crate) const HERE: Object = Object::At(AT_FDCWD, c".".as_ptr().cast());
 
 impl Drop for Place {
     fn drop(&mut self) {
@@ -36,6 +58,13 @@ impl Drop for Place {
 pub(crate) fn open(directory: i32, path: *const u8, flags: u64) -> Answer {
     // SAFETY: the program's path, which ends with zero.
     let bytes = unsafe { text::bytes(path) };
+    if let Err(errno) = may_search(directory, bytes) {
+        return errno;
+    }
+    open_judged(directory, path, bytes, flags)
+}
+
+fn open_judged(directory: i32, path: *const u8, bytes: &[u8], flags: u64) -> Answer {
     match bytes.first() {
         None => return ENOENT,
         Some(b'/') => {
@@ -85,44 +114,151 @@ pub(crate) fn place(directory: i32, path: *const u8) -> Result<Place, Answer> {
     if bytes.is_empty() {
         return Err(ENOENT);
     }
+    may_search(directory, bytes)?;
+    let of_host = |name| Place { directory: AT_FDCWD, name, owned: false, is_inside: false };
     if bytes[0] == b'/' && is_passed(bytes) && state().passes() && !has_dots(bytes) {
-        return Ok(Place { directory: AT_FDCWD, name: path, owned: false });
+        if let Some(inside) = bytes.strip_prefix(b"/proc/").and_then(proc::below_a_root)
+            && !inside.is_empty()
+        {
+            return place(AT_FDCWD, inside.as_ptr());
+        }
+        return Ok(of_host(path));
     }
     let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
     let Some(slash) = bytes[..end].iter().rposition(|byte| *byte == b'/') else {
-        return Ok(Place { directory, name: path, owned: false });
+        return Ok(Place { directory, name: path, owned: false, is_inside: false });
     };
     let name = path.wrapping_add(slash + 1);
     let parent = &bytes[..slash];
     if parent.iter().all(|byte| *byte == b'/') {
+        let root = |name| Place { directory: ROOT_DESCRIPTOR, name, owned: false, is_inside: true };
         return match bytes[slash + 1..end] {
             // The root itself.
-            [] | [b'.'] | [b'.', b'.'] => Ok(Place { directory: ROOT_DESCRIPTOR, name: c".".as_ptr().cast(), owned: false }),
-            _ => Ok(Place { directory: ROOT_DESCRIPTOR, name, owned: false }),
+            [] | [b'.'] | [b'.', b'.'] => Ok(root(c".".as_ptr().cast())),
+            _ => Ok(root(name)),
         };
     }
-    let flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
-    let found = if parent.len() < 256 {
-        let mut buffer = [0; 256];
-        open(directory, Text::new(&mut buffer).put(parent).as_ptr(), flags)
+    let mut buffer = [0; 256];
+    let mut scratch;
+    let mut text = if parent.len() < 256 {
+        Text::new(&mut buffer)
     } else {
-        let mut scratch = Scratch::take().ok_or(ENOMEM)?;
-        let mut text = Text::new(scratch.halves().0);
-        if !text.put(parent).fits() {
-            return Err(ENAMETOOLONG);
-        }
-        open(directory, text.as_ptr(), flags)
+        scratch = Scratch::take().ok_or(ENOMEM)?;
+        Text::new(scratch.halves().0)
     };
-    if found < 0 { Err(found) } else { Ok(Place { directory: found as i32, name, owned: true }) }
+    if !text.put(parent).fits() {
+        return Err(ENAMETOOLONG);
+    }
+    let flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+    if parent[0] == b'/' && !is_passed(parent) {
+        let found = kernel::openat2(ROOT_DESCRIPTOR, text.as_ptr(), flags, 0, RESOLVE_IN_ROOT);
+        if found >= 0 {
+            return Ok(Place { directory: found as i32, name, owned: true, is_inside: true });
+        }
+    }
+    let found = open_judged(directory, text.as_ptr(), parent, flags);
+    if found < 0 { Err(found) } else { Ok(Place { directory: found as i32, name, owned: true, is_inside: false }) }
+}
+
+/// Whether the program may pass the directories on the way to the last part of a path; `EACCES` if not. Only others than root
+/// have to ask, and the directory that they asked about last is remembered. Where the last part is a link, the way behind it is
+/// not looked at.
+fn may_search(directory: i32, path: &[u8]) -> Result<(), Answer> {
+    if state().credentials.may_pass_everywhere() {
+        return Ok(());
+    }
+    let end = path.iter().rposition(|byte| *byte != b'/').map_or(0, |last| last + 1);
+    let parent = &path[..path[..end].iter().rposition(|byte| *byte == b'/').unwrap_or(0)];
+    if path.first() == Some(&b'/') {
+        if is_passed(path) && state().passes() || LAST_PASSED.is(parent) {
+            return Ok(());
+        }
+    } else {
+        judge(if directory == AT_FDCWD { HERE } else { Object::Descriptor(directory) })?;
+        if parent.is_empty() {
+            return Ok(());
+        }
+    }
+    let passed = with_judged_walk(directory, parent, |_, _| 0);
+    // What is missing, or no directory, the call itself will find.
+    if passed == EACCES {
+        return Err(EACCES);
+    }
+    if passed == 0 && path.first() == Some(&b'/') {
+        LAST_PASSED.remember(parent);
+    }
+    Ok(())
+}
+
+/// Whether the program may pass a directory.
+fn judge(directory: Object) -> Result<(), Answer> {
+    let mut real = Stat::empty();
+    if directory.stat(&mut real) != 0 || real.uid != setting().real_uid || real.mode & TYPE != DIRECTORY {
+        return Ok(());
+    }
+    if permits(&record_of(directory, &real), 1) { Ok(()) } else { Err(EACCES) }
+}
+
+/// The directory that was passed last, and by whom.
+struct LastPassed {
+    taken: AtomicBool,
+    content: UnsafeCell<(u32, u32, usize, [u8; 240])>,
+}
+
+// SAFETY: used only by whoever has set the flag.
+unsafe impl Sync for LastPassed {}
+static LAST_PASSED: LastPassed = LastPassed { taken: AtomicBool::new(false), content: UnsafeCell::new((0, 0, 0, [0; 240])) };
+
+impl LastPassed {
+    fn with<T>(&self, then: impl FnOnce(&mut (u32, u32, usize, [u8; 240])) -> T) -> Option<T> {
+        if self.taken.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: the flag is ours.
+        let result = then(unsafe { &mut *self.content.get() });
+        self.taken.store(false, Ordering::Release);
+        Some(result)
+    }
+
+    fn is(&self, path: &[u8]) -> bool {
+        let who = &state().credentials;
+        let own = (who.user.filesystem, who.group.filesystem);
+        self.with(|(user, group, length, bytes)| (*user, *group) == own && *length > 0 && &bytes[..*length] == path) == Some(true)
+    }
+
+    fn remember(&self, path: &[u8]) {
+        let who = &state().credentials;
+        let (user, group) = (who.user.filesystem, who.group.filesystem);
+        self.with(|content| {
+            if let Some(place) = content.3.get_mut(..path.len()) {
+                place.copy_from_slice(path);
+                (content.0, content.1, content.2) = (user, group, path.len());
+            }
+        });
+    }
+
+    fn forget(&self) {
+        self.with(|content| content.2 = 0);
+    }
+}
+
+/// Says that directories may have changed.
+pub(crate) fn forget_passed() {
+    LAST_PASSED.forget();
 }
 
 /// Opens something of the host's.
 fn open_passed(path: *const u8, bytes: &[u8], flags: u64, mode: u64) -> Answer {
-    if let Some(inside) = below_own_root(bytes) {
-        return open(AT_FDCWD, inside.as_ptr(), flags);
-    }
-    if is_own_program(bytes) {
-        return kernel::openat(AT_FDCWD, state().program_real.as_ptr(), flags, 0);
+    let below_proc = bytes.iter().take_while(|byte| **byte == b'/').count();
+    if let Some(name) = bytes[below_proc..].strip_prefix(b"proc/") {
+        if let Some(inside) = proc::below_a_root(name)
+            && !(inside.is_empty() && flags & O_NOFOLLOW != 0)
+        {
+            return open(AT_FDCWD, if inside.is_empty() { c"/".as_ptr().cast() } else { inside.as_ptr() }, flags);
+        }
+        if let Some(answer) = proc::open(path, name, flags) {
+            return answer;
+        }
     }
     kernel::openat(AT_FDCWD, path, flags, mode)
 }
@@ -137,24 +273,6 @@ pub(crate) fn is_passed(path: &[u8]) -> bool {
         Some(b's') => below(b"sys"),
         _ => false,
     }
-}
-
-/// Whether a path names the program itself.
-pub(crate) fn is_own_program(path: &[u8]) -> bool {
-    let Some(rest) = path.strip_prefix(b"/proc/") else { return false };
-    match rest.strip_suffix(b"/exe") {
-        Some(b"self" | b"thread-self") => true,
-        Some(process) => {
-            let (number, rest) = text::number(process);
-            rest.is_empty() && !process.is_empty() && number == kernel::getpid() as u64
-        }
-        None => false,
-    }
-}
-
-/// What comes behind `/proc/self/root`; the bytes end with zero, for they end the path.
-fn below_own_root(path: &[u8]) -> Option<&[u8]> {
-    path.strip_prefix(b"/proc/self/root").filter(|rest| rest.first() == Some(&b'/'))
 }
 
 /// Whether a path has a part `..`.
@@ -177,7 +295,24 @@ pub(crate) fn with_walk(directory: i32, path: &[u8], follow: bool, then: impl Fn
     let Some(mut scratch) = Scratch::take() else { return ENOMEM };
     let (found, rest) = scratch.halves();
     let Ok(rest_length) = absolute(state(), directory, path, found, rest) else { return ENOENT };
-    match walk(state(), found, rest, rest_length, follow) {
+    match walk(state(), found, rest, rest_length, follow, usize::MAX) {
+        Ok((start, is_passed)) => then(found[start..].as_ptr(), is_passed),
+        Err(errno) => errno,
+    }
+}
+
+/// The same, which follows, and judges each directory on the way, the last one too.
+fn with_judged_walk(directory: i32, path: &[u8], then: impl FnOnce(*const u8, bool) -> Answer) -> Answer {
+    let Some(mut scratch) = Scratch::take() else { return ENOMEM };
+    let (found, rest) = scratch.halves();
+    let Ok(rest_length) = absolute(state(), directory, path, found, rest) else { return ENOENT };
+    if path.first() == Some(&b'/')
+        && let Err(errno) = judge(Object::Descriptor(ROOT_DESCRIPTOR))
+    {
+        return errno;
+    }
+    // Above the directory where the path starts nothing is judged.
+    match walk(state(), found, rest, rest_length, true, rest_length - path.len()) {
         Ok((start, is_passed)) => then(found[start..].as_ptr(), is_passed),
         Err(errno) => errno,
     }
@@ -203,8 +338,15 @@ fn absolute(state: &State, directory: i32, path: &[u8], buffer: &mut [u8], out: 
 }
 
 /// Follows the path in `rest` and writes what it finds to `found`. Gives where in `found` the path on the host starts, and
-/// whether it is the host's.
-fn walk(state: &State, found: &mut [u8], rest: &mut [u8], mut rest_length: usize, follow: bool) -> Result<(usize, bool), Answer> {
+/// whether it is the host's. Directories behind `judged` bytes of the path, and behind any link, are judged.
+fn walk(
+    state: &State,
+    found: &mut [u8],
+    rest: &mut [u8],
+    mut rest_length: usize,
+    follow: bool,
+    judged: usize,
+) -> Result<(usize, bool), Answer> {
     let root = state.root.as_bytes().len();
     let mut out = Text::new(found);
     out.put(state.root.as_bytes());
@@ -251,6 +393,9 @@ fn walk(state: &State, found: &mut [u8], rest: &mut [u8], mut rest_length: usize
             continue;
         }
         if target_length <= 0 {
+            if judged != usize::MAX && (links > 0 || at > judged) {
+                judge(Object::At(AT_FDCWD, out.as_ptr()))?;
+            }
             continue;
         }
         links += 1;

@@ -1,55 +1,95 @@
 //! SIGSYS stays ours and unblocked; what the program says of it is remembered.
 
-use super::arch::{Context, number as n, restore};
-use super::kernel::{Answer, EINVAL, call};
-use super::state::change;
+use super::arch::{Context, number as n};
+use super::kernel::{Answer, EFAULT, EINVAL, call};
+use super::memory;
+use super::state::{change, state};
 
 pub(crate) const SIGSYS: u64 = 31;
 const BIT: u64 = 1 << (SIGSYS - 1);
 
+/// `struct sigaction` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Action {
+    pub(crate) handler: u64,
+    flags: u64,
+    restorer: u64,
+    mask: u64,
+}
+
+impl Action {
+    /// What the kernel does by itself.
+    pub(crate) const DEFAULT: Self = Self { handler: 0, flags: 0, restorer: 0, mask: 0 };
+}
+
 /// Registers `handler` for SIGSYS, on the stack that the program has set for signals, and unblocks it.
 pub(crate) fn claim(handler: extern "C" fn(i32, *const u8, *mut Context)) {
     const INFO: u64 = 4;
-    const RESTORER: u64 = 0x0400_0000;
     const ON_STACK: u64 = 0x0800_0000;
     const NOT_BLOCKED: u64 = 0x4000_0000;
-    let restorer: extern "C" fn() = restore;
-    let action = [handler as usize as u64, INFO | RESTORER | ON_STACK | NOT_BLOCKED, restorer as usize as u64, 0];
-    call(n::RT_SIGACTION, [SIGSYS, action.as_ptr() as u64, 0, 8, 0, 0]);
+    let action = Action {
+        handler: handler as usize as u64,
+        flags: INFO | ON_STACK | NOT_BLOCKED | super::arch::RESTORER,
+        restorer: super::arch::restore as extern "C" fn() as usize as u64,
+        mask: 0,
+    };
+    call(n::RT_SIGACTION, [SIGSYS, &raw const action as u64, 0, 8, 0, 0]);
     let own = BIT;
     call(n::RT_SIGPROCMASK, [1, &raw const own as u64, 0, 8, 0, 0]);
 }
 
 /// `rt_sigaction` with a new action.
-pub(crate) fn action(signal: u64, new: *const [u64; 4], old: *mut [u64; 4], size: u64) -> Answer {
-    // SAFETY: the program's structures; `new` is not null, for the filter.
-    let mut wanted = unsafe { *new };
+pub(crate) fn action(signal: u64, new: u64, old: u64, size: u64) -> Answer {
+    let mut bytes = [0_u8; size_of::<Action>()];
+    if size != 8 {
+        return EINVAL;
+    }
+    if !memory::read(new, &mut bytes) {
+        return EFAULT;
+    }
+    // SAFETY: numbers only.
+    let mut wanted: Action = unsafe { core::mem::transmute(bytes) };
     if signal == SIGSYS {
-        let before = core::mem::replace(&mut change().own_action, wanted);
-        if !old.is_null() {
-            // SAFETY: as above.
-            unsafe { *old = before };
+        let before = state().own_action;
+        // SAFETY: as above.
+        let bytes: [u8; size_of::<Action>()] = unsafe { core::mem::transmute(before) };
+        if old != 0 && !memory::write(old, &bytes) {
+            return EFAULT;
+        }
+        // What a child says again by `vfork` is no change.
+        if wanted != before {
+            change().own_action = wanted;
         }
         return 0;
     }
-    wanted[3] &= !BIT;
-    call(n::RT_SIGACTION, [signal, wanted.as_ptr() as u64, old as u64, size, 0, 0])
+    wanted.mask &= !BIT;
+    call(n::RT_SIGACTION, [signal, &raw const wanted as u64, old, size, 0, 0])
 }
 
 /// `rt_sigprocmask` with a new set: the mask that comes into force when the handler returns.
-pub(crate) fn mask(how: u64, new: *const u64, old: *mut u64, context: &mut Context) -> Answer {
-    // SAFETY: the program's; `new` is not null, for the filter.
-    let wanted = unsafe { *new };
+pub(crate) fn mask(how: u64, new: u64, old: u64, size: u64, context: &mut Context) -> Answer {
+    let mut bytes = [0; 8];
+    if size != 8 {
+        return EINVAL;
+    }
+    if !memory::read(new, &mut bytes) {
+        return EFAULT;
+    }
+    let wanted = u64::from_ne_bytes(bytes);
     let before = context.signal_mask;
-    let after = match how {
+    let after = match how as u32 {
         0 => before | wanted,
         1 => before & !wanted,
         2 => wanted,
         _ => return EINVAL,
     };
-    if !old.is_null() {
-        // SAFETY: as above.
-        unsafe { *old = before };
+    if old != 0 {
+        // The handler runs under the same mask, so that the kernel can write it.
+        let written = call(n::RT_SIGPROCMASK, [0, 0, old, 8, 0, 0]);
+        if written < 0 {
+            return written;
+        }
     }
     context.signal_mask = after & !BIT;
     0
@@ -58,16 +98,23 @@ pub(crate) fn mask(how: u64, new: *const u64, old: *mut u64, context: &mut Conte
 /// A call that waits with a mask; it is the argument `at`, and a pointer to one with `pselect6`.
 pub(crate) fn wait(number: i64, mut arguments: [u64; 6], at: usize) -> Answer {
     let mut pair = [0_u64; 2];
-    let mut mask = 0;
+    let mut mask = 0_u64;
     let mut place = arguments[at];
+    let mut bytes = [0; 16];
     if number == n::PSELECT6 {
-        // SAFETY: the program's pair of a pointer and a size.
-        pair = unsafe { *(place as *const [u64; 2]) };
+        if !memory::read(place, &mut bytes) {
+            return EFAULT;
+        }
+        // SAFETY: numbers only.
+        pair = unsafe { core::mem::transmute::<[u8; 16], [u64; 2]>(bytes) };
         place = pair[0];
     }
     if place != 0 {
-        // SAFETY: the program's mask.
-        mask = unsafe { *(place as *const u64) } & !BIT;
+        let Some(bytes) = bytes.first_chunk_mut::<8>() else { return EFAULT };
+        if !memory::read(place, bytes) {
+            return EFAULT;
+        }
+        mask = u64::from_ne_bytes(*bytes) & !BIT;
     }
     if number != n::PSELECT6 {
         arguments[at] = &raw const mask as u64;

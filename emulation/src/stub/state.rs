@@ -1,46 +1,84 @@
 //! What a process of the step knows: its own memory, copied by fork, carried over exec in a variable of the environment.
 
+use super::arch::number as n;
 use super::identity::Credentials;
-use super::kernel::PATH_MAX;
+use super::kernel::{self, Answer, call};
+use super::signals::Action;
 use super::text::{self, Text};
 use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
 /// The descriptor of the root directory, open in every process of the step. Programs can neither close it nor take its place.
 pub(crate) const ROOT_DESCRIPTOR: i32 = 1023;
 /// The variable that carries the state; always the last one, taken off before the program starts.
 pub(crate) const VARIABLE: &[u8] = b"COFFERDAM_EMULATION=";
 
-/// The state.
+/// What a process may change for itself and for those that it makes.
+#[derive(Clone)]
 pub(crate) struct State {
     /// Where the root is on the host, or what a program has taken as its root below it.
     pub(crate) root: Short,
-    /// Where the root of the step is on the host.
-    pub(crate) base: Short,
-    /// Where the stub is on the host.
-    pub(crate) stub: Short,
-    /// Who the process really is.
-    pub(crate) real_uid: u32,
-    /// Its real group.
-    pub(crate) real_gid: u32,
     /// The umask that the program has set; the kernel's leaves the owner everything.
     pub(crate) umask: u32,
     /// Whom the program takes itself for.
     pub(crate) credentials: Credentials,
-    /// The program, on the host.
-    pub(crate) program_real: Long,
-    /// The program, as it was asked for.
-    pub(crate) program_shown: Long,
     /// What the program has registered for SIGSYS.
-    pub(crate) own_action: [u64; 4],
+    pub(crate) own_action: Action,
+}
+
+/// What stays as it is from one exec to the next.
+pub(crate) struct Setting {
+    /// Where the root of the step is on the host.
+    pub(crate) base: Kept,
+    /// Where the stub is on the host.
+    pub(crate) stub: Kept,
+    /// What the machine is called, in at most 64 bytes.
+    pub(crate) host_name: Kept,
+    /// Who the process really is.
+    pub(crate) real_uid: u32,
+    /// Its real group.
+    pub(crate) real_gid: u32,
+    /// The program, on the host.
+    pub(crate) program_real: Kept,
+    /// The program, as it was asked for.
+    pub(crate) program_shown: Kept,
+}
+
+/// A text where the kernel has put it for an exec, or the builder for a launch: it stays there.
+#[derive(Clone, Copy)]
+pub(crate) struct Kept {
+    start: *const u8,
+    length: usize,
+}
+
+impl Kept {
+    const fn empty() -> Self {
+        Self { start: c"".as_ptr().cast(), length: 0 }
+    }
+
+    /// A text that stays as long as the process.
+    pub(crate) fn new(text: &[u8]) -> Self {
+        Self { start: text.as_ptr(), length: text.len() }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        // SAFETY: it stays.
+        unsafe { core::slice::from_raw_parts(self.start, self.length) }
+    }
+
+    /// For the kernel: only of what ends with zero, as `base` and `host_name` do not.
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.start
+    }
 }
 
 /// A short text with its length.
+#[derive(Clone)]
 pub(crate) struct Fixed<const N: usize> {
     bytes: [u8; N],
     length: usize,
 }
 pub(crate) type Short = Fixed<512>;
-pub(crate) type Long = Fixed<PATH_MAX>;
 
 impl<const N: usize> Fixed<N> {
     const fn empty() -> Self {
@@ -67,40 +105,171 @@ impl<const N: usize> Fixed<N> {
     }
 }
 
-struct Cell(UnsafeCell<State>);
+struct Cell<T>(UnsafeCell<T>);
 // SAFETY: threads of a program change its state only by calls that change the whole process; those that come at once are
 // as undefined with the kernel.
-unsafe impl Sync for Cell {}
+unsafe impl<T> Sync for Cell<T> {}
 
-static STATE: Cell = Cell(UnsafeCell::new(State {
-    root: Fixed::empty(),
-    base: Fixed::empty(),
-    stub: Fixed::empty(),
-    real_uid: 0,
-    real_gid: 0,
-    umask: 0o022,
-    credentials: Credentials::ROOT,
-    program_real: Fixed::empty(),
-    program_shown: Fixed::empty(),
-    own_action: [0; 4],
-}));
+static SETTING: Cell<Setting> = Cell(UnsafeCell::new(Setting::empty()));
+static STATE: Cell<State> = Cell(UnsafeCell::new(State::empty()));
+
+/// A child made by `vfork` runs in the memory of its parent until it executes something. What it changes meanwhile is kept
+/// here, under its number.
+struct Child {
+    process: AtomicI32,
+    /// It executes something: unless that fails, this is free again.
+    leaves: AtomicBool,
+    state: Cell<State>,
+}
+
+const CHILDREN: usize = 16;
+static BORROWERS: [Child; CHILDREN] = [const {
+    Child { process: AtomicI32::new(0), leaves: AtomicBool::new(false), state: Cell(UnsafeCell::new(State::empty())) }
+}; CHILDREN];
+/// How many of them are in use: mostly none, and then nobody has to ask who they are.
+static BORROWER_COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// Whose memory this is; zero in a child that got a copy of it.
+#[repr(C)]
+#[cfg_attr(target_arch = "x86_64", repr(align(4096)))]
+#[cfg_attr(not(target_arch = "x86_64"), repr(align(65536)))]
+struct OwnerPage(AtomicI32);
+static OWNER: OwnerPage = OwnerPage(AtomicI32::new(0));
+
+/// After an exec: the memory is this process's own, and the copy that a child gets of it will not be.
+pub(crate) fn own_memory() {
+    const WIPE_ON_FORK: u64 = 18;
+    call(n::MADVISE, [&raw const OWNER as u64, size_of::<OwnerPage>() as u64, WIPE_ON_FORK, 0, 0, 0]);
+    OWNER.0.store(kernel::getpid(), Ordering::Relaxed);
+}
+
+/// At each call of the program: notes whose memory this is, should it be that of a new child.
+pub(crate) fn see_owner() {
+    if OWNER.0.load(Ordering::Relaxed) == 0 {
+        adopt();
+    }
+}
+
+/// This process got a copy of its parent's memory, and with it what the parent was.
+#[cold]
+fn adopt() {
+    if BORROWER_COUNT.load(Ordering::Relaxed) > 0 {
+        if let Some(parent) = borrower(call(n::GETPPID, [0; 6]) as i32) {
+            // SAFETY: see `Cell`; the two are different.
+            unsafe { *STATE.0.get() = (*parent.state.0.get()).clone() };
+        }
+        for child in &BORROWERS {
+            child.process.store(0, Ordering::Relaxed);
+        }
+        BORROWER_COUNT.store(0, Ordering::Relaxed);
+    }
+    OWNER.0.store(kernel::getpid(), Ordering::Relaxed);
+}
+
+fn borrower(process: i32) -> Option<&'static Child> {
+    BORROWERS.iter().find(|child| child.process.load(Ordering::Relaxed) == process && !child.leaves.load(Ordering::Relaxed))
+}
+
+/// The state of a process among those that share memory.
+#[cold]
+fn shared() -> *mut State {
+    let own = kernel::getpid();
+    let owner = OWNER.0.load(Ordering::Relaxed);
+    if own == owner || owner == 0 {
+        return STATE.0.get();
+    }
+    let found = borrower(own).or_else(|| borrower(call(n::GETPPID, [0; 6]) as i32));
+    found.map_or(STATE.0.get(), |child| child.state.0.get())
+}
 
 /// The state of this process.
 pub(crate) fn state() -> &'static State {
+    let found = if BORROWER_COUNT.load(Ordering::Relaxed) == 0 { STATE.0.get() } else { shared() };
     // SAFETY: see `Cell`.
-    unsafe { &*STATE.0.get() }
+    unsafe { &*found }
 }
 
 /// The state of this process, to change.
 pub(crate) fn change() -> &'static mut State {
-    // SAFETY: see `Cell`; no reference is kept across a call that changes.
-    unsafe { &mut *STATE.0.get() }
+    see_owner();
+    let own = kernel::getpid();
+    if OWNER.0.load(Ordering::Relaxed) == own {
+        // SAFETY: see `Cell`; no reference is kept across a call that changes.
+        return unsafe { &mut *STATE.0.get() };
+    }
+    let child = borrower(own).unwrap_or_else(|| borrow(own));
+    // SAFETY: as above; no other process looks at this one.
+    unsafe { &mut *child.state.0.get() }
+}
+
+/// Makes a state for a child that has none of its own yet.
+fn borrow(own: i32) -> &'static Child {
+    let state = state().clone();
+    let is_gone = |process: i32| call(n::KILL, [process as u64, 0, 0, 0, 0, 0]) < 0;
+    let is_free = |child: &Child| child.leaves.load(Ordering::Relaxed) || child.process.load(Ordering::Relaxed) == 0;
+    let child = BORROWERS.iter().find(|child| is_free(child)).unwrap_or_else(|| {
+        BORROWER_COUNT.fetch_sub(1, Ordering::Relaxed);
+        // One that ended without executing anything.
+        let gone = BORROWERS.iter().find(|child| is_gone(child.process.load(Ordering::Relaxed)));
+        gone.unwrap_or(&BORROWERS[own as usize % CHILDREN])
+    });
+    // SAFETY: nobody uses it any more.
+    unsafe { *child.state.0.get() = state };
+    child.process.store(own, Ordering::Relaxed);
+    child.leaves.store(false, Ordering::Relaxed);
+    BORROWER_COUNT.fetch_add(1, Ordering::Relaxed);
+    child
+}
+
+/// Executes something by `execute`, which comes back only if it fails: afterwards the memory may be somebody else's.
+pub(crate) fn leave(execute: impl FnOnce() -> Answer) -> Answer {
+    let own = if BORROWER_COUNT.load(Ordering::Relaxed) == 0 { None } else { borrower(kernel::getpid()) };
+    if let Some(child) = own {
+        child.leaves.store(true, Ordering::Relaxed);
+        BORROWER_COUNT.fetch_sub(1, Ordering::Relaxed);
+    }
+    let failed = execute();
+    if let Some(child) = own {
+        child.leaves.store(false, Ordering::Relaxed);
+        BORROWER_COUNT.fetch_add(1, Ordering::Relaxed);
+    }
+    failed
+}
+
+/// What stays as it is.
+pub(crate) fn setting() -> &'static Setting {
+    // SAFETY: written only before the program starts.
+    unsafe { &*SETTING.0.get() }
+}
+
+/// The same, to write it before the program starts.
+pub(crate) fn prepare() -> &'static mut Setting {
+    // SAFETY: there is one thread, and it keeps no reference.
+    unsafe { &mut *SETTING.0.get() }
+}
+
+impl Setting {
+    const fn empty() -> Self {
+        Self {
+            base: Kept::empty(),
+            stub: Kept::empty(),
+            host_name: Kept::empty(),
+            real_uid: 0,
+            real_gid: 0,
+            program_real: Kept::empty(),
+            program_shown: Kept::empty(),
+        }
+    }
 }
 
 impl State {
+    const fn empty() -> Self {
+        Self { root: Fixed::empty(), umask: 0, credentials: Credentials::NOBODY, own_action: Action::DEFAULT }
+    }
+
     /// Whether /proc, /sys and /dev are the host's: not inside a root that the program itself has chosen.
     pub(crate) fn passes(&self) -> bool {
-        self.root.length == self.base.length
+        self.root.length == setting().base.length
     }
 
     /// A path on the host as the program sees it.
@@ -111,41 +280,81 @@ impl State {
             _ => path,
         }
     }
+}
 
-    /// Writes what has to survive an exec: numbers, then texts with their lengths.
-    pub(crate) fn encode(&self, credentials: &Credentials, secure: bool, real: &[u8], shown: &[u8], text: &mut Text<'_>) {
-        text.put(VARIABLE).number(u64::from(secure)).put(b",").number(u64::from(self.umask)).put(b",");
-        for number in credentials.numbers() {
-            text.number(u64::from(number)).put(b",");
-        }
-        for part in [self.root.as_bytes(), self.base.as_bytes(), self.stub.as_bytes(), real, shown] {
-            text.number(part.len() as u64).put(b":").put(part);
+/// Writes what has to survive an exec: numbers, then texts with their lengths.
+pub(crate) fn encode(
+    (state, setting): (&State, &Setting),
+    credentials: &Credentials,
+    secure: bool,
+    (real, shown): (&[u8], &[u8]),
+    text: &mut Text<'_>,
+) {
+    text.put(VARIABLE).number(u64::from(secure)).put(b",").number(u64::from(state.umask)).put(b",");
+    let mut numbers = [0; Credentials::MAX_NUMBERS];
+    let count = credentials.numbers(&mut numbers);
+    for number in &numbers[..count] {
+        text.number(*number).put(b",");
+    }
+    let (base, host_name, stub) = (setting.base.as_bytes(), setting.host_name.as_bytes(), setting.stub.as_bytes());
+    for part in [state.root.as_bytes(), base, host_name, real, stub, shown] {
+        text.number(part.len() as u64).put(b":").put(part);
+    }
+}
+
+/// Reads what [`encode`] wrote, behind the name of the variable. Gives whether the program gained rights by its file.
+///
+/// # Safety
+/// The text can be written to, stays as long as the process, and is nobody else's: what the kernel is to read ends with a zero
+/// afterwards, the first of them behind the program.
+pub(crate) unsafe fn decode(text: &[u8], state: &mut State, setting: &mut Setting) -> Option<bool> {
+    let mut rest = text;
+    let mut next = || {
+        let (value, after) = text::number(rest);
+        rest = after.strip_prefix(b",")?;
+        Some(value)
+    };
+    let secure = next()?;
+    state.umask = next()? as u32;
+    state.credentials = Credentials::from_numbers(&mut next)?;
+    let mut next = || {
+        let (length, after) = text::number(rest);
+        let part = after.strip_prefix(b":")?.get(..usize::try_from(length).ok()?)?;
+        rest = &after[1 + part.len()..];
+        Some(part)
+    };
+    let fits = state.root.set(next()?);
+    setting.base = Kept::new(next()?);
+    setting.host_name = Kept::new(next()?);
+    setting.program_real = Kept::new(next()?);
+    setting.stub = Kept::new(next()?);
+    setting.program_shown = Kept::new(next()?);
+    for text in [&setting.program_real, &setting.stub, &setting.program_shown] {
+        // SAFETY: behind a text is the length of the next, or the zero of the last one.
+        unsafe { text.start.add(text.length).cast_mut().write(0) };
+    }
+    fits.then_some(secure != 0)
+}
+
+/// The program on the host that an encoded state, behind the name of the variable, speaks of.
+pub(crate) fn program_of(text: &[u8]) -> Option<&[u8]> {
+    let mut rest = text;
+    // Numbers end with commas, texts have colons; the fourth text is the program.
+    for _ in 0..4 + Credentials::MAX_NUMBERS {
+        let (_, after) = text::number(rest);
+        match after.strip_prefix(b",") {
+            Some(after) => rest = after,
+            None => break,
         }
     }
-
-    /// Reads what `encode` wrote, behind the name of the variable. Gives whether the program gained rights by its file.
-    pub(crate) fn decode(&mut self, text: &[u8]) -> Option<bool> {
-        let comma = |text: &[u8]| text.first() == Some(&b',');
-        let (secure, rest) = text::number(text);
-        let (umask, mut rest) = text::number(comma(rest).then(|| &rest[1..])?);
-        self.umask = umask as u32;
-        let mut numbers = [0_u32; Credentials::NUMBERS];
-        for number in &mut numbers {
-            let (value, after) = text::number(comma(rest).then(|| &rest[1..])?);
-            (*number, rest) = (value as u32, after);
-        }
-        self.credentials = Credentials::from_numbers(&numbers);
-        rest = rest.get(1..)?;
-        let mut next = || {
-            let (length, after) = text::number(rest);
-            let part = after.get(1..=length as usize)?;
-            rest = &after[1 + length as usize..];
-            Some(part)
-        };
-        let fits = self.root.set(next()?) & self.base.set(next()?) & self.stub.set(next()?);
-        let fits = fits & self.program_real.set(next()?) & self.program_shown.set(next()?);
-        fits.then_some(secure != 0)
+    let mut part = None;
+    for _ in 0..4 {
+        let (length, after) = text::number(rest);
+        let found = after.strip_prefix(b":")?.get(..usize::try_from(length).ok()?)?;
+        rest = &after[1 + found.len()..];
+        part = Some(found);
     }
+    part
 }
 
 #[cfg(test)]
@@ -154,37 +363,32 @@ mod tests {
 
     #[test]
     fn the_state_survives_an_exec() {
-        let mut before = State {
-            root: Fixed::empty(),
-            base: Fixed::empty(),
-            stub: Fixed::empty(),
-            real_uid: 0,
-            real_gid: 0,
-            umask: 0o077,
-            credentials: Credentials::ROOT,
-            program_real: Fixed::empty(),
-            program_shown: Fixed::empty(),
-            own_action: [0; 4],
-        };
-        before.root.set(b"/a:b,c");
-        before.base.set(b"/a");
-        before.stub.set(b"/s");
+        let (mut state, mut setting) = (State::empty(), Setting::empty());
+        state.umask = 0o077;
+        state.root.set(b"/a:b,c");
+        (setting.base, setting.stub, setting.host_name) = (Kept::new(b"/a"), Kept::new(b"/s"), Kept::new(b"7,h"));
         let mut credentials = Credentials::ROOT;
         credentials.user.effective = 33;
         credentials.set_groups(&[1, 2, u32::MAX]);
         let mut buffer = [0; 1024];
         let mut text = Text::new(&mut buffer);
-        before.encode(&credentials, true, b"/a:b,c/bin/sh", b"/bin/sh", &mut text);
+        encode((&state, &setting), &credentials, true, (b"/a:b,c/bin/sh", b"/bin/sh"), &mut text);
         assert!(text.fits());
-        let mut after = State { root: Fixed::empty(), base: Fixed::empty(), stub: Fixed::empty(), umask: 0, ..before };
         let encoded = &text.as_bytes()[VARIABLE.len()..];
-        assert_eq!(after.decode(encoded), Some(true));
-        assert_eq!((after.umask, after.root.as_bytes(), after.base.as_bytes()), (0o077, &b"/a:b,c"[..], &b"/a"[..]));
+        let (mut after, mut found) = (State::empty(), Setting::empty());
+        assert_eq!(program_of(encoded), Some(&b"/a:b,c/bin/sh"[..]));
+        // SAFETY: memory of this test.
+        assert_eq!(unsafe { decode(encoded, &mut after, &mut found) }, Some(true));
+        assert_eq!((after.umask, after.root.as_bytes(), found.base.as_bytes()), (0o077, &b"/a:b,c"[..], &b"/a"[..]));
         assert_eq!(after.credentials, credentials);
-        assert_eq!(after.program_shown.as_bytes(), b"/bin/sh");
+        assert_eq!((found.program_shown.as_bytes(), found.host_name.as_bytes()), (&b"/bin/sh"[..], &b"7,h"[..]));
         assert_eq!(after.shown(b"/a:b,c"), b"/");
         assert_eq!(after.shown(b"/a:b,c/x"), b"/x");
         assert_eq!(after.shown(b"/a:b,cd"), b"/a:b,cd");
-        assert_eq!(after.decode(b"1,2"), None);
+        // SAFETY: as above; nothing is written.
+        assert_eq!(unsafe { decode(b"1,2", &mut after, &mut found) }, None);
+        let zero = encoded.iter().position(|byte| *byte == 0);
+        assert_eq!(program_of(&encoded[..zero.unwrap_or(0)]), Some(&b"/a:b,c/bin/sh"[..]));
+        assert_eq!(program_of(b"1,2,3"), None);
     }
 }

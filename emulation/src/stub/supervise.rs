@@ -5,8 +5,9 @@
 //! over.
 
 use super::arch::number as n;
+use super::identity::Credentials;
 use super::kernel::{self, AT_FDCWD, Answer, EACCES, ENOENT, ENOTDIR, O_CLOEXEC, O_PATH, call};
-use super::state::{ROOT_DESCRIPTOR, change};
+use super::state::{self, Kept, ROOT_DESCRIPTOR, change};
 use super::text::{self, Text};
 use super::{exec, filter, path};
 use crate::launch::{self, GUARD_PROC, NEW_PROC, NUMBERS, Stage};
@@ -26,6 +27,7 @@ struct Launch {
     root: *const u8,
     stub: *const u8,
     directory: *const u8,
+    host_name: *const u8,
     candidates: &'static [*const u8],
     arguments: &'static [*const u8],
     environment: &'static [*const u8],
@@ -69,7 +71,7 @@ pub(crate) fn supervise() -> ! {
     let mut status = None;
     while status.is_none() {
         let mut waits = [u64::from(CONTROL as u32) | 1 << 32, ended as u64 | 1 << 32];
-        call(n::POLL, [waits.as_mut_ptr() as u64, 2, u64::MAX, 0, 0, 0]);
+        call(n::PPOLL, [waits.as_mut_ptr() as u64, 2, 0, 0, 0, 0]);
         if waits[0] >> 48 != 0 {
             // The builder is gone, or tired.
             break;
@@ -230,7 +232,7 @@ fn receive() -> Option<Launch> {
         at += text.iter().position(|byte| *byte == 0)? + 1;
         Some(start.wrapping_add(here).cast_const())
     };
-    let (root, stub, directory) = (next()?, next()?, next()?);
+    let (root, stub, directory, host_name) = (next()?, next()?, next()?, next()?);
     let mut lists = start.wrapping_add(length.next_multiple_of(8)).cast::<*const u8>();
     let mut list = |count: usize| {
         let first = lists;
@@ -244,7 +246,7 @@ fn receive() -> Option<Launch> {
     };
     let (candidates, arguments, environment) = (list(counts[1])?, list(counts[2])?, list(counts[3])?);
     let (uid, gid) = (number(1), number(2));
-    Some(Launch { uid, gid, groups, root, stub, directory, candidates, arguments, environment, flags, filter, rules })
+    Some(Launch { uid, gid, groups, root, stub, directory, host_name, candidates, arguments, environment, flags, filter, rules })
 }
 
 /// Reads the first bytes, and the descriptor that comes with them: below zero if there is none.
@@ -347,21 +349,27 @@ fn become_command(launch: &Launch) -> ! {
         check(Stage::Rules, call(n::LANDLOCK_RESTRICT_SELF, [launch.rules as u64, 0, 0, 0, 0, 0]));
     }
     let null = check(Stage::Prepare, kernel::openat(AT_FDCWD, c"/dev/null".as_ptr().cast(), 0, 0));
-    call(n::DUP2, [null as u64, 0, 0, 0, 0, 0]);
+    call(n::DUP3, [null as u64, 0, 0, 0, 0, 0]);
     // SAFETY: texts of the launch, which end with zero.
     let (root_path, stub_path) = unsafe { (text::bytes(launch.root), text::bytes(launch.stub)) };
     let root = kernel::openat(AT_FDCWD, launch.root, O_PATH | super::arch::O_DIRECTORY, 0);
     check(Stage::Prepare, root);
-    check(Stage::Prepare, call(n::DUP2, [root as u64, ROOT_DESCRIPTOR as u64, 0, 0, 0, 0]));
+    check(Stage::Prepare, call(n::DUP3, [root as u64, ROOT_DESCRIPTOR as u64, 0, 0, 0, 0]));
     call(n::CLOSE_RANGE, [3, control as u64 - 1, 0, 0, 0, 0]);
     call(n::CLOSE_RANGE, [ROOT_DESCRIPTOR as u64 + 1, 0xffff_ffff, 0, 0, 0, 0]);
-    let own = change();
-    own.real_uid = call(n::GETUID, [0; 6]) as u32;
-    own.real_gid = call(n::GETGID, [0; 6]) as u32;
-    let fits = own.root.set(root_path) & own.base.set(root_path) & own.stub.set(stub_path);
+    state::own_memory();
+    let (own, setting) = (change(), state::prepare());
+    setting.real_uid = call(n::GETUID, [0; 6]) as u32;
+    setting.real_gid = call(n::GETGID, [0; 6]) as u32;
+    // SAFETY: as above.
+    let host_name = unsafe { text::bytes(launch.host_name) };
+    let fits = own.root.set(root_path);
+    (setting.base, setting.stub) = (Kept::new(root_path), Kept::new(stub_path));
     if !fits || root_path.len() + record::OWNERS.len() + 80 > 600 {
         fail(Stage::Prepare, kernel::ENAMETOOLONG);
     }
+    setting.host_name = Kept::new(&host_name[..host_name.len().min(64)]);
+    own.credentials = Credentials::ROOT;
     own.umask = 0o022;
     call(n::UMASK, [0o022, 0, 0, 0, 0, 0]);
     check(Stage::Filter, filter::install(launch.filter.0, launch.filter.1));

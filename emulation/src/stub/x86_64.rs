@@ -14,6 +14,12 @@ pub(crate) const O_DIRECTORY: u64 = 0o200_000;
 /// See there.
 pub(crate) const O_NOFOLLOW: u64 = 0o400_000;
 
+/// Where the addresses of programs end.
+pub(crate) const ADDRESS_LIMIT: u64 = 1 << 47;
+
+/// `SA_RESTORER`: the handler comes with its way back.
+pub(crate) const RESTORER: u64 = 0x0400_0000;
+
 /// Makes a system call. Every one of the stub comes from here, which the filter lets through.
 #[inline(never)]
 pub(crate) fn call(number: i64, [a, b, c, d, e, f]: [u64; 6]) -> i64 {
@@ -104,6 +110,28 @@ pub(crate) unsafe fn enter(stack: u64, entry: u64) -> ! {
     }
 }
 
+/// `struct stat` of the kernel.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Stat {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) links: u64,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pad: u32,
+    pub(crate) node: u64,
+    pub(crate) size: i64,
+    rest: [u64; 11],
+}
+
+impl Stat {
+    pub(crate) const fn empty() -> Self {
+        Self { device: 0, inode: 0, links: 0, mode: 0, uid: 0, gid: 0, pad: 0, node: 0, size: 0, rest: [0; 11] }
+    }
+}
+
 #[cfg(not(any(test, clippy)))]
 mod memory {
     //! What the compiler expects to exist.
@@ -187,5 +215,8 @@ pub(crate) mod number {
         RENAMEAT2 316, SECCOMP 317, EXECVEAT 322, STATX 332, IO_URING_SETUP 425, CLOSE_RANGE 436, OPENAT2 437,
         FACCESSAT2 439, EPOLL_PWAIT2 441, FCHMODAT2 452, SETXATTRAT 463, GETXATTRAT 464, LISTXATTRAT 465, REMOVEXATTRAT 466,
         POLL 7, SIGNALFD4 289, RECVMSG 47, MOUNT 165, LANDLOCK_RESTRICT_SELF 446,
+        SENDMSG 46, UNAME 63, SETHOSTNAME 170, SETDOMAINNAME 171, GETPPID 110, GETTID 186, MADVISE 28,
+        PROCESS_VM_WRITEV 311, MEMFD_CREATE 319, LSEEK 8, FILE_GETATTR 468, FILE_SETATTR 469, OPEN_TREE 428, FSPICK 433,
+        MOUNT_SETATTR 442, LANDLOCK_CREATE_RULESET 444,
     }
 }

@@ -130,7 +130,7 @@ fn attempt_behind(walls: Walls, directory: &Path) -> io::Result<()> {
         RunError::System { source, .. } => source,
         error => io::Error::other(error),
     })?;
-    let texts = [bytes(&root), bytes(&stub), b"/"];
+    let texts = [bytes(&root), bytes(&stub), b"/", b"trial"];
     let launch = frame(&[TRIAL_USER, TRIAL_USER, 0, 0, 0, 0, walls.flags(), 0], &[], &seccomp::filter(), &texts);
     let cancel = CancelToken::new()?;
     let needed = Needed { root: &root, owners: &owners, stub: &stub, host_name: "trial", network: Network::Host };
@@ -305,7 +305,7 @@ fn encode(step: &Step, root: &Path, stub: &Path, flags: u32) -> Result<Vec<u8>, 
     let variables: Vec<Vec<u8>> =
         step.environment.iter().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat()).collect();
     let directory = Path::new("/").join(step.directory.as_path());
-    let mut texts: Vec<&[u8]> = vec![bytes(root), bytes(stub), bytes(&directory)];
+    let mut texts: Vec<&[u8]> = vec![bytes(root), bytes(stub), bytes(&directory), step.host_name.as_bytes()];
     texts.extend(candidates.iter().map(|candidate| candidate.as_bytes()));
     texts.extend(step.arguments.iter().map(|argument| argument.as_bytes()));
     texts.extend(variables.iter().map(|variable| &variable[..]));

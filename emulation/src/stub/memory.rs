@@ -1,0 +1,57 @@
+//! The memory of the program, where the kernel is not the one who touches it: a pointer that is no pointer is to give `EFAULT`,
+//! and a program that is stopped by the kernel's signal would never know.
+//!
+//! The kernel is asked for each page, by a call that reads a word and does nothing else; docs/emulation.md says what it costs.
+
+use super::arch::{ADDRESS_LIMIT, number as n};
+use super::kernel::{EFAULT, call};
+
+const PAGE: u64 = 4096;
+/// No program has memory below, or above the limit of the architecture.
+const LOWEST: u64 = 4096;
+
+/// Whether the page of an address can be read. The kernel reads a mask there, and then refuses what it is told to do with it.
+fn is_readable(address: u64) -> bool {
+    const NOTHING: u64 = 99;
+    (LOWEST..ADDRESS_LIMIT).contains(&address) && call(n::RT_SIGPROCMASK, [NOTHING, address & !7, 0, 8, 0, 0]) != EFAULT
+}
+
+/// Reads from an address that the program gave.
+pub(crate) fn read(address: u64, out: &mut [u8]) -> bool {
+    let last = address.wrapping_add(out.len() as u64 - 1);
+    if last < address || !is_readable(address) || address / PAGE != last / PAGE && !is_readable(last) {
+        return false;
+    }
+    // SAFETY: both pages, for nothing that is read so is longer than one, can be read.
+    unsafe { core::ptr::copy_nonoverlapping(address as *const u8, out.as_mut_ptr(), out.len()) };
+    true
+}
+
+/// Writes to an address that the program gave; the kernel does it.
+pub(crate) fn write(address: u64, bytes: &[u8]) -> bool {
+    let (own, theirs) = ([bytes.as_ptr() as u64, bytes.len() as u64], [address, bytes.len() as u64]);
+    if address < LOWEST {
+        return false;
+    }
+    let process = super::kernel::getpid() as u64;
+    call(n::PROCESS_VM_WRITEV, [process, own.as_ptr() as u64, 1, theirs.as_ptr() as u64, 1, 0]) == bytes.len() as i64
+}
+
+/// A text that can be read to its end, or as far as anybody reads; null otherwise.
+pub(crate) fn text(address: u64) -> *const u8 {
+    if is_text(address) { address as *const u8 } else { core::ptr::null() }
+}
+
+fn is_text(address: u64) -> bool {
+    let mut at = address;
+    while is_readable(at) {
+        let end = (at | (PAGE - 1)).wrapping_add(1);
+        // SAFETY: the rest of a page that can be read.
+        let rest = unsafe { core::slice::from_raw_parts(at as *const u8, (end - at) as usize) };
+        if rest.contains(&0) || end.wrapping_sub(address) > super::kernel::PATH_MAX as u64 {
+            return true;
+        }
+        at = end;
+    }
+    false
+}
