@@ -83,6 +83,12 @@ impl Publisher {
         }))
     }
 
+    /// Whether something was uploaded to a repository, or is being.
+    fn is_busy(&self, repository: usize) -> bool {
+        let uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads.keys().any(|(at, _)| *at == repository)
+    }
+
     /// Whether the blob of the layer was there already, once its upload has ended.
     async fn uploaded(&self, repository: usize, layer: &Layer) -> Result<Option<bool>, BuildError> {
         let upload = self.uploads.lock().unwrap_or_else(PoisonError::into_inner).remove(&(repository, layer.blob.digest));
@@ -98,15 +104,12 @@ impl Build {
     /// Writes the image to every place that was asked for.
     pub(super) async fn publish(&self, image: Image, assembled: Assembled) -> Result<Vec<Pushed>, BuildError> {
         self.write_exports(&image, &assembled).await?;
-        let repositories = try_join_all((0..self.publisher.repositories.len()).map(|at| self.push_layers(at, &image))).await?;
+        let repositories =
+            try_join_all((0..self.publisher.repositories.len()).map(|at| self.fill_repository(at, &image, &assembled))).await?;
         let mut pushed = Vec::new();
         for destination in self.request.destinations.iter().filter(|_| self.request.push) {
             let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {destination}"));
             let registry = &self.registry;
-            registry
-                .push_bytes(destination, &assembled.manifest.config, assembled.config_bytes.clone())
-                .await
-                .map_err(|error| failed().refused(error))?;
             let media_type = MediaType::new(MediaType::OCI_MANIFEST);
             let digest = registry
                 .push_manifest(destination, &media_type, assembled.manifest_bytes.clone())
@@ -127,6 +130,32 @@ impl Build {
             });
         }
         Ok(pushed)
+    }
+
+    /// Sees to it that a repository has everything that the manifest names; gives the number of layers that it had already.
+    ///
+    /// Where the very image is there already, under whatever name, so is all that belongs to it: one question for a build in
+    /// which nothing has changed, however many layers it has.
+    async fn fill_repository(&self, repository: usize, image: &Image, assembled: &Assembled) -> Result<usize, BuildError> {
+        let to = &self.publisher.repositories[repository];
+        let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {to}"));
+        if !self.publisher.is_busy(repository)
+            // If it cannot be asked, the push will tell.
+            && self.registry.has_manifest(to, assembled.descriptor.digest).await.unwrap_or_default()
+        {
+            let blobs: BTreeMap<Digest, u64> =
+                image.layers.iter().map(|layer| (layer.blob.digest, layer.blob.size_bytes)).collect();
+            for (digest, size_bytes) in blobs {
+                self.tell(Event::BlobPushed { reference: to.clone(), digest, size_bytes, reused: true }).await;
+            }
+            return Ok(image.layers.len());
+        }
+        let reused = self.push_layers(repository, image).await?;
+        self.registry
+            .push_bytes(to, &assembled.manifest.config, assembled.config_bytes.clone())
+            .await
+            .map_err(|error| failed().refused(error))?;
+        Ok(reused)
     }
 
     /// Sees to it that a repository has all layers; gives the number of those that it had already.

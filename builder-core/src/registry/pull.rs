@@ -20,7 +20,7 @@ const MANIFEST_BYTES: u64 = 4 << 20;
 const CONFIG_BYTES: u64 = 8 << 20;
 /// An index may name indexes; nobody nests them deeper.
 const MOST_NESTED_INDEXES: usize = 3;
-const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+pub(super) const ACCEPTED: &str = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
      application/vnd.docker.distribution.manifest.list.v2+json, application/vnd.docker.distribution.manifest.v2+json";
 
 /// An image for one platform, as a registry describes it.

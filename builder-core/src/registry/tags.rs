@@ -1,7 +1,11 @@
-//! The tags of a repository: which there are, and one fewer of them.
+//! The tags and manifests of a repository: which there are, and one fewer of them.
 
+use super::pull::ACCEPTED;
 use super::{Answer, Call, Client, RegistryError, answer_of, challenge::Scopes, error::Action};
-use crate::http::{Method, Replay, StatusCode};
+use crate::http::{
+    Method, Replay, StatusCode,
+    header::{ACCEPT, HeaderValue},
+};
 use crate::oci::{Digest, Reference};
 use serde::Deserialize;
 
@@ -56,6 +60,24 @@ impl Client {
             }
         }
         Ok(Some(tags))
+    }
+
+    /// Whether the repository of `place` has the manifest of that digest, and so all that it names.
+    ///
+    /// # Errors
+    /// If the registry cannot be asked.
+    pub async fn has_manifest(&self, place: &Reference, digest: Digest) -> Result<bool, RegistryError> {
+        let action = Action { doing: "look up", what: place.with_digest(digest).to_string() };
+        let mut call = Call::new(action, place, Method::HEAD, format!("manifests/{digest}"));
+        call.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
+        // The token for the push that follows serves here too.
+        call.scopes = Scopes::push(place.repository());
+        let response = self.send(&call).await?;
+        match response.status() {
+            status if status.is_success() => Ok(true),
+            StatusCode::NOT_FOUND => Ok(false),
+            _ => Err(call.refused(answer_of(response).await)),
+        }
     }
 
     /// Removes the manifest of that digest with all its tags.
