@@ -12,6 +12,7 @@ use std::{
     collections::BTreeSet,
     fmt::Write as _,
     fs,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     sync::atomic::{AtomicUsize, Ordering},
@@ -117,6 +118,7 @@ impl Built {
     }
 
     fn executed(&self) -> Vec<String> {
+        self.outcome();
         self.steps(StepOutcome::Executed).into_iter().collect()
     }
 
@@ -185,7 +187,16 @@ async fn a_build_that_is_known_takes_three_round_trips_to_the_cache_however_many
             cache_requests(&bench.registry.requests(), before),
             ["GET /v2/app/cache/tags/list 200", "GET /v2/app/cache/manifests/… 200", "GET /v2/app/cache/blobs/… 200"]
         );
+        // And to the destination two more: is the very image there, and its name.
+        let pushing: Vec<String> = bench.registry.requests()[before..]
+            .iter()
+            .filter(|line| line.contains("/v2/app/") && !line.contains("/cache/"))
+            .cloned()
+            .collect();
+        let digest = first.digest();
+        assert_eq!(pushing, [format!("HEAD /v2/app/manifests/{digest} 200"), "PUT /v2/app/manifests/1 201".to_owned()]);
         let state = bench.path("machine-1");
+        assert!(files_below(&state.join("indexes")).is_empty(), "what others say of layers is not kept");
         assert!(files_below(&state.join("blobs")).is_empty(), "no layer is on disk");
         assert!(files_below(&state.join("unpacked")).is_empty(), "nothing was unpacked");
     }
@@ -232,6 +243,7 @@ async fn layers_are_mounted_into_the_cache_and_out_of_it_and_uploaded_once() {
     let other = BuildRequest { destinations: vec![bench.name("elsewhere:1")], ..request };
     let before = bench.registry.requests().len();
     let built = bench.build(&other).await;
+    built.outcome();
     assert_eq!((built.executed(), built.pulls()), (vec![], 0));
     let requests = &bench.registry.requests()[before..];
     let put = requests.iter().filter(|line| line.starts_with("PUT /v2/elsewhere/blobs/")).count();
@@ -585,7 +597,6 @@ async fn a_checkout_under_another_umask_is_the_same_context() {
     if !require(&PROGRAMS) {
         return;
     }
-    use std::os::unix::fs::PermissionsExt as _;
     let bench = Bench::new(Registry::start());
     bench.write("d/plain", "1");
     bench.write("d/program", "2");

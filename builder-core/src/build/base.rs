@@ -142,14 +142,17 @@ impl Build {
         let layer = self.layers.lock().unwrap_or_else(PoisonError::into_inner).get(&diff_id).cloned();
         let layer =
             layer.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("nobody knows where the layer {diff_id} is")))?;
-        if self.store.has_blob(&layer.blob) {
+        // They come together; if one was lost, both come again.
+        if self.store.has_blob(&layer.blob) && self.store.has_layer_index(diff_id) {
             return Ok(());
         }
         let pull = {
             let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
             pulls.entry(layer.blob.digest).or_default().clone()
         };
-        pull.get_or_try_init(async || self.download(&layer, Keep::Blobs).await.map(drop)).await?;
+        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).get(&diff_id).copied();
+        let keep = wanted.unwrap_or(Keep::Blobs).max(Keep::Blobs);
+        pull.get_or_try_init(async || self.download(&layer, keep).await.map(drop)).await?;
         Ok(())
     }
 

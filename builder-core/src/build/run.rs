@@ -267,13 +267,13 @@ impl Build {
             at = Some(id);
             let place =
                 overlay.filter(|_| !matches!(layer.origin, Origin::Store)).map(|overlay| shared_name(id, overlay, owners));
-            if place.as_ref().is_none_or(|place| self.store.unpacked(place).is_none()) {
+            let is_there = place.as_ref().is_some_and(|place| self.store.unpacked(place).is_some());
+            if !is_there || !self.store.has_layer_index(layer.diff_id) {
                 wanted.push(self.need_blob(layer.diff_id));
             }
             shared.push(place);
         }
         try_join_all(wanted).await?;
-        try_join_all(missing.iter().map(|layer| self.layer_index(layer.diff_id))).await?;
         let (store, contents) = (self.store.clone(), self.contents.clone());
         self.work
             .run(move || {

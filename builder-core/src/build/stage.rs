@@ -238,7 +238,8 @@ impl Build {
                     None => current.tree.add(made.layer.diff_id),
                 }
                 self.remember(std::slice::from_ref(&made.layer));
-                if self.is_part_of_result(id.stage) {
+                // What was known is perhaps where it belongs already, with the whole image: that is found out at the end.
+                if outcome == StepOutcome::Executed && self.is_part_of_result(id.stage) {
                     self.publisher.offer(&made.layer);
                 }
                 current.layers.push(made.layer);

@@ -86,12 +86,8 @@ impl Build {
         if self.request.use_cache == CacheUse::On {
             for cache in self.caches.readable() {
                 match cache.index(layer).await {
-                    Ok(true) => {
-                        if let Some(index) = self.stored_index(layer).await? {
-                            return Ok(index);
-                        }
-                    }
-                    Ok(false) => {}
+                    Ok(Some(index)) => return Ok(index),
+                    Ok(None) => {}
                     Err(error) => self.warn_about_cache(&error).await,
                 }
             }

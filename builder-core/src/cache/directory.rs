@@ -4,6 +4,7 @@ use super::{CacheError, Found, Key, LayerCache, Record, Remembered};
 use crate::image::Origin;
 use crate::oci::DiffId;
 use crate::store::{Store, StoreError};
+use crate::tree::LayerIndex;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 /// Remembers in a [`Store`].
@@ -32,8 +33,8 @@ impl LayerCache for DirectoryCache {
         future::ready(found.map_err(|error| failed("read", error))).boxed()
     }
 
-    fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<bool, CacheError>> {
-        future::ready(Ok(self.store.has_layer_index(layer))).boxed()
+    fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<Option<LayerIndex>, CacheError>> {
+        future::ready(self.store.layer_index(layer).map_err(|error| failed("read", error))).boxed()
     }
 
     fn record<'a>(&'a self, remembered: &'a Remembered) -> BoxFuture<'a, Result<(), CacheError>> {
@@ -52,7 +53,6 @@ mod tests {
     use super::*;
     use crate::cache::{KeyBuilder, Made};
     use crate::oci::{Descriptor, Digest};
-    use crate::tree::LayerIndex;
     use std::io::Write as _;
 
     #[tokio::test]

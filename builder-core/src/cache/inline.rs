@@ -7,6 +7,7 @@ use super::{CacheError, Found, Key, LayerCache, Record, Remembered};
 use crate::image::Origin;
 use crate::oci::{DiffId, ImageConfig, Platform, Reference};
 use crate::registry::{Client, RegistryError};
+use crate::tree::LayerIndex;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -71,7 +72,7 @@ impl InlineCache {
                 created: created(layer)?,
                 made_seconds: 0,
             };
-            Some((key, Found { record, origin: origin.clone() }))
+            record.is_sound().then(|| (key, Found { record, origin: origin.clone() }))
         });
         Ok(found.collect())
     }
@@ -97,8 +98,8 @@ impl LayerCache for InlineCache {
         .boxed()
     }
 
-    fn index(&self, _: DiffId) -> BoxFuture<'_, Result<bool, CacheError>> {
-        future::ready(Ok(false)).boxed()
+    fn index(&self, _: DiffId) -> BoxFuture<'_, Result<Option<LayerIndex>, CacheError>> {
+        future::ready(Ok(None)).boxed()
     }
 
     /// Nothing: the image is written by the build.

@@ -18,6 +18,7 @@ pub use shared::{Access, SharedCache};
 
 use crate::image::Origin;
 use crate::oci::{Descriptor, DiffId, Digest, Reference};
+use crate::tree::LayerIndex;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::error::Error;
@@ -71,6 +72,16 @@ pub struct Remembered {
     pub parts: Option<Vec<u8>>,
 }
 
+impl Record {
+    /// Whether an image can be made of it: it may come from anybody.
+    fn is_sound(&self) -> bool {
+        self.blob.media_type.layer_compression().is_some()
+            && i64::try_from(self.blob.size_bytes).is_ok()
+            && self.created.len() <= 64
+            && self.created.parse::<jiff::Timestamp>().is_ok()
+    }
+}
+
 /// A cache that cannot be read or written. A build goes on without it.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} the cache{}", if place.is_empty() { String::new() } else { format!(" {place}") })]
@@ -88,8 +99,9 @@ pub trait LayerCache: Send + Sync {
     /// What is known of each of `keys`, in their order.
     fn probe<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Found>>, CacheError>>;
 
-    /// Sees to it that the index of a layer is in the store, if it is known here; says whether it is.
-    fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<bool, CacheError>>;
+    /// What a layer does, if it is known here. From a cache that others write to this is as good as they are: it serves the
+    /// build that asks, and is not kept for others.
+    fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<Option<LayerIndex>, CacheError>>;
 
     /// Remembers. Blobs that are nowhere but in the store are taken from there, and so are the indexes of all layers.
     fn record<'a>(&'a self, remembered: &'a Remembered) -> BoxFuture<'a, Result<(), CacheError>>;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::{self, Read as _},
+    ops::Range,
 };
 
 /// The type of a shard: of the config of its manifest.
@@ -220,22 +221,36 @@ pub(super) fn pack(indexes: impl IntoIterator<Item = (DiffId, LayerIndex)>) -> V
     packs
 }
 
-/// Takes the indexes out of a pack; those that are none are left out.
-pub(super) fn unpack(bytes: &[u8]) -> io::Result<Vec<(DiffId, LayerIndex)>> {
-    let plain = decompress(bytes, PACK_BYTES as u64)?;
-    let mut rest = &plain[..];
-    let mut indexes = Vec::new();
-    while let Some((length, after)) = rest.split_first_chunk::<8>() {
-        let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
-        let (bytes, after) = after.split_at_checked(length).ok_or_else(|| io::Error::other("a pack ends too early"))?;
-        if let Ok((layer, index)) = postcard::from_bytes::<(DiffId, LayerIndex)>(bytes)
-            && is_sound(layer, &index)
-        {
-            indexes.push((layer, index));
+/// A pack, unpacked: indexes as bytes, until somebody asks.
+#[derive(Debug, Default)]
+pub(super) struct Pack {
+    plain: Vec<u8>,
+    indexes: BTreeMap<DiffId, Range<usize>>,
+}
+
+impl Pack {
+    /// Finds the indexes in a pack.
+    pub(super) fn open(bytes: &[u8]) -> io::Result<Self> {
+        let plain = decompress(bytes, PACK_BYTES as u64)?;
+        let mut indexes = BTreeMap::new();
+        let mut at = 0;
+        while let Some((length, rest)) = plain[at..].split_first_chunk::<8>() {
+            let length = usize::try_from(u64::from_le_bytes(*length)).unwrap_or(usize::MAX);
+            let entry = rest.get(..length).ok_or_else(|| io::Error::other("a pack ends too early"))?;
+            at += 8;
+            if let Ok((layer, after)) = postcard::take_from_bytes::<DiffId>(entry) {
+                indexes.insert(layer, at + length - after.len()..at + length);
+            }
+            at += length;
         }
-        rest = after;
+        Ok(Self { plain, indexes })
     }
-    Ok(indexes)
+
+    /// What a layer does; `None` if the pack does not say it in a way that can be believed.
+    pub(super) fn index(&self, layer: DiffId) -> Option<LayerIndex> {
+        let index = postcard::from_bytes(&self.plain[self.indexes.get(&layer)?.clone()]).ok()?;
+        is_sound(layer, &index).then_some(index)
+    }
 }
 
 /// Whether an index names clean paths, and no bytes but those of its layer: not files of this machine.
@@ -382,8 +397,12 @@ mod tests {
         let packs = pack(indexes.clone());
         assert_eq!(packs.len(), 1);
         assert_eq!(packs[0].0, [layer("a"), layer("b")]);
-        assert_eq!(unpack(&packs[0].1).unwrap(), indexes);
-        assert!(unpack(&packs[0].1[..packs[0].1.len() / 2]).is_err());
+        let pack = Pack::open(&packs[0].1).unwrap();
+        for (layer, index) in indexes {
+            assert_eq!(pack.index(layer), Some(index));
+        }
+        assert_eq!(pack.index(layer("c")), None);
+        assert!(Pack::open(&packs[0].1[..packs[0].1.len() / 2]).is_err());
     }
 
     #[test]
@@ -399,7 +418,7 @@ mod tests {
         for content in [host, range, other, long] {
             let changes = vec![Change::Put { path: TreePath::clamp("a"), entry: file(content) }];
             let packs = pack([(layer("a"), LayerIndex { changes })]);
-            assert_eq!(unpack(&packs[0].1).unwrap(), []);
+            assert_eq!(Pack::open(&packs[0].1).unwrap().index(layer("a")), None);
         }
         // A path is bytes on the wire.
         let changes = vec![Change::Remove { path: TreePath::clamp("xx/yyy") }];
@@ -407,7 +426,7 @@ mod tests {
         let at = hostile.windows(6).position(|window| window == b"xx/yyy").unwrap();
         hostile[at..at + 6].copy_from_slice(b"../../");
         let plain = [&(hostile.len() as u64).to_le_bytes()[..], &hostile].concat();
-        assert_eq!(unpack(&compress(&plain)).unwrap(), []);
+        assert_eq!(Pack::open(&compress(&plain)).unwrap().index(layer("a")), None);
     }
 
     #[test]

@@ -5,12 +5,13 @@
 //! it read. So nobody ever overwrites what another one wrote, and whoever reads at any moment finds whole shards.
 
 use super::depot::{Depot, Failure};
-use super::shard::{self, Blob, Known, KnownBuild, KnownRecord, PACK_TYPE, PARTS_TYPE};
-use super::{CacheError, Found, Key, LayerCache, Made, Remembered};
+use super::shard::{self, Blob, Known, KnownBuild, KnownRecord, PACK_TYPE, PARTS_TYPE, Pack};
+use super::{CacheError, Found, Key, LayerCache, Made, Record, Remembered};
 use crate::image::Origin;
 use crate::oci::{DiffId, Digest, Reference};
 use crate::registry::{self, RegistryError};
 use crate::store::Store;
+use crate::tree::LayerIndex;
 use futures_util::{
     StreamExt as _, TryStreamExt as _,
     future::{self, BoxFuture, FutureExt as _},
@@ -62,7 +63,7 @@ struct Inner {
     /// What is older is not kept when something is added.
     keep_seconds: i64,
     loaded: OnceCell<Loaded>,
-    packs: Mutex<HashMap<Digest, Arc<OnceCell<()>>>>,
+    packs: Mutex<HashMap<Digest, Arc<OnceCell<Pack>>>>,
     asked: Mutex<Asked>,
 }
 
@@ -179,27 +180,18 @@ impl Inner {
         Ok((name.to_owned(), self.depot.shard(name).await?))
     }
 
-    /// Fetches a pack once and puts what is in it into the store. One that is gone or damaged gives nothing.
-    async fn fetch(&self, pack: &Blob) -> Result<(), Failure> {
+    /// Fetches a pack once. One that is gone or damaged is empty.
+    async fn fetch(&self, pack: &Blob) -> Result<Arc<OnceCell<Pack>>, Failure> {
         let cell = {
             let mut packs = self.packs.lock().unwrap_or_else(PoisonError::into_inner);
             packs.entry(pack.descriptor().digest).or_default().clone()
         };
         let fetch = async {
-            let Some(bytes) = self.depot.blob(pack, PACK_BYTES).await? else { return Ok(()) };
-            let store = self.store.clone();
-            spawn_blocking(move || {
-                for (layer, index) in shard::unpack(&bytes).unwrap_or_default() {
-                    // What this machine has seen for itself counts more.
-                    if !store.has_layer_index(layer) {
-                        store.put_layer_index(layer, &index)?;
-                    }
-                }
-                Ok::<(), Failure>(())
-            })
-            .await?
+            let Some(bytes) = self.depot.blob(pack, PACK_BYTES).await? else { return Ok(Pack::default()) };
+            Ok::<_, Failure>(spawn_blocking(move || Pack::open(&bytes).unwrap_or_default()).await?)
         };
-        cell.get_or_try_init(|| fetch).await.map(drop)
+        cell.get_or_try_init(|| fetch).await?;
+        Ok(cell)
     }
 
     fn has_all_of(&self, pack: &Blob, loaded: &Loaded) -> bool {
@@ -321,7 +313,10 @@ impl LayerCache for SharedCache {
         async move {
             let loaded = self.inner.loaded().await?;
             let origin = self.inner.depot.origin();
-            let found = |key: &Key| Some(Found { record: loaded.known.record(*key)?, origin: origin.clone() });
+            let found = |key: &Key| {
+                let record = loaded.known.record(*key).filter(Record::is_sound)?;
+                Some(Found { record, origin: origin.clone() })
+            };
             let found: Vec<Option<Found>> = keys.iter().map(found).collect();
             let hits = keys.iter().zip(&found).filter(|(_, found)| found.is_some()).map(|(key, _)| *key);
             self.inner.asked.lock().unwrap_or_else(PoisonError::into_inner).keys.extend(hits);
@@ -330,13 +325,14 @@ impl LayerCache for SharedCache {
         .boxed()
     }
 
-    fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<bool, CacheError>> {
+    fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<Option<LayerIndex>, CacheError>> {
         async move {
             let loaded = self.inner.loaded().await?;
-            let Some(pack) = loaded.known.layers.get(&layer).and_then(|layer| layer.pack.as_ref()) else { return Ok(false) };
+            let Some(pack) = loaded.known.layers.get(&layer).and_then(|layer| layer.pack.as_ref()) else { return Ok(None) };
             self.fetch_ahead(loaded, layer);
-            self.inner.fetch(pack).await.map_err(|error| self.inner.failed("read", error))?;
-            Ok(self.inner.store.has_layer_index(layer))
+            let pack = self.inner.fetch(pack).await.map_err(|error| self.inner.failed("read", error))?;
+            let unpack = spawn_blocking(move || pack.get().and_then(|pack| pack.index(layer)));
+            unpack.await.map_err(|error| self.inner.failed("read", error.into()))
         }
         .boxed()
     }
