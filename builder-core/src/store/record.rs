@@ -21,9 +21,9 @@ impl Store {
         Ok(Self::read(&self.index_path(layer))?.and_then(|bytes| decode(&bytes)))
     }
 
-    /// Whether there is an index of the layer. A damaged one counts until it is read.
+    /// Whether there is a whole index of the layer; cheaper than to have it.
     pub fn has_layer_index(&self, layer: DiffId) -> bool {
-        self.index_path(layer).exists()
+        Self::read(&self.index_path(layer)).is_ok_and(|bytes| bytes.is_some_and(|bytes| checked(&bytes).is_some()))
     }
 
     /// Keeps the index of a layer.
@@ -121,11 +121,13 @@ fn encode(index: &LayerIndex) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8]) -> Option<LayerIndex> {
+    postcard::from_bytes(checked(bytes)?).ok()
+}
+
+/// The content, if it is of this version and whole.
+fn checked(bytes: &[u8]) -> Option<&[u8]> {
     let (checksum, content) = bytes.strip_prefix(&INDEX_VERSION)?.split_at_checked(CHECKSUM_BYTES)?;
-    if blake3::hash(content).as_bytes() != checksum {
-        return None;
-    }
-    postcard::from_bytes(content).ok()
+    (blake3::hash(content).as_bytes() == checksum).then_some(content)
 }
 
 #[cfg(test)]
@@ -142,6 +144,7 @@ mod tests {
         assert_eq!(store.layer_index(layer).unwrap(), None);
         store.put_layer_index(layer, &index).unwrap();
         assert_eq!(store.layer_index(layer).unwrap(), Some(index.clone()));
+        assert!(store.has_layer_index(layer) && !store.has_layer_index(DiffId(Digest::of(b"other"))));
         let whole = encode(&index);
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
