@@ -218,6 +218,10 @@ impl Context {
                 Ok(length) => {
                     hasher.update(&buffer[..length]);
                     read_bytes += length as u64;
+                    // Of a regular file the kernel gives less than was asked for only at its end: a call less for each small one.
+                    if length < buffer.len() && read_bytes == size_bytes {
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => return Err(ContextError::Read { path: shown(), source }),

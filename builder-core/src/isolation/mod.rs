@@ -33,7 +33,10 @@ use std::{
     fmt, io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::PathBuf,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -316,7 +319,15 @@ impl RunError {
 
 /// Says that whatever runs should stop; clones speak of the same.
 #[derive(Clone, Debug)]
-pub struct CancelToken(Arc<OwnedFd>);
+pub struct CancelToken(Arc<Cancel>);
+
+#[derive(Debug)]
+struct Cancel {
+    /// Whoever reads many small files asks for each of them, and a system call would cost as much as the reading.
+    is_cancelled: AtomicBool,
+    /// Becomes readable.
+    event: OwnedFd,
+}
 
 impl CancelToken {
     /// A token that nobody has cancelled.
@@ -324,27 +335,27 @@ impl CancelToken {
     /// # Errors
     /// If the process is out of file descriptors.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self(Arc::new(Cancel { is_cancelled: AtomicBool::new(false), event })))
     }
 
     /// Stops what runs under this token, and what will.
     pub fn cancel(&self) {
+        self.0.is_cancelled.store(true, Ordering::Release);
         // It fails only if it has been cancelled 2^64 - 2 times already.
-        let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.0.event, &1_u64.to_ne_bytes());
     }
 
     /// Whether somebody has cancelled.
     pub fn is_cancelled(&self) -> bool {
-        let mut wait = [rustix::event::PollFd::new(&*self.0, rustix::event::PollFlags::IN)];
-        let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut wait, Some(&now)).is_ok_and(|ready| ready > 0)
+        self.0.is_cancelled.load(Ordering::Acquire)
     }
 }
 
 /// Becomes readable when cancelled, for a poll.
 impl AsFd for CancelToken {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.0.event.as_fd()
     }
 }
 
