@@ -26,7 +26,7 @@ RUN apt-get update \
  && apt-get install --yes --no-install-recommends busybox-static ca-certificates \
  && rm -rf /var/lib/apt/lists/*
 
-# The trees of the images, laid out by the busybox that only `debug` keeps. Two names of the program are one file, so that either
+# The trees of the images, laid out by the busybox that only `debug` keeps. The names of the program are one file, so that each
 # can be copied into other images. Whoever the job runs as may write to the working directory, to the cache, to /tmp, and where
 # a pipeline puts its config.json.
 FROM scratch AS layout
@@ -40,6 +40,7 @@ $b mkdir -p bin kaniko/.docker workspace cache tmp
 $b cp /cofferdam kaniko/executor
 $b chmod 0755 kaniko/executor
 $b ln kaniko/executor bin/cofferdam
+$b ln kaniko/executor kaniko/warmer
 $b chmod 1777 kaniko/.docker workspace cache tmp
 printf 'root:x:0:0:root:/kaniko:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n' >etc/passwd
 printf 'root:x:0:\nnobody:x:65534:\n' >etc/group

@@ -191,7 +191,7 @@ fn titled(titles: &[&str], rows: &[Vec<String>]) -> String {
 }
 
 /// Rows in columns, two blanks between them.
-fn table(mut rows: Vec<Vec<String>>) -> String {
+pub fn table(mut rows: Vec<Vec<String>>) -> String {
     // What a file says may not draw on the terminal.
     rows.iter_mut().flatten().for_each(|cell| *cell = visible(cell, Colours::Remove));
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);

@@ -33,8 +33,9 @@ fn main() -> ExitCode {
     {
         return code;
     }
-    let words: Vec<std::ffi::OsString> = std::env::args_os().skip(1).collect();
-    let exit = match args::parse(&words) {
+    let mut words = std::env::args_os();
+    let program = words.next().unwrap_or_default();
+    let exit = match args::parse_called(&program, &words.collect::<Vec<_>>()) {
         Ok(args::Command::Version) => {
             println!("cofferdam {}", env!("CARGO_PKG_VERSION"));
             report::Exit::Success
@@ -45,6 +46,8 @@ fn main() -> ExitCode {
         }
         Ok(args::Command::Build(args)) => commands::build(&args, &environment::Environment::read()),
         Ok(args::Command::Doctor(args)) => commands::doctor(&args, &environment::Environment::read()),
+        Ok(args::Command::Warm(args)) => commands::warm(&args, &environment::Environment::read()),
+        Ok(args::Command::Cache(args)) => commands::cache(&args, &environment::Environment::read()),
         Err(problems) => {
             // The flags could not be read, those of the log included.
             let log = request::log_settings(&args::BuildArgs::default(), &environment::Environment::read());

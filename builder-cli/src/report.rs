@@ -186,6 +186,11 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> Vec<String> {
     messages
 }
 
+/// An error and its causes.
+pub fn in_one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    chain(error).join(": ")
+}
+
 /// The text that tells of `failure`; `time` begins the lines of a JSON log.
 pub fn failure(failure: &Failure, format: LogFormat, time: &str) -> String {
     let shown = |trouble: &Trouble| match format {

@@ -214,6 +214,18 @@ pub struct BuildArgs {
     #[arg(long, visible_alias = "kaniko-dir", value_name = "DIRECTORY", help_heading = "Building")]
     pub state_dir: Option<PathBuf>,
 
+    /// The directory that `cofferdam warm` fills: its images are not downloaded, and if it can be written the state is there [default: /cache]
+    #[arg(long, value_name = "DIRECTORY", help_heading = "Building")]
+    pub cache_dir: Option<PathBuf>,
+
+    /// After the build, remove what was not used for longest until the state directory holds no more, as `cofferdam cache prune --keep-storage` does
+    #[arg(long, value_name = "SIZE", help_heading = "Building")]
+    pub cache_keep_storage: Option<String>,
+
+    /// Where what RUN --mount=type=cache holds comes from and goes to, beside the state directory: IMAGE, oci:DIRECTORY, `type=registry,ref=IMAGE[,…]` or `type=local,dest=DIRECTORY[,max-size=SIZE][,import=BOOL][,export=BOOL]`
+    #[arg(long, value_name = "LOCATION", help_heading = "Building")]
+    pub cache_mounts: Option<String>,
+
     /// How RUN is kept apart from this machine [default: auto, the strongest that works]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Building")]
     pub isolation: Option<IsolationChoice>,

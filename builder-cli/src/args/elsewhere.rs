@@ -90,7 +90,6 @@ use Takes::{Boolean, Value};
 
 const OWN_ROOT: &str = "steps never run in the root file system of the builder, so nothing in it changes";
 const EXACT: &str = "the changes of a step are always found exactly";
-const STATE: &str = "layers are kept in the state directory, see --state-dir";
 const NO_ATTESTATION: &str = "no attestation is made: use a tool for it on the pushed digest (--digest-file)";
 const NO_NETWORK_CHOICE: &str = "RUN uses the network of the builder";
 const NO_LIMITS: &str = "set the limit on the pod or the container that the builder runs in";
@@ -117,7 +116,6 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
         ..met("ignore-var-run", Boolean, "/var/run of the pod is never seen by a step, and that of the image is kept")
     },
     met("compressed-caching", Boolean, "no layer is ever held in memory"),
-    met("cache-dir", Value, STATE),
     met("image-fs-extract-retry", Value, "layers are verified before they are unpacked, and downloads are resumed by themselves"),
     met("skip-push-permission-check", Boolean, "there is no such check"),
     met("skip-unused-stages", Boolean, "stages that the target does not need are never built"),

@@ -25,6 +25,18 @@ fn flags_document() -> String {
     for arg in doctor_definition().get_arguments().filter(|arg| arg.get_id() != "help") {
         let _ = writeln!(text, "| {} | {} |", cell(&spelling(arg)), cell(&meaning(arg)));
     }
+    let commands = [
+        ("cofferdam warm", super::warm::definition()),
+        ("cofferdam cache ls", cache_command("ls")),
+        ("cofferdam cache prune", cache_command("prune")),
+    ];
+    for (name, command) in commands {
+        let about = command.get_about().map(ToString::to_string).unwrap_or_default();
+        let _ = write!(text, "\n## `{name}`\n\n{about}.\n\n| flag | meaning |\n|---|---|\n");
+        for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+            let _ = writeln!(text, "| {} | {} |", cell(&spelling(arg)), cell(&meaning(arg)));
+        }
+    }
     text.push_str(
         "\n## Accepted without effect\n\nWhat these flags of Kaniko and `docker build` are for is always the case here; the log says so once.\n\n\
          | flag | why it has no effect |\n|---|---|\n",
@@ -41,6 +53,11 @@ fn flags_document() -> String {
     }
     let _ = write!(text, "\n{ENVIRONMENT}");
     text
+}
+
+fn cache_command(name: &str) -> clap::Command {
+    let command = <super::CacheArgs as clap::CommandFactory>::command();
+    command.find_subcommand(name).cloned().expect("the document names what there is")
 }
 
 const ENVIRONMENT: &str = "## Environment\n
@@ -65,7 +82,7 @@ fn spelling(arg: &clap::Arg) -> String {
     names.extend(arg.get_short_and_visible_aliases().unwrap_or_default().iter().map(|short| format!("`-{short}`")));
     names.extend(arg.get_long_and_visible_aliases().unwrap_or_default().iter().map(|long| format!("`--{long}`")));
     let mut text = names.join(", ");
-    if !boolean_value(arg) {
+    if !boolean_value(arg) && arg.get_action().takes_values() {
         let value =
             arg.get_value_names().unwrap_or_default().iter().map(clap::builder::Str::as_str).collect::<Vec<_>>().join(" ");
         let several = if matches!(arg.get_action(), clap::ArgAction::Append) { " …" } else { "" };
@@ -76,7 +93,7 @@ fn spelling(arg: &clap::Arg) -> String {
 
 fn meaning(arg: &clap::Arg) -> String {
     let mut text = arg.get_help().map(ToString::to_string).unwrap_or_default();
-    let values = if boolean_value(arg) { Vec::new() } else { arg.get_possible_values() };
+    let values = if boolean_value(arg) || !arg.get_action().takes_values() { Vec::new() } else { arg.get_possible_values() };
     if !values.is_empty() {
         let values: Vec<String> = values.iter().map(|value| format!("`{}`", value.get_name())).collect();
         let _ = write!(text, ": {}", values.join(", "));

@@ -4,16 +4,20 @@
 //! Kaniko. Pure: neither the environment nor a file is looked at.
 
 mod build;
+mod cache;
 mod doctor;
 mod elsewhere;
 #[cfg(test)]
 mod flags_document;
+mod warm;
 
 pub use build::{BuildArgs, IsolationChoice, LogFormat, ProgressStyle, Verbosity};
+pub use cache::{CacheAction, CacheArgs, PruneArgs, StateArgs};
 pub use doctor::DoctorArgs;
+pub use warm::WarmArgs;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{ArgAction, Args, FromArgMatches};
+use clap::{ArgAction, Args, FromArgMatches, Parser as _};
 use elsewhere::{Fate, OTHER_FLAGS, Takes};
 use std::ffi::{OsStr, OsString};
 
@@ -24,6 +28,10 @@ pub enum Command {
     Build(Box<BuildArgs>),
     /// Say what this host permits.
     Doctor(Box<DoctorArgs>),
+    /// Bring base images.
+    Warm(Box<WarmArgs>),
+    /// List or remove what is kept.
+    Cache(CacheArgs),
     /// Say the version.
     Version,
     /// Print this text.
@@ -51,7 +59,19 @@ impl Problem {
     }
 }
 
-const COMMANDS: [&str; 4] = ["build", "doctor", "version", "help"];
+/// The name of Kaniko's program that warms.
+const WARMER: &str = "warmer";
+
+const COMMANDS: [&str; 6] = ["build", "warm", "cache", "doctor", "version", "help"];
+
+/// Reads the words after `program`, which is called as Kaniko's warmer for the sake of its users.
+///
+/// # Errors
+/// Everything wrong that can be seen at once.
+pub fn parse_called(program: &OsStr, words: &[OsString]) -> Result<Command, Vec<Problem>> {
+    let name = std::path::Path::new(program).file_name().unwrap_or_default();
+    if name == WARMER && words.first().is_none_or(|word| word != "version") { parse_warm(words) } else { parse(words) }
+}
 
 /// Reads the words after the program's name.
 ///
@@ -64,6 +84,8 @@ pub fn parse(words: &[OsString]) -> Result<Command, Vec<Problem>> {
         Some("version" | "--version" | "-V") => Ok(Command::Version),
         Some("build") => parse_build(&words[1..], Spelling::Docker),
         Some("doctor") => parse_doctor(&words[1..]),
+        Some("warm") => parse_warm(&words[1..]),
+        Some("cache") => parse_cache(&words[1..]),
         Some(word) if word.starts_with('-') => parse_build(words, Spelling::Kaniko),
         Some(word) => Err(vec![unknown_command(word)]),
     }
@@ -100,6 +122,33 @@ fn doctor_definition() -> clap::Command {
 /// Like Go's flags: `--cache` and `--cache=true` are the same, `--cache true` is not.
 fn attached_switch(arg: clap::Arg) -> clap::Arg {
     if boolean_value(&arg) { arg.num_args(0..=1).require_equals(true).default_missing_value("true") } else { arg }
+}
+
+/// Reads the words after the name of Kaniko's warmer.
+///
+/// # Errors
+/// Everything wrong that can be seen at once.
+pub fn parse_warm(words: &[OsString]) -> Result<Command, Vec<Problem>> {
+    let program = OsStr::new("cofferdam warm").to_owned();
+    let matches = match warm::definition().try_get_matches_from(std::iter::once(&program).chain(words)) {
+        Ok(matches) => matches,
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+            return Ok(Command::Help(warm::definition().render_help().to_string()));
+        }
+        Err(error) => return Err(vec![explain(&error, Spelling::Docker, &warm::definition())]),
+    };
+    Ok(Command::Warm(Box::new(warm::read(&matches)?)))
+}
+
+fn parse_cache(words: &[OsString]) -> Result<Command, Vec<Problem>> {
+    let program = OsStr::new("cofferdam cache").to_owned();
+    match CacheArgs::try_parse_from(std::iter::once(&program).chain(words)) {
+        Ok(args) => Ok(Command::Cache(args)),
+        Err(error) if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand) => {
+            Ok(Command::Help(error.to_string()))
+        }
+        Err(error) => Err(vec![explain_plainly(&error)]),
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -145,7 +194,7 @@ fn definition() -> clap::Command {
         .disable_help_subcommand(true)
         .args_override_self(true)
         .max_term_width(110)
-        .override_usage("cofferdam build [FLAGS] [CONTEXT]\n       cofferdam [FLAGS]\n       cofferdam doctor [--isolation KIND] [--state-dir DIRECTORY] [--json]\n       cofferdam version")
+        .override_usage("cofferdam build [FLAGS] [CONTEXT]\n       cofferdam [FLAGS]\n       cofferdam warm [FLAGS]\n       cofferdam cache ls|prune [FLAGS]\n       cofferdam doctor [--isolation KIND] [--state-dir DIRECTORY] [--json]\n       cofferdam version")
         .after_help(crate::report::exit_code_table());
     let command = BuildArgs::augment_args(command).about("Builds a container image from a Dockerfile, without a daemon");
     let command = command.mut_args(attached_switch);
@@ -175,13 +224,16 @@ fn explain(error: &clap::Error, spelling: Spelling, definition: &clap::Command) 
     match (error.kind(), error.get(ContextKind::InvalidArg)) {
         (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) if word.starts_with('-') => unknown_flag(word, definition),
         (ErrorKind::UnknownArgument, Some(ContextValue::String(word))) => unexpected_word(word, spelling),
-        _ => {
-            let text = error.to_string();
-            let text = text.strip_prefix("error: ").unwrap_or(&text);
-            let message = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
-            Problem::new(message.collect::<Vec<_>>().join(" "))
-        }
+        _ => explain_plainly(error),
     }
+}
+
+/// As clap says it, on one line.
+fn explain_plainly(error: &clap::Error) -> Problem {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let message = text.lines().take_while(|line| !line.trim().is_empty()).map(str::trim);
+    Problem::new(message.collect::<Vec<_>>().join(" "))
 }
 
 fn unknown_flag(word: &str, definition: &clap::Command) -> Problem {
@@ -244,6 +296,8 @@ mod tests {
     fn the_definition_holds_together() {
         definition().debug_assert();
         doctor_definition().debug_assert();
+        warm::definition().debug_assert();
+        <CacheArgs as clap::CommandFactory>::command().debug_assert();
     }
 
     #[test]

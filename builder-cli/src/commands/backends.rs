@@ -25,9 +25,15 @@ enum SettingError {
 /// How long a credential helper may take.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Opens the store in `state` and a way to the registries.
-pub fn open(state: &Path, settings: &RegistrySettings, destinations: &[Reference]) -> Result<Backends, Failure> {
-    let store = Store::open(state).map_err(|error| Failure::new(Exit::State, &error, None))?;
+/// Opens the store in `state`, over those in `below`, and a way to the registries.
+pub fn open(
+    state: &Path,
+    below: &[PathBuf],
+    settings: &RegistrySettings,
+    destinations: &[Reference],
+) -> Result<Backends, Failure> {
+    let below = below.iter().filter(|below| *below != state && Store::is_at(below)).cloned().collect();
+    let store = Store::open_over(state, below).map_err(|error| Failure::new(Exit::State, &error, None))?;
     let input = Arc::new(|| -> io::Result<Box<dyn io::Read + Send>> { Ok(Box::new(io::stdin())) });
     Ok(Backends { git: git(settings), input, ..Backends::new(store, registry(settings, destinations)?) })
 }
@@ -157,7 +163,7 @@ mod tests {
 
     fn message(settings: &RegistrySettings) -> String {
         let directory = tempfile::tempdir().unwrap();
-        match open(directory.path(), settings, &[]) {
+        match open(directory.path(), &[], settings, &[]) {
             Ok(_) => "opened".to_owned(),
             Err(failure) => failure.troubles[0].chain.join(": "),
         }

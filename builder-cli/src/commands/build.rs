@@ -6,10 +6,11 @@ use crate::environment::{self, Environment};
 use crate::examination::UserNamespace;
 use crate::progress::{self, View};
 use crate::report::{self, Exit, Failure, Trouble};
-use crate::request::{self, Invocation, Method, Note};
+use crate::request::{self, Invocation, LogSettings, Method, Note, StateCandidate};
 use builder_core::build::{BuildRequest, CachePlace, DockerfileSource, Event, Export, Outcome};
 use builder_core::isolation::{Kind, UserNamespaceError, conceal_process, enter_user_namespace};
 use builder_core::oci::Reference;
+use builder_core::store::{PrunePolicy, Store};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use tokio::signal::unix::{SignalKind, signal};
@@ -49,11 +50,12 @@ fn run(mut invocation: Invocation) -> Result<(), Failure> {
     // Credentials and secrets are read from here on.
     conceal_process().map_err(|error| Failure::new(Exit::Host, &error, None))?;
     settle_dockerfile(&mut invocation)?;
-    let state = settle_state_directory(&mut invocation)?;
+    let state = settle_state_directory(&invocation.state_candidates, &mut invocation.notes)?;
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Host, &error, None))?;
-    let outcome = runtime.block_on(build_and_show(&invocation, &state))?;
+    let outcome =
+        runtime.block_on(shown(invocation.log, &invocation.notes, async |events| engine(&invocation, &state, events).await))?;
 
     results::write(&invocation.result_files, &invocation.request.destinations, &outcome)
         .map_err(|error| Failure::new(Exit::File, &error, Some(all_the_same(&outcome).to_owned())))?;
@@ -104,8 +106,9 @@ pub(super) fn settle_dockerfile(invocation: &mut Invocation) -> Result<(), Failu
     Ok(())
 }
 
-fn settle_state_directory(invocation: &mut Invocation) -> Result<PathBuf, Failure> {
-    match environment::prepare_state_directory(&invocation.state_candidates) {
+/// The first of the candidates that can be written; says of those that were asked for why they are not it.
+pub(super) fn settle_state_directory(candidates: &[StateCandidate], notes: &mut Vec<Note>) -> Result<PathBuf, Failure> {
+    match environment::prepare_state_directory(candidates) {
         Ok((path, refusals)) => {
             let asked = refusals.iter().filter(|refusal| refusal.asked_for);
             let warning = |refusal: &environment::StateRefusal| {
@@ -116,7 +119,7 @@ fn settle_state_directory(invocation: &mut Invocation) -> Result<PathBuf, Failur
                     refusal.reason
                 )
             };
-            invocation.notes.extend(asked.map(warning).map(Note::Warning));
+            notes.extend(asked.map(warning).map(Note::Warning));
             Ok(path)
         }
         Err(refusals) if refusals.is_empty() => {
@@ -140,12 +143,16 @@ fn settle_state_directory(invocation: &mut Invocation) -> Result<PathBuf, Failur
     }
 }
 
-/// Runs the build beside its view. A signal drops the build, and that is how it is cancelled and cleans up.
-async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome, Failure> {
+/// Runs `work` beside its view. A signal drops it, and that is how a build is cancelled and cleans up.
+pub(super) async fn shown<T>(
+    log: LogSettings,
+    notes: &[Note],
+    work: impl AsyncFnOnce(tokio::sync::mpsc::Sender<Event>) -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let (sender, events) = tokio::sync::mpsc::channel(EVENTS_IN_FLIGHT);
-    let view = View::new(invocation.log, environment::terminal_columns());
+    let view = View::new(log, environment::terminal_columns());
     let shown = tokio::spawn({
-        let notes = invocation.notes.clone();
+        let notes = notes.to_vec();
         async move { progress::show(events, view, &notes).await }
     });
     let listen = |kind| signal(kind).map_err(|error| Failure::new(Exit::Host, &error, None));
@@ -153,7 +160,7 @@ async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome
     let mut terminate = listen(SignalKind::terminate())?;
     let mut hang_up = listen(SignalKind::hangup())?;
     let ended = tokio::select! {
-        built = engine(invocation, state, sender) => built,
+        done = work(sender) => done,
         _ = interrupt.recv() => Err(cancelled(Exit::Interrupted)),
         _ = terminate.recv() => Err(cancelled(Exit::Terminated)),
         _ = hang_up.recv() => Err(cancelled(Exit::HungUp)),
@@ -164,12 +171,26 @@ async fn build_and_show(invocation: &Invocation, state: &Path) -> Result<Outcome
 }
 
 async fn engine(invocation: &Invocation, state: &Path, events: tokio::sync::mpsc::Sender<Event>) -> Result<Outcome, Failure> {
-    let backends = backends::open(state, &invocation.registry, &pushed_to(&invocation.request))?;
+    let backends = backends::open(state, &invocation.cache_directories, &invocation.registry, &pushed_to(&invocation.request))?;
     let backends = match isolation_kind(invocation.isolation) {
         None => backends,
         Some(kind) => backends.isolated_by(kind),
     };
-    Ok(builder_core::build::build(invocation.request.clone(), backends, events).await?)
+    let (store, warnings) = (backends.store.clone(), events.clone());
+    let outcome = builder_core::build::build(invocation.request.clone(), backends, events).await?;
+    if let Some(keep_bytes) = invocation.keep_bytes {
+        prune(store, keep_bytes, &warnings).await;
+    }
+    Ok(outcome)
+}
+
+/// Makes the state directory smaller. The image is built: that it did not work is worth a word and no more.
+async fn prune(store: Store, keep_bytes: u64, warnings: &tokio::sync::mpsc::Sender<Event>) {
+    let policy = PrunePolicy { keep_bytes: Some(keep_bytes), ..PrunePolicy::default() };
+    let pruned = tokio::task::spawn_blocking(move || store.prune(policy)).await;
+    let Ok(Err(error)) = pruned else { return };
+    let message = format!("the state directory stays as large as it is: {}", report::in_one_line(&error));
+    let _ = warnings.send(Event::Warning { message, place: None }).await;
 }
 
 /// The names under which something is pushed: the image, and what goes into caches.

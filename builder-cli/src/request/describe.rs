@@ -19,7 +19,13 @@ pub fn describe(invocation: &Invocation) -> Value {
         Export::DockerTar(path) => json!({ "docker_tar": path }),
     };
     let registry = &invocation.registry;
+    let kept = json!({
+        "bytes": invocation.keep_bytes,
+        "cache_mounts": request.cache_mounts,
+        "cache_directories": invocation.cache_directories,
+    });
     json!({
+        "kept": kept,
         "context": context(&request.context),
         "context_directory": request.context_directory,
         "dockerfile": match &request.dockerfile {

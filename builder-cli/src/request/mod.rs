@@ -1,13 +1,16 @@
 //! What was typed and what the environment says, made into what is asked of the builder. Pure.
 
 mod cache;
+mod cache_mounts;
 mod call;
 mod describe;
+mod keep;
 mod location;
 mod registry;
 
 pub use call::{Call, CallFormat, Method};
 pub use describe::describe;
+pub use keep::{CacheInvocation, CacheUseAction, WarmInvocation, cache, warm};
 pub use registry::{CredentialSource, RegistrySettings};
 
 use crate::args::{BuildArgs, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
@@ -33,6 +36,10 @@ pub struct Invocation {
     pub registry: RegistrySettings,
     /// Where the state may be, best first.
     pub state_candidates: Vec<StateCandidate>,
+    /// Stores that are only read, where the state is not among them.
+    pub cache_directories: Vec<PathBuf>,
+    /// What the state directory may hold after the build.
+    pub keep_bytes: Option<u64>,
     /// How RUN is kept apart.
     pub isolation: IsolationChoice,
     /// Files that tell others what was built.
@@ -183,6 +190,10 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         source_date_epoch: source_date_epoch(args, environment, problems),
         cache,
         use_cache: if args.cache.unwrap_or(true) && !args.no_cache.unwrap_or(false) { CacheUse::On } else { CacheUse::WriteOnly },
+        cache_mounts: args
+            .cache_mounts
+            .as_deref()
+            .and_then(|text| note_problem(cache_mounts::read(text, environment), "--cache-mounts", problems)),
         max_unpacked_bytes: max_unpacked_bytes(args, problems),
         step_timeout_seconds: step_timeout_seconds(args, problems),
     };
@@ -192,6 +203,11 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         dockerfile_candidates,
         registry: registry::registry(args, environment, problems),
         state_candidates,
+        cache_directories: cache_directories(args, environment),
+        keep_bytes: args
+            .cache_keep_storage
+            .as_deref()
+            .and_then(|text| note_problem(size_bytes(text), "--cache-keep-storage", problems)),
         isolation: args.isolation.unwrap_or_default(),
         result_files: result_files(args, environment, problems),
         log,
@@ -243,6 +259,11 @@ fn state_candidates(args: &BuildArgs, environment: &Environment, context: Option
     if let Some(path) = environment.get("COFFERDAM_STATE") {
         candidates.push(StateCandidate { inside: None, path: environment.absolute(Path::new(path)), asked_for: true });
     }
+    if let Some(directory) = &args.cache_dir {
+        let inside = environment.absolute(directory);
+        let path = inside.join(STORE_IN_CACHE);
+        candidates.push(StateCandidate { inside: Some(inside), path, asked_for: false });
+    }
     let mut add = |inside: Option<PathBuf>, path: PathBuf| candidates.push(StateCandidate { inside, path, asked_for: false });
     let variable = |name: &str| environment.get(name).map(PathBuf::from).filter(|path| path.is_absolute());
     if let Some(path) = variable("KANIKO_DIR") {
@@ -263,6 +284,15 @@ fn state_candidates(args: &BuildArgs, environment: &Environment, context: Option
     }
     candidates.retain(|candidate| candidate.asked_for || !context.is_some_and(|context| candidate.path.starts_with(context)));
     candidates
+}
+
+/// Where in `--cache-dir` the store is: Kaniko's may lie beside it.
+const STORE_IN_CACHE: &str = "cofferdam";
+
+/// What `cofferdam warm` has filled, perhaps on a volume that can only be read.
+fn cache_directories(args: &BuildArgs, environment: &Environment) -> Vec<PathBuf> {
+    let directory = args.cache_dir.as_deref().unwrap_or(Path::new("/cache"));
+    vec![environment.absolute(directory).join(STORE_IN_CACHE)]
 }
 
 fn build_args(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Problem>) -> BTreeMap<String, String> {

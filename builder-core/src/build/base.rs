@@ -6,8 +6,9 @@ use super::{Build, BuildError, ContextSource, ErrorKind, Event};
 use crate::context::layout;
 use crate::image::{Layer, Origin};
 use crate::layer::read::{self, Limits, Visitor};
-use crate::oci::{DiffId, Hasher, ImageConfig, Platform, Reference};
-use crate::store::Store;
+use crate::oci::{Descriptor, DiffId, Document, Hasher, ImageConfig, Platform, Reference};
+use crate::registry::Resolved;
+use crate::store::{BaseRecord, Store};
 use crate::tree::{Change, Content, Entry, LayerIndex, Node, TreePath};
 use futures_util::future::try_join_all;
 use std::{
@@ -94,8 +95,13 @@ impl Build {
         let (config, blobs, origin) = match name {
             Name::Registry(reference) => {
                 let failed = || BuildError::new(ErrorKind::Base, format!("cannot use the image {reference}"));
-                let resolved = self.registry.resolve(reference, platform).await.map_err(|error| failed().refused(error))?;
-                (resolved.config, resolved.manifest.layers, Origin::Registry(resolved.origin))
+                if let Some((config, layers, origin)) = self.kept_base(reference, platform).await {
+                    (config, layers, Origin::Registry(Arc::new(origin)))
+                } else {
+                    let resolved = self.registry.resolve(reference, platform).await.map_err(|error| failed().refused(error))?;
+                    self.keep_base(reference, platform, &resolved).await;
+                    (resolved.config, resolved.manifest.layers, Origin::Registry(resolved.origin))
+                }
             }
             Name::Layout(path, image) => {
                 let (directory, image, platform) = (path.clone(), image.clone(), platform.clone());
@@ -128,6 +134,45 @@ impl Build {
         Ok(Base { config, layers, tree })
     }
 
+    /// An image that is named by its digest, if its documents are in the store: nothing about it can have changed.
+    async fn kept_base(&self, reference: &Reference, platform: &Platform) -> Option<(ImageConfig, Vec<Descriptor>, Reference)> {
+        reference.digest()?;
+        let (store, reference, platform) = (self.store.clone(), reference.to_string(), platform.to_string());
+        let read = move || {
+            let read = || -> Option<_> {
+                let record = store.base(&reference, &platform).ok()??;
+                let manifest = store.document(&record.manifest).ok()??;
+                let Document::Manifest(manifest) = Document::parse(&manifest, None).ok()? else { return None };
+                let config = store.document(&manifest.config.digest).ok()??;
+                let config: ImageConfig = serde_json::from_slice(&config).ok()?;
+                let is_whole = config.rootfs.diff_ids.len() == manifest.layers.len();
+                Some((config, manifest.layers, record.origin.parse().ok()?)).filter(|_| is_whole)
+            };
+            Ok(read())
+        };
+        self.work.run(read).await.ok().flatten()
+    }
+
+    /// Keeps the documents of an image, and notes which blobs are its own. A store that cannot fails the build elsewhere.
+    async fn keep_base(&self, reference: &Reference, platform: &Platform, resolved: &Resolved) {
+        let record = BaseRecord {
+            reference: reference.to_string(),
+            platform: platform.to_string(),
+            origin: resolved.origin.to_string(),
+            manifest: resolved.descriptor.digest,
+            config: resolved.manifest.config.digest,
+            layers: resolved.manifest.layers.iter().map(|layer| layer.digest).collect(),
+        };
+        let (store, documents) = (self.store.clone(), [resolved.manifest_bytes.clone(), resolved.config_bytes.clone()]);
+        let keep = move || {
+            for bytes in &documents {
+                store.put_document(bytes).map_err(BuildError::store)?;
+            }
+            store.put_base(&record).map_err(BuildError::store)
+        };
+        let _ = self.work.run(keep).await;
+    }
+
     /// Says what will be done with the blobs of layers, so that each is read once.
     pub(super) fn expect(&self, layers: impl Iterator<Item = DiffId>, keep: Keep) {
         let mut wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner);
@@ -144,7 +189,9 @@ impl Build {
             layer.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("nobody knows where the layer {diff_id} is")))?;
         // They come together; if one was lost, both come again.
         if self.store.has_blob(&layer.blob) && self.store.has_layer_index(diff_id) {
-            return Ok(());
+            // That the blob holds the layer may have been forgotten since.
+            let store = self.store.clone();
+            return self.work.run(move || store.add_layer_blob(layer.diff_id, &layer.blob).map_err(BuildError::store)).await;
         }
         let pull = {
             let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);

@@ -18,6 +18,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+/// What to do about a blob that is not what its name says.
+pub(super) const DAMAGED: &str = "it was damaged in the state directory and has been removed from there: build again";
+
 /// What a build has opened to read from.
 pub(super) struct Contents {
     store: Store,
@@ -120,7 +123,8 @@ impl Contents {
                     Ok(())
                 };
                 let failed = || BuildError::new(ErrorKind::State, format!("cannot read files out of the layer {layer}"));
-                extract(self.blob(layer)?, &wanted, &self.limits, &mut take).map_err(|error| failed().because(error))?;
+                let extracted = extract(self.blob(layer)?, &wanted, &self.limits, &mut take);
+                extracted.map_err(|error| self.damage(layer, failed().because(error)))?;
                 Ok(moved)
             })?;
             for change in changes.iter_mut() {
@@ -145,6 +149,15 @@ impl Contents {
             }
         }
         Err(BuildError::new(ErrorKind::Internal, format!("the layer {layer} is not in the store")))
+    }
+
+    /// What is wrong with a layer that cannot be read: a damaged blob leaves the store, so that the next build has none.
+    pub(super) fn damage(&self, layer: DiffId, failure: BuildError) -> BuildError {
+        let blobs = self.store.layer_blobs(layer).unwrap_or_default();
+        let removed = blobs.iter().filter(|blob| matches!(self.store.remove_if_damaged(&blob.digest), Ok(true))).count();
+        // Another stage may have removed it just now.
+        let is_gone = removed > 0 || !blobs.iter().any(|blob| self.store.has_blob(blob));
+        if is_gone { failure.hint(DAMAGED) } else { failure }
     }
 
     /// All bytes of a small file (`/etc/passwd`). The blob of its layer must be in the store.

@@ -10,6 +10,7 @@
 
 mod agent;
 mod base;
+mod cache_mounts;
 mod cached;
 mod check;
 mod contents;
@@ -24,6 +25,7 @@ mod request;
 mod run;
 mod stage;
 mod trees;
+mod warm;
 mod work;
 
 pub use check::{Checked, Definition, read_definition};
@@ -31,9 +33,10 @@ pub use error::{BuildError, ErrorKind, Place};
 pub use events::{Event, LayerSummary, StepId, StepOutcome, Stream};
 pub use publish::Pushed;
 pub use request::{
-    BuildRequest, CacheLayers, CachePlace, CacheRequest, CacheTarget, CacheUse, ContextSource, DockerfileSource, Entitlement,
-    Export, SecretSource,
+    BuildRequest, CacheLayers, CacheMounts, CacheMountsPlace, CachePlace, CacheRequest, CacheTarget, CacheUse, ContextSource,
+    DockerfileSource, Entitlement, Export, SecretSource,
 };
+pub use warm::{WarmRequest, Warmed, WarmedLayers, warm};
 
 use crate::cache::{DirectoryCache, LayerCache};
 use crate::confined::ConfinedDir;
@@ -50,6 +53,7 @@ use crate::registry;
 use crate::store::{Store, Workspace};
 use crate::tree::{Timestamp, Tree, TreePath};
 use base::{Bases, Keep};
+use cache_mounts::UsedCaches;
 use cached::Caches;
 use contents::Contents;
 use fetch::{Fetch, Files};
@@ -162,6 +166,7 @@ struct Build {
     contexts: BTreeMap<Option<String>, OnceCell<Files>>,
     bases: Bases,
     mount_sources: MountSources,
+    used_caches: UsedCaches,
     /// By their index in the Dockerfile; those that nobody asks for stay empty.
     stages: Vec<OnceCell<Arc<StageState>>>,
     /// Where each layer can be had.
@@ -272,6 +277,7 @@ impl Build {
             contexts,
             bases: Bases::default(),
             mount_sources: MountSources::default(),
+            used_caches: UsedCaches::default(),
             stages,
             layers: Mutex::default(),
             downloads: Semaphore::new(MAX_DOWNLOADS),
@@ -323,6 +329,7 @@ impl Build {
         let (config, layers, digest) = (image.config.clone(), image.layers.clone(), assembled.descriptor.digest);
         let size_bytes = blobs + assembled.manifest.config.size_bytes + assembled.descriptor.size_bytes;
         let pushed = self.publish(image, assembled).await?;
+        self.export_caches().await;
         Ok(Outcome { digest, config, layers, size_bytes, pushed })
     }
 

@@ -444,7 +444,12 @@ impl Build {
         let mut leases = BTreeMap::new();
         for (name, cache) in wanted {
             let lease = Arc::new(self.lease_cache(&cache).await?);
+            // For whoever lists what is kept.
+            let _ = self.store.note_cache_id(&cache.name, &cache.id);
             let directory = self.cache_directory(&lease, &cache, owners).await?;
+            if cache.access == Access::ReadWrite {
+                self.used_caches.note(cache.name, &cache.id, owners);
+            }
             leases.insert(name, (lease, directory));
         }
         Ok(leases)
@@ -471,6 +476,9 @@ impl Build {
     /// The directory of a cache, filled if it is new.
     async fn cache_directory(&self, lease: &Arc<CacheLease>, cache: &FoundCache, owners: Owners) -> Result<PathBuf, BuildError> {
         if let Some(directory) = lease.directory() {
+            return Ok(directory);
+        }
+        if let Some(directory) = self.import_cache(lease, cache.name, &cache.id, owners).await {
             return Ok(directory);
         }
         let mut changes = match &cache.seed {

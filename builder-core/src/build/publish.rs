@@ -1,7 +1,7 @@
 //! Puts the image where it belongs. A layer is on its way to the registries as soon as it is finished, while later steps
 //! run; the manifest goes last, so nobody ever sees half an image.
 
-use super::contents::Contents;
+use super::contents::{Contents, DAMAGED};
 use super::{Build, BuildError, ErrorKind, Event, Export};
 use crate::export::{self, Blobs, ExportError};
 use crate::image::{Assembled, Image, Layer, Origin};
@@ -74,7 +74,13 @@ impl Publisher {
             let reused = registry.has_blob(&to, layer.blob.digest).await.map_err(|error| failed().refused(error))?;
             if !reused {
                 let opener = file_opener(store.blob_path(&layer.blob.digest));
-                registry.push_blob(&to, &layer.blob, opener).await.map_err(|error| failed().refused(error))?;
+                if let Err(error) = registry.push_blob(&to, &layer.blob, opener).await {
+                    let digest = layer.blob.digest;
+                    // A registry refuses a blob that is not what its name says, each in its own words.
+                    let damaged = tokio::task::spawn_blocking(move || store.remove_if_damaged(&digest)).await;
+                    let failure = failed().refused(error);
+                    return Err(if matches!(damaged, Ok(Ok(true))) { failure.hint(DAMAGED) } else { failure });
+                }
             }
             let event = Event::BlobPushed { reference: to, digest: layer.blob.digest, size_bytes: layer.blob.size_bytes, reused };
             // Nobody listens any more: then nobody wants to know.

@@ -62,6 +62,9 @@ pub struct BuildRequest {
     /// Where results are found and kept beside the store of this machine.
     #[serde(default)]
     pub cache: CacheRequest,
+    /// Where the caches of RUN come from and go to, beside the state directory.
+    #[serde(default)]
+    pub cache_mounts: Option<CacheMounts>,
     /// Most bytes that one layer of a base or one archive may unpack to.
     #[serde(default = "default_unpacked_bytes")]
     pub max_unpacked_bytes: u64,
@@ -157,6 +160,30 @@ pub enum CacheUse {
     WriteOnly,
 }
 
+/// Where the contents of `RUN --mount=type=cache` are kept for other machines: each cache is an image of one layer, under
+/// a tag that its id, namespace, mode, owner and first content decide.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CacheMounts {
+    /// The place.
+    pub place: CacheMountsPlace,
+    /// Whether a cache that the state directory lacks is taken from there.
+    pub imports: bool,
+    /// Whether a cache that a successful build has changed is put there.
+    pub exports: bool,
+    /// A cache with more bytes is neither taken nor put.
+    pub max_bytes: u64,
+}
+
+/// A place for caches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CacheMountsPlace {
+    /// A repository. A tag other than `latest` begins all tags.
+    Registry(Reference),
+    /// An OCI layout, a directory that may not exist yet.
+    Layout(PathBuf),
+}
+
 /// Caches that builds of different machines share. The store of this machine is looked into before them, and always kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -244,6 +271,7 @@ impl BuildRequest {
             source_date_epoch: None,
             use_cache: CacheUse::On,
             cache: CacheRequest::default(),
+            cache_mounts: None,
             max_unpacked_bytes: default_unpacked_bytes(),
             step_timeout_seconds: None,
         }

@@ -296,7 +296,8 @@ impl Disk {
             index.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("the layer {} has no index", layer.diff_id)))?;
         let unpack = |visitor: &mut dyn Visitor| {
             let blob = contents.blob(layer.diff_id)?;
-            read::read(blob, layer.diff_id, contents.limits(), visitor).map(drop).map_err(|error| failed().because(error))
+            let read = read::read(blob, layer.diff_id, contents.limits(), visitor).map(drop);
+            read.map_err(|error| contents.damage(layer.diff_id, failed().because(error)))
         };
         match place {
             None => {

@@ -22,8 +22,12 @@ impl DirectoryCache {
     /// A record counts only if all that belongs to it is still there: somebody may have removed blobs.
     fn find(&self, key: Key) -> Result<Option<Found>, StoreError> {
         let Some(record) = self.store.step::<Record>(key.as_bytes())? else { return Ok(None) };
-        let whole = self.store.has_blob(&record.blob) && self.store.has_layer_index(record.diff_id);
-        Ok(whole.then_some(Found { record, origin: Origin::Store }))
+        if !self.store.has_blob(&record.blob) || !self.store.has_layer_index(record.diff_id) {
+            return Ok(None);
+        }
+        // That the blob holds the layer may have been forgotten.
+        self.store.add_layer_blob(record.diff_id, &record.blob)?;
+        Ok(Some(Found { record, origin: Origin::Store }))
     }
 }
 

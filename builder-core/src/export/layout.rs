@@ -4,12 +4,18 @@
 
 use super::{Blobs, ExportError};
 use crate::image::{Assembled, Image};
-use crate::oci::{Descriptor, Digest, Index, Reference};
+use crate::oci::{Descriptor, Digest, Document, Index, Reference};
 use std::{
+    collections::BTreeSet,
     fs,
     io::{self, Read, Write},
     path::Path,
 };
+
+const MARK: &str = "oci-layout";
+const VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
+const INDEX: &str = "index.json";
+const TAG: &str = "org.opencontainers.image.ref.name";
 
 /// Writes `image` into `directory`, which is made if it does not exist. An index that is there already is replaced; its
 /// blobs stay. `name` becomes the annotation that tools select an image by.
@@ -23,6 +29,66 @@ pub fn write(
     directory: &Path,
     blobs: &dyn Blobs,
 ) -> Result<(), ExportError> {
+    put_image(image, assembled, directory, blobs)?;
+    put_file(&directory.join(MARK), &mut &VERSION[..])?;
+    let mut descriptor = assembled.descriptor.clone();
+    if let Some(tag) = name.and_then(Reference::tag) {
+        descriptor.annotations.insert(TAG.to_owned(), tag.to_owned());
+    }
+    put_file(&directory.join(INDEX), &mut &Index::new(vec![descriptor]).to_bytes()[..])
+}
+
+/// Adds `image` to the layout in `directory` under `tag`, in place of what had that tag; other images stay. Several
+/// processes may do so at once. The blobs that only the replaced image needed are removed.
+///
+/// # Errors
+/// [`ExportError`] if the directory cannot be read or written or a blob cannot be had.
+pub fn add(image: &Image, assembled: &Assembled, tag: &str, directory: &Path, blobs: &dyn Blobs) -> Result<(), ExportError> {
+    put_image(image, assembled, directory, blobs)?;
+    let mark = directory.join(MARK);
+    if !mark.exists() {
+        put_file(&mark, &mut &VERSION[..])?;
+    }
+    let failed = |error: io::Error| ExportError::write(&mark, error);
+    let lock = fs::File::open(&mark).map_err(failed)?;
+    // On a file system without locks the last one wins.
+    let _ = rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive);
+    let path = directory.join(INDEX);
+    let known = match fs::read(&path) {
+        Ok(bytes) => match Document::parse(&bytes, Some(crate::oci::MediaType::OCI_INDEX)) {
+            Ok(Document::Index(index)) => index.manifests,
+            _ => Vec::new(),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(ExportError::write(&path, error)),
+    };
+    let (replaced, mut manifests): (Vec<Descriptor>, Vec<Descriptor>) =
+        known.into_iter().partition(|known| known.annotations.get(TAG).is_some_and(|known| known == tag));
+    let mut descriptor = assembled.descriptor.clone();
+    descriptor.annotations.insert(TAG.to_owned(), tag.to_owned());
+    manifests.push(descriptor);
+    put_file(&path, &mut &Index::new(manifests.clone()).to_bytes()[..])?;
+    let folder = directory.join("blobs/sha256");
+    let needed: BTreeSet<Digest> = manifests.iter().flat_map(|manifest| blobs_of(&folder, manifest)).collect();
+    for digest in replaced.iter().flat_map(|manifest| blobs_of(&folder, manifest)).filter(|digest| !needed.contains(digest)) {
+        // It only takes space.
+        let _ = fs::remove_file(folder.join(digest.hex()));
+    }
+    Ok(())
+}
+
+/// A manifest and the blobs that it names.
+fn blobs_of(folder: &Path, manifest: &Descriptor) -> Vec<Digest> {
+    let bytes = fs::read(folder.join(manifest.digest.hex())).unwrap_or_default();
+    let mut named = vec![manifest.digest];
+    if let Ok(Document::Manifest(manifest)) = Document::parse(&bytes, Some(manifest.media_type.as_str())) {
+        named.push(manifest.config.digest);
+        named.extend(manifest.layers.iter().map(|layer| layer.digest));
+    }
+    named
+}
+
+fn put_image(image: &Image, assembled: &Assembled, directory: &Path, blobs: &dyn Blobs) -> Result<(), ExportError> {
     let folder = directory.join("blobs/sha256");
     fs::create_dir_all(&folder).map_err(|error| ExportError::write(&folder, error))?;
     for layer in &image.layers {
@@ -34,13 +100,7 @@ pub fn write(
         put(&path, &mut reader, &layer.blob)?;
     }
     put_bytes(&folder, &assembled.config_bytes)?;
-    put_bytes(&folder, &assembled.manifest_bytes)?;
-    put_file(&directory.join("oci-layout"), &mut &br#"{"imageLayoutVersion":"1.0.0"}"#[..])?;
-    let mut descriptor = assembled.descriptor.clone();
-    if let Some(tag) = name.and_then(Reference::tag) {
-        descriptor.annotations.insert("org.opencontainers.image.ref.name".to_owned(), tag.to_owned());
-    }
-    put_file(&directory.join("index.json"), &mut &Index::new(vec![descriptor]).to_bytes()[..])
+    put_bytes(&folder, &assembled.manifest_bytes)
 }
 
 fn put_bytes(folder: &Path, bytes: &[u8]) -> Result<(), ExportError> {

@@ -307,6 +307,16 @@ impl OverlayAttributes {
     }
 }
 
+/// All that stands in the plain root at `directory`, as a layer over nothing; what is recorded beside it counts.
+///
+/// # Errors
+/// [`RootfsError`] if the disk cannot be read.
+pub fn contents(directory: &Path, owners: Owners, source: SourceId) -> Result<StepChanges, RootfsError> {
+    let files = ConfinedDir::open(directory)?;
+    let (changes, _) = changes::in_directory(&files, &Records::default(), &BTreeSet::new(), &Tree::new(), source, owners)?;
+    Ok(StepChanges { changes, files })
+}
+
 /// Gives what stands at `path` in the plain root at `root` the attributes of `entry`, recorded beside it
 /// ([`Owners::RECORDED`]). `directory` is that root.
 ///

@@ -5,7 +5,7 @@ use crate::oci::{Descriptor, Digest, Hasher};
 use std::{
     fs::File,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// A blob that is being written. Dropped before [`finish`](Self::finish), it leaves nothing behind.
@@ -34,7 +34,7 @@ impl Store {
     /// [`StoreError`] if it cannot be written.
     pub fn put_document(&self, bytes: &[u8]) -> Result<Digest, StoreError> {
         let digest = Digest::of(bytes);
-        self.write_whole(&self.blob_path(&digest), bytes)?;
+        self.write_whole(&self.place(&digest), bytes)?;
         Ok(digest)
     }
 
@@ -70,15 +70,21 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it is there and stays.
     pub fn remove_blob(&self, digest: &Digest) -> Result<(), StoreError> {
-        let path = self.blob_path(digest);
+        let path = self.place(digest);
+        self.forget_use(&path);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("remove", &path, error)),
             _ => Ok(()),
         }
     }
 
-    /// Where a blob is, or would be.
+    /// Where a blob is, or would be. Whoever asks is taken to use it.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
+        self.find(&Path::new("blobs/sha256").join(digest.hex()))
+    }
+
+    /// Where a blob of this store belongs.
+    fn place(&self, digest: &Digest) -> PathBuf {
         self.root().join("blobs/sha256").join(digest.hex())
     }
 }
@@ -107,7 +113,7 @@ impl BlobWriter {
                 return Err(StoreError::WrongDigest { expected: expected.digest, found });
             }
         }
-        let path = self.store.blob_path(&found);
+        let path = self.store.place(&found);
         self.file.persist(&path).map_err(|error| StoreError::io("put in place", &path, error.error))?;
         Ok(found)
     }

@@ -1,6 +1,10 @@
 //! Directories of `RUN --mount=type=cache`: what is in them outlives the build and belongs to whoever names them.
 
-use super::{Store, StoreError, UnpackedWriter};
+use super::{
+    Store, StoreError, UnpackedWriter,
+    uses::touch,
+    workspace::{is_same_file, remove_tree},
+};
 use crate::oci::Digest;
 use rustix::{
     fs::{FlockOperation, flock},
@@ -22,6 +26,15 @@ pub enum Sharing {
     Locked,
 }
 
+/// What came of asking for a directory.
+enum Attempt {
+    Leased(CacheLease),
+    /// Somebody holds it in a way that keeps others out.
+    InUse,
+    /// A step has taken the content along.
+    Borrowed,
+}
+
 /// The right to use a directory; ends when it is dropped.
 #[derive(Debug)]
 pub struct CacheLease {
@@ -37,21 +50,28 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if its file system has no locks.
     pub fn lease_cache(&self, name: &Digest, sharing: Sharing) -> Result<Option<CacheLease>, StoreError> {
-        let try_number = |number: u32| self.try_lease(&format!("{}-{number}", name.hex()), sharing);
-        match sharing {
-            Sharing::Shared | Sharing::Locked => try_number(0),
-            Sharing::Private => {
-                for number in 0..u32::MAX {
-                    if let Some(lease) = try_number(number)? {
-                        return Ok(Some(lease));
-                    }
-                }
-                Ok(None)
+        for number in 0..u32::MAX {
+            // Whoever gets another one beside that which is shared has it for itself.
+            let sharing = if number > 0 { Sharing::Private } else { sharing };
+            match self.try_lease(&format!("{}-{number}", name.hex()), sharing)? {
+                Attempt::Leased(lease) => return Ok(Some(lease)),
+                Attempt::InUse if sharing != Sharing::Private => return Ok(None),
+                Attempt::InUse | Attempt::Borrowed => {}
             }
         }
+        Ok(None)
     }
 
-    fn try_lease(&self, file_name: &str, sharing: Sharing) -> Result<Option<CacheLease>, StoreError> {
+    /// Remembers what people call the cache `name`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn note_cache_id(&self, name: &Digest, id: &str) -> Result<(), StoreError> {
+        let path = self.root().join("caches").join(format!("{}.id", name.hex()));
+        if path.exists() { Ok(()) } else { self.write_whole(&path, id.as_bytes()) }
+    }
+
+    fn try_lease(&self, file_name: &str, sharing: Sharing) -> Result<Attempt, StoreError> {
         let place = self.root().join("caches").join(file_name);
         let lock_path = place.with_extension("lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path);
@@ -61,14 +81,55 @@ impl Store {
             Sharing::Private | Sharing::Locked => FlockOperation::NonBlockingLockExclusive,
         };
         match flock(&lock, operation) {
-            Ok(()) => Ok(Some(CacheLease { store: self.clone(), lock, place })),
-            Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(None),
+            // Somebody has removed it with its directory.
+            Ok(()) if !is_same_file(&lock, &lock_path) => self.try_lease(file_name, sharing),
+            Ok(()) if place.is_dir() && !CacheLease::root_in(&place).is_dir() => self.mend(place, lock, operation),
+            Ok(()) => Ok(Attempt::Leased(CacheLease::new(self.clone(), lock, place))),
+            Err(Errno::WOULDBLOCK | Errno::INTR) => Ok(Attempt::InUse),
             Err(errno) => Err(StoreError::io("lock", &lock_path, errno.into())),
+        }
+    }
+
+    /// A place without its root: a step has taken that along, where nothing can be mounted, and brings it back; or its
+    /// process was killed, and the content is lost.
+    fn mend(&self, place: PathBuf, lock: File, operation: FlockOperation) -> Result<Attempt, StoreError> {
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(Attempt::Borrowed);
+        }
+        // It may have been brought back in this moment.
+        if !CacheLease::root_in(&place).is_dir() {
+            remove_tree(&place).map_err(|error| StoreError::io("remove", &place, error))?;
+        }
+        match flock(&lock, operation) {
+            Ok(()) => Ok(Attempt::Leased(CacheLease::new(self.clone(), lock, place))),
+            Err(_) => Ok(Attempt::InUse),
         }
     }
 }
 
 impl CacheLease {
+    fn new(store: Store, lock: File, place: PathBuf) -> Self {
+        // When it was last used; of a file of another user nobody knows.
+        let _ = touch(&lock);
+        Self { store, lock, place }
+    }
+
+    /// What was noted of the content when it was last exported or imported.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is there and cannot be read.
+    pub fn exported(&self) -> Result<Option<Vec<u8>>, StoreError> {
+        Store::read(&self.place.with_extension("exported"))
+    }
+
+    /// Notes what the content is that was exported or imported.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn note_exported(&self, note: &[u8]) -> Result<(), StoreError> {
+        self.store.write_whole(&self.place.with_extension("exported"), note)
+    }
+
     /// The directory, if anybody has filled it yet.
     pub fn directory(&self) -> Option<PathBuf> {
         Some(Self::root_in(&self.place)).filter(|path| path.is_dir())
@@ -154,6 +215,32 @@ mod tests {
         assert!(!is_free());
         drop(lease);
         assert!(is_free());
+    }
+
+    #[test]
+    fn a_directory_whose_content_was_taken_along_is_in_use_or_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let (one, two) = (store(&directory), store(&directory));
+        let name = Digest::of(b"name");
+        let lease = |store: &Store, sharing| store.lease_cache(&name, sharing).unwrap().unwrap();
+        let held = lease(&one, Sharing::Shared);
+        let place = fill(&held, "1");
+        let (root, away) = (CacheLease::root_in(&held.place), directory.path().join("away"));
+        fs::rename(&root, &away).unwrap();
+        let other = lease(&two, Sharing::Shared);
+        assert_ne!(other.place, held.place, "another one beside it");
+        assert!(two.lease_cache(&name, Sharing::Locked).unwrap().is_none());
+
+        fs::rename(&away, &root).unwrap();
+        assert_eq!(lease(&two, Sharing::Shared).directory(), Some(place.clone()), "it is back");
+        fs::rename(&root, &away).unwrap();
+        drop((held, other));
+        for sharing in [Sharing::Shared, Sharing::Private, Sharing::Locked] {
+            let after = lease(&two, sharing);
+            assert_eq!(after.directory(), None, "whoever had it was killed");
+            assert_eq!(fill(&after, "2"), place);
+            fs::remove_dir_all(&root).unwrap();
+        }
     }
 
     #[test]

@@ -6,30 +6,43 @@
 //! layers/<diff id hex>     JSON: the blobs that are known to hold a layer
 //! steps/<key hex>          JSON: what a step led to
 //! parts/<hex>              what the last build of a name depended on, for explanations
+//! bases/<name hex>         JSON: an image that builds start from, and its blobs
 //! unpacked/<chain id hex>/ directories that hold an unpacked chain of layers
 //! caches/<name hex>-<n>/   directories of `RUN --mount=type=cache`; `<name hex>-<n>.lock` is locked while a step uses one
 //! builds/<id>/             what builds in progress write; `<id>.lock` is locked as long as its process lives
+//! lock                     locked while an entry is found, or removed (`uses.rs`)
+//! settled                  JSON: until when all is known to be on the disk (`settle.rs`)
 //! ```
 //! Several processes may use one store at once: everything is written in `builds/` and renamed to its place when it is
-//! whole, so nobody ever sees half a file, and equal names mean equal content. Nothing is synced: after a loss of power a
-//! damaged entry is a miss. Works on any file system that can rename. Does I/O on its own directory only.
+//! whole, so nobody ever sees half a file, and equal names mean equal content. A process may die at any moment. Nothing is
+//! synced: after a loss of power a damaged entry is a miss. Works on any file system that can rename; what removes entries
+//! wants `flock` as well. Does I/O on its own directory only, but for the question which run of the kernel this is.
+//!
+//! A store may stand over others that are only read: what those have is found as if it were here.
 
 mod blob;
 mod caches;
+mod prune;
 mod record;
+mod settle;
 mod unpacked;
+mod uses;
 mod workspace;
 
 pub use blob::BlobWriter;
 pub use caches::{CacheLease, Sharing};
+pub use prune::{Entry, EntryKind, PrunePolicy, Pruned};
+pub use record::BaseRecord;
 pub use unpacked::UnpackedWriter;
 pub use workspace::Workspace;
 
 use crate::oci::Digest;
 use std::{
+    collections::HashMap,
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
+    time::Instant,
 };
 
 /// A store on disk. Clones are one store.
@@ -41,8 +54,12 @@ pub struct Store {
 #[derive(Debug)]
 struct Shared {
     root: PathBuf,
+    /// Stores that are only read.
+    below: Vec<PathBuf>,
     /// Where this process writes before it renames.
     staging: Workspace,
+    /// What this process has noted as used, and when.
+    noted: Mutex<HashMap<PathBuf, Instant>>,
 }
 
 /// Why the store could not keep or give something.
@@ -104,15 +121,31 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the directory cannot be made or written.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StoreError> {
+        Self::open_over(directory, Vec::new())
+    }
+
+    /// The same over the stores in the directories `below`, which are only read; one that does not exist is empty. Their
+    /// blobs, documents and layer indexes are found here.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the directory cannot be made or written.
+    pub fn open_over(directory: impl Into<PathBuf>, below: Vec<PathBuf>) -> Result<Self, StoreError> {
         let root = directory.into();
-        for name in ["blobs/sha256", "indexes", "layers", "steps", "parts", "unpacked", "caches", "builds"] {
+        for name in ["blobs/sha256", "indexes", "layers", "steps", "bases", "parts", "unpacked", "caches", "builds"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(|error| StoreError::io("make the directory", &path, error))?;
         }
         let builds = root.join("builds");
         workspace::remove_stale(&builds);
         let staging = Workspace::create(&builds)?;
-        Ok(Self { shared: Arc::new(Shared { root, staging }) })
+        let store = Self { shared: Arc::new(Shared { root, below, staging, noted: Mutex::default() }) };
+        store.settle()?;
+        Ok(store)
+    }
+
+    /// Whether there is a store in `directory`.
+    pub fn is_at(directory: &Path) -> bool {
+        directory.join("blobs/sha256").is_dir()
     }
 
     /// The directory of the store.
@@ -147,6 +180,17 @@ impl Store {
         io::Write::write_all(&mut file, bytes).map_err(|error| StoreError::io("write", path, error))?;
         file.persist(path).map_err(|error| StoreError::io("put in place", path, error.error))?;
         Ok(())
+    }
+
+    /// Where the file `name` of the store is: here, or in a store below if only that has it. Notes that it is used.
+    fn find(&self, name: &Path) -> PathBuf {
+        let here = self.root().join(name);
+        if !self.note_use(&here)
+            && let Some(below) = self.shared.below.iter().map(|root| root.join(name)).find(|path| path.is_file())
+        {
+            return below;
+        }
+        here
     }
 
     fn read(path: &Path) -> Result<Option<Vec<u8>>, StoreError> {

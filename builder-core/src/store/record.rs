@@ -1,10 +1,27 @@
 //! Layer indexes and small facts. A damaged record, or one of another version, is a miss.
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, uses::LockFor};
 use crate::oci::{Descriptor, DiffId, Digest};
 use crate::tree::LayerIndex;
-use serde::{Serialize, de::DeserializeOwned};
-use std::path::PathBuf;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::path::{Path, PathBuf};
+
+/// An image that builds have started from, as it was found last.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// Its name.
+    pub reference: String,
+    /// What it is for.
+    pub platform: String,
+    /// The place that served it.
+    pub origin: String,
+    /// The digest of its manifest.
+    pub manifest: Digest,
+    /// The digest of its config.
+    pub config: Digest,
+    /// The blobs of its layers.
+    pub layers: Vec<Digest>,
+}
 
 /// First bytes of a layer index: raise the number when [`LayerIndex`] or what it holds changes.
 const INDEX_VERSION: [u8; 4] = *b"cli1";
@@ -18,12 +35,14 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it is there and cannot be read.
     pub fn layer_index(&self, layer: DiffId) -> Result<Option<LayerIndex>, StoreError> {
-        Ok(Self::read(&self.index_path(layer))?.and_then(|bytes| decode(&bytes)))
+        let path = self.find(&Path::new("indexes").join(layer.0.hex()));
+        Ok(Self::read(&path)?.and_then(|bytes| decode(&bytes)))
     }
 
     /// Whether there is a whole index of the layer; cheaper than to have it.
     pub fn has_layer_index(&self, layer: DiffId) -> bool {
-        Self::read(&self.index_path(layer)).is_ok_and(|bytes| bytes.is_some_and(|bytes| checked(&bytes).is_some()))
+        let path = self.find(&Path::new("indexes").join(layer.0.hex()));
+        Self::read(&path).is_ok_and(|bytes| bytes.is_some_and(|bytes| checked(&bytes).is_some()))
     }
 
     /// Keeps the index of a layer.
@@ -39,16 +58,32 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if the record is there and cannot be read.
     pub fn layer_blobs(&self, layer: DiffId) -> Result<Vec<Descriptor>, StoreError> {
-        Ok(Self::read_json(&self.layer_path(layer))?.unwrap_or_default())
+        let name = Path::new("layers").join(layer.0.hex());
+        let mut blobs: Vec<Descriptor> = Vec::new();
+        self.note_use(&self.root().join(&name));
+        for root in std::iter::once(self.root()).chain(self.shared.below.iter().map(PathBuf::as_path)) {
+            for blob in Self::read_json::<Vec<Descriptor>>(&root.join(&name))?.unwrap_or_default() {
+                if blobs.iter().all(|known| known.digest != blob.digest) {
+                    blobs.push(blob);
+                }
+            }
+        }
+        Ok(blobs)
     }
 
-    /// Remembers that `blob` holds `layer`. Of two processes that do so at once, one may be forgotten: it costs a download.
+    /// Remembers that `blob` holds `layer`.
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be written.
     pub fn add_layer_blob(&self, layer: DiffId, blob: &Descriptor) -> Result<(), StoreError> {
-        let mut blobs = self.layer_blobs(layer)?;
-        if blobs.iter().any(|known| known.digest == blob.digest) {
+        let is_known = |blobs: &[Descriptor]| blobs.iter().any(|known| known.digest == blob.digest);
+        if is_known(&self.layer_blobs(layer)?) {
+            return Ok(());
+        }
+        // Another process may add one too. Where there are no locks, that one may be forgotten.
+        let _lock = self.lock(LockFor::Change);
+        let mut blobs: Vec<Descriptor> = Self::read_json(&self.layer_path(layer))?.unwrap_or_default();
+        if is_known(&blobs) {
             return Ok(());
         }
         blobs.push(blob.clone());
@@ -60,7 +95,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it is there and cannot be read.
     pub fn step<T: DeserializeOwned>(&self, key: &[u8; 32]) -> Result<Option<T>, StoreError> {
-        Self::read_json(&self.step_path(key))
+        let path = self.step_path(key);
+        self.note_use(&path);
+        Self::read_json(&path)
     }
 
     /// Keeps what a step led to.
@@ -76,7 +113,9 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it is there and cannot be read.
     pub fn build_parts(&self, name: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
-        Self::read(&self.parts_path(name))
+        let path = self.parts_path(name);
+        self.note_use(&path);
+        Self::read(&path)
     }
 
     /// Keeps what a build depended on.
@@ -87,11 +126,33 @@ impl Store {
         self.write_whole(&self.parts_path(name), parts)
     }
 
-    fn read_json<T: DeserializeOwned>(path: &std::path::Path) -> Result<Option<T>, StoreError> {
+    /// What an image was made of when it was last asked for.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is there and cannot be read.
+    pub fn base(&self, reference: &str, platform: &str) -> Result<Option<BaseRecord>, StoreError> {
+        let found: Option<BaseRecord> = Self::read_json(&self.find(&base_name(reference, platform)))?;
+        Ok(found.filter(|base| base.reference == reference && base.platform == platform))
+    }
+
+    /// Remembers what an image is made of.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn put_base(&self, base: &BaseRecord) -> Result<(), StoreError> {
+        let path = self.root().join(base_name(&base.reference, &base.platform));
+        self.note_use(&path);
+        if Self::read_json::<BaseRecord>(&path)?.as_ref() == Some(base) {
+            return Ok(());
+        }
+        self.write_json(&path, base)
+    }
+
+    pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
         Ok(Self::read(path)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
-    fn write_json(&self, path: &std::path::Path, value: &impl Serialize) -> Result<(), StoreError> {
+    fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
         let bytes =
             serde_json::to_vec(value).map_err(|error| StoreError::io("write a record to", path, std::io::Error::other(error)))?;
         self.write_whole(path, &bytes)
@@ -112,6 +173,10 @@ impl Store {
     fn step_path(&self, key: &[u8; 32]) -> PathBuf {
         self.root().join("steps").join(crate::oci::Digest::from_bytes(*key).hex())
     }
+}
+
+fn base_name(reference: &str, platform: &str) -> PathBuf {
+    Path::new("bases").join(Digest::of(format!("{reference} {platform}").as_bytes()).hex())
 }
 
 /// Version, checksum, postcard.

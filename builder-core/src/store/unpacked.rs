@@ -1,9 +1,10 @@
 //! Directories that hold an unpacked chain of layers, shared by all builds on this machine.
 
-use super::{Store, StoreError, workspace::remove_tree};
+use super::{Store, StoreError, uses::USED, workspace::remove_tree};
 use crate::oci::Digest;
 use std::{
-    fs, io,
+    fs::{self, File},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -16,9 +17,10 @@ pub struct UnpackedWriter {
 }
 
 impl Store {
-    /// The directory with the unpacked layers of `chain`, if somebody has made it. Whoever uses it only reads it.
+    /// The directory with the unpacked layers of `chain`, if somebody has made it. Whoever uses it only reads it. It stays
+    /// as long as this process has the store open.
     pub fn unpacked(&self, chain: &Digest) -> Option<PathBuf> {
-        Some(self.unpacked_path(chain)).filter(|path| path.is_dir())
+        Some(self.unpacked_path(chain)).filter(|path| self.note_use_of_directory(path))
     }
 
     /// Starts the directory for `chain`. What is put into it becomes visible as a whole.
@@ -56,6 +58,8 @@ impl UnpackedWriter {
     /// # Errors
     /// [`StoreError`] if it cannot be renamed.
     pub fn finish(mut self) -> Result<PathBuf, StoreError> {
+        let used = self.path().join(USED);
+        File::create(&used).map_err(|error| StoreError::io("make", &used, error))?;
         match fs::rename(self.path(), &self.place) {
             Ok(()) => self.staged = None,
             Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => {}

@@ -37,6 +37,11 @@ impl Workspace {
         }
     }
 
+    /// The file that is locked while this process lives.
+    pub(super) fn lock_path(&self) -> PathBuf {
+        self.directory.with_extension("lock")
+    }
+
     /// The directory.
     pub fn path(&self) -> &Path {
         &self.directory
@@ -67,7 +72,7 @@ pub(super) fn remove_stale(builds: &Path) {
     }
 }
 
-fn is_same_file(file: &File, path: &Path) -> bool {
+pub(super) fn is_same_file(file: &File, path: &Path) -> bool {
     let (Ok(opened), Ok(named)) = (file.metadata(), fs::symlink_metadata(path)) else { return false };
     (opened.dev(), opened.ino()) == (named.dev(), named.ino())
 }

@@ -1,0 +1,301 @@
+//! One state directory for many builds of the program: some are killed, some run at once, and some of what they keep is
+//! removed meanwhile.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+use testkit::{Image, require, require_root};
+
+/// A context, a base image and a state directory.
+struct Bench {
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        Image::new()
+            .busybox_layer()
+            .layer("etc/ 0755 0:0\netc/greeting 0644 0:0 \"hello\"")
+            .write(&directory.path().join("base"), "1");
+        let context = directory.path().join("context");
+        fs::create_dir(&context).unwrap();
+        fs::write(context.join("data"), testkit::tree::random_bytes(300_000)).unwrap();
+        let dockerfile = "FROM base AS other\n\
+             ARG SALT=0\n\
+             RUN mkdir /many && i=0; while [ $i -lt 30 ]; do echo $SALT $i >/many/$i; i=$((i+1)); done\n\
+             FROM base\n\
+             ARG SALT=0\n\
+             COPY data /data\n\
+             RUN --mount=type=cache,target=/cache,sharing=shared cat /data /data >/cache/data; cp /data /copy; echo $SALT >/salt\n\
+             COPY --from=other /many /many/\n\
+             RUN rm /data\n";
+        fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// Stands in the variables of the steps, which all of their processes inherit, so that these can be told from others.
+    fn mark(&self) -> String {
+        self.directory.path().file_name().unwrap().to_string_lossy().into_owned()
+    }
+
+    /// A build that prints the digest of its image.
+    fn command(&self, salt: u32, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
+        let base = format!("base=oci-layout://{}:1", self.path("base").display());
+        command
+            .args([
+                "build",
+                "--quiet",
+                "--no-push",
+                "--build-context",
+                &base,
+                "--build-arg",
+                &format!("SALT={}-{salt}", self.mark()),
+            ])
+            .args(words)
+            .arg("--state-dir")
+            .arg(self.path("state"))
+            .arg(self.path("context"))
+            .env_clear()
+            .env("SOURCE_DATE_EPOCH", "1000000000")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn start(&self, salt: u32, words: &[&str]) -> Child {
+        self.command(salt, words).spawn().unwrap()
+    }
+
+    fn build(&self, salt: u32, words: &[&str]) -> String {
+        digest_of(self.command(salt, words).output().unwrap())
+    }
+
+    /// What the build gives where nothing has been kept.
+    fn expected(&self, salt: u32) -> String {
+        let digest = self.build(salt, &["--no-cache"]);
+        let _ = fs::remove_dir_all(self.path("state"));
+        digest
+    }
+
+    fn cofferdam(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
+        command.args(words).arg("--state-dir").arg(self.path("state")).env_clear().output().unwrap()
+    }
+}
+
+fn digest_of(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The processes of steps, and of builds in this directory.
+fn running(mark: &str) -> Vec<String> {
+    let is_step = |process: &Path| {
+        let read = |name: &str| fs::read(process.join(name)).unwrap_or_default();
+        let text = String::from_utf8_lossy(&[read("cmdline"), read("environ")].concat()).into_owned();
+        text.contains(mark).then_some(text)
+    };
+    fs::read_dir("/proc").unwrap().flatten().filter_map(|process| is_step(&process.path())).collect()
+}
+
+/// The processes of a build that was killed end by themselves, but not in the same moment.
+fn await_end_of_steps(mark: &str, round: u32) {
+    let deadline = Instant::now() + Duration::from_mins(1);
+    loop {
+        let running = running(mark);
+        if running.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "round {round}: still running: {running:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Numbers that look random and are the same each time.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, most: u64) -> u64 {
+        // Steele, Lea and Flood's SplitMix.
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % most.max(1)
+    }
+}
+
+#[test]
+fn privileged_a_state_directory_survives_200_killed_builds() {
+    const KILLS: u32 = 200;
+    if !require(&["busybox"]) || !require_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let state = bench.path("state");
+    let digests = [bench.expected(0), bench.expected(1)];
+    let time = |words: &[&str]| {
+        let one = || {
+            let began = Instant::now();
+            bench.build(0, words);
+            u64::try_from(began.elapsed().as_micros()).unwrap()
+        };
+        (0..5).map(|_| one()).min().unwrap()
+    };
+    let (mut whole, mut cached) = (time(&["--no-cache"]), time(&[]));
+    let mut emulated = time(&["--no-cache", "--isolation", "emulated"]);
+    let mut dice = Dice(7);
+    let (mut round, mut kills) = (0, 0);
+    while kills < KILLS {
+        round += 1;
+        let salt = u32::try_from(dice.below(2)).unwrap();
+        let (words, most): (&[&str], _) = match dice.below(8) {
+            0 | 1 => (&[], &mut cached),
+            2 | 3 => (&["--no-cache", "--isolation", "emulated"], &mut emulated),
+            _ => (&["--no-cache"], &mut whole),
+        };
+        let mut killed = bench.start(salt, words);
+        // In each tenth round another build shares the directory, and must not notice.
+        let other = (round % 10 == 0).then(|| bench.start(0, &["--no-cache"]));
+        std::thread::sleep(Duration::from_micros(dice.below(*most)));
+        match killed.try_wait().unwrap() {
+            None => kills += 1,
+            // A machine that was busier when the time was taken.
+            Some(_) => *most -= *most / 10,
+        }
+        killed.kill().unwrap();
+        killed.wait().unwrap();
+        let checked = match other {
+            Some(other) => Some(digest_of(other.wait_with_output().unwrap())),
+            None => (round % 5 == 0).then(|| bench.build(0, &[])),
+        };
+        await_end_of_steps(&bench.mark(), round);
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(&state.display().to_string()), "round {round}: a mount is left");
+        if let Some(digest) = checked {
+            assert_eq!(digest, digests[0], "round {round}");
+            assert_eq!(bench.build(1, &[]), digests[1], "round {round}");
+            let left: Vec<_> = fs::read_dir(state.join("builds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            assert!(left.is_empty(), "round {round}: {left:?}");
+        }
+        // From the first file on.
+        if round % 40 == 0 {
+            fs::remove_dir_all(&state).unwrap();
+        }
+    }
+}
+
+#[test]
+fn privileged_builds_do_not_notice_that_what_they_do_not_use_is_removed() {
+    if !require(&["busybox"]) || !require_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let digests: Vec<String> = (0..3).map(|salt| bench.expected(salt)).collect();
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let pruning = scope.spawn(|| {
+            let mut rounds = 0;
+            while !done.load(Ordering::Relaxed) || rounds == 0 {
+                let output = bench.cofferdam(&["cache", "prune", "--all"]);
+                // At first there is no state directory.
+                let text = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(output.status.success() || text.contains("there is no state directory"), "{text}");
+                rounds += u32::from(output.status.success());
+            }
+            rounds
+        });
+        let building: Vec<_> = (0..3_usize)
+            .map(|salt| {
+                let (bench, digests) = (&bench, &digests);
+                scope.spawn(move || {
+                    for _ in 0..6 {
+                        assert_eq!(bench.build(u32::try_from(salt).unwrap(), &[]), digests[salt]);
+                    }
+                })
+            })
+            .collect();
+        let built = building.into_iter().map(std::thread::ScopedJoinHandle::join).collect::<Vec<_>>();
+        done.store(true, Ordering::Relaxed);
+        assert!(pruning.join().unwrap() > 1);
+        assert!(built.iter().all(Result::is_ok));
+    });
+    assert!(bench.cofferdam(&["cache", "prune", "--all"]).status.success());
+    let output = bench.cofferdam(&["cache", "ls", "--json"]);
+    let listed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&listed["total_bytes"], &listed["entries"]), (&0.into(), &serde_json::json!([])));
+}
+
+#[test]
+fn privileged_a_damaged_layer_fails_one_build_and_no_more() {
+    if !require(&["busybox"]) || !require_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let expected = bench.expected(1);
+    bench.build(0, &[]);
+    let files = fs::read_dir(bench.path("state/blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    let largest = files.max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    fs::write(&largest, vec![0; usize::try_from(fs::metadata(&largest).unwrap().len()).unwrap()]).unwrap();
+    fs::remove_dir_all(bench.path("state/unpacked")).unwrap();
+    let output = bench.command(1, &[]).output().unwrap();
+    assert_eq!(output.status.code(), Some(72));
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(text.contains("hint: it was damaged in the state directory and has been removed from there: build again"), "{text}");
+    assert_eq!(bench.build(1, &[]), expected);
+}
+
+#[test]
+fn privileged_what_is_kept_is_listed_and_removed_down_to_a_size() {
+    if !require(&["busybox"]) || !require_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let digest = bench.build(0, &[]);
+    let list = || -> serde_json::Value {
+        let output = bench.cofferdam(&["cache", "ls", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let before = list();
+    let entries = before["entries"].as_array().unwrap();
+    for kind in ["blob", "index", "step", "layer", "unpacked", "cache-mount"] {
+        assert!(entries.iter().any(|entry| entry["kind"] == kind), "{kind}: {before:#}");
+    }
+    assert!(entries.iter().all(|entry| entry["in_use"] == false));
+    let mount = entries.iter().find(|entry| entry["kind"] == "cache-mount").unwrap();
+    assert_eq!((&mount["description"], &mount["size_bytes"]), (&"/cache".into(), &600_000.into()));
+    let text = String::from_utf8(bench.cofferdam(&["cache", "ls"]).stdout).unwrap();
+    assert!(text.contains("KIND") && text.contains("/cache") && text.contains("TOTAL"), "{text}");
+
+    let total = before["total_bytes"].as_u64().unwrap();
+    let keep = (total / 2).to_string();
+    let would = bench.cofferdam(&["cache", "prune", "--keep-storage", &keep, "--dry-run"]);
+    assert!(String::from_utf8_lossy(&would.stdout).contains("would be freed"), "{would:?}");
+    assert_eq!(list()["total_bytes"], total);
+    assert!(bench.cofferdam(&["cache", "prune", "--until", "1h"]).status.success());
+    assert_eq!(list()["total_bytes"], total, "everything is younger");
+    let output = bench.cofferdam(&["cache", "prune", "--keep-storage", &keep, "--json"]);
+    let pruned: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let kept = pruned["kept_bytes"].as_u64().unwrap();
+    assert!(kept <= total / 2 && kept + pruned["freed_bytes"].as_u64().unwrap() == total, "{pruned:#}");
+    assert_eq!(list()["total_bytes"], kept);
+    assert_eq!(bench.build(0, &[]), digest);
+    assert_eq!(bench.cofferdam(&["cache", "prune"]).status.code(), Some(64));
+
+    assert_eq!(bench.build(1, &["--cache-keep-storage", &keep]).len(), digest.len());
+    assert!(list()["total_bytes"].as_u64().unwrap() <= total / 2);
+}
