@@ -353,6 +353,8 @@ impl Examination {
                 }),
                 "fresh_proc": choice.map(|choice| choice.proc == Proc::Fresh),
                 "network_none": choice.map(|choice| choice.network_namespace),
+                "namespaces_around": choice.map(|choice| choice.apart),
+                "landlock_version": choice.and_then(|choice| choice.landlock_version),
                 "refused": refused.collect::<Vec<_>>(),
             },
             "facts": facts,
