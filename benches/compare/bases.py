@@ -47,6 +47,8 @@ def make(directory, real, names):
         def layers(prefix, packages=packages):
             whole = debian if not packages else f"{prefix}.tar"
             bootstrap(whole, packages)
+            if not os.path.exists(debian):
+                bootstrap(debian, [])
             tars = split(whole, debian if packages else None, prefix)
             if packages:
                 os.remove(whole)
