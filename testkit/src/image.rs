@@ -350,6 +350,16 @@ impl Layout {
     /// The uncompressed layers, each compared with its diff id.
     #[must_use]
     pub fn layer_tars(&self) -> Vec<Vec<u8>> {
+        self.layer_tars_above(0)
+    }
+
+    /// The entries of each layer but for the first `count`, which are not read: those of a large base.
+    #[must_use]
+    pub fn layers_above(&self, count: usize) -> Vec<Vec<tree::Node>> {
+        self.layer_tars_above(count).iter().map(|tar| tree::of_tar(tar)).collect()
+    }
+
+    fn layer_tars_above(&self, count: usize) -> Vec<Vec<u8>> {
         let manifest = self.manifest();
         let config = self.config();
         let layers = manifest["layers"].as_array().expect("an image manifest");
@@ -358,6 +368,7 @@ impl Layout {
         layers
             .iter()
             .zip(diff_ids)
+            .skip(count)
             .map(|(layer, diff_id)| {
                 let tar = unpack(&text_of(&layer["mediaType"]), &self.blob(layer));
                 assert_eq!(sha256(&tar), text_of(diff_id), "the layer has another diff id");
@@ -367,7 +378,7 @@ impl Layout {
     }
 
     fn layer_nodes(&self) -> Vec<Vec<tree::Node>> {
-        self.layer_tars().iter().map(|tar| tree::of_tar(tar)).collect()
+        self.layers_above(0)
     }
 
     fn descriptor(&self) -> Value {
