@@ -191,8 +191,8 @@ try-copy-keeps-everything() {
     ln -s file source/link
     chown -h games:audio source/link source/file
     chmod 4751 source/file
-    setcap cap_net_raw+ep source/file
     touch --date=2001-02-03T04:05:06.789 source/file
+    setcap cap_net_raw+ep source/file
     cp -a source target
     same "$(shape target/file)" 'games:audio 4751'
     same "$(stat --format %U:%G target/link)" games:audio
