@@ -3,8 +3,8 @@
 //! The story: read the Dockerfile and plan ([`crate::plan`]) → start the needed stages, side by side (`stage.rs`) → each
 //! begins with its base (`base.rs`) and goes through its instructions: COPY, ADD and WORKDIR on values (`copy.rs`), RUN in an
 //! isolation (`run.rs`, `mounts.rs`), files from elsewhere (`fetch.rs`), results of earlier builds where the key of a step is known
-//! → the last stage becomes the image, which
-//! goes to its destinations (`publish.rs`). Finished layers are uploaded while later steps run.
+//! (`cached.rs`, `explain.rs`); what layers add up to is found out when somebody asks (`trees.rs`) → the last stage becomes the
+//! image, which goes to its destinations (`publish.rs`). Finished layers are uploaded while later steps run.
 //!
 //! This is the only module that knows all others.
 
