@@ -1,7 +1,8 @@
 //! Cuts bytes into chunks, compresses them on several threads, and writes them in order.
 //!
-//! Every chunk is a gzip member or a zstd frame of its own, and where it begins depends on nothing but the bytes: the result
-//! is the same for any number of threads. Any conforming reader takes members and frames that follow each other as one.
+//! Every chunk is one or more gzip members or a zstd frame of its own, and where they begin depends on nothing but the bytes:
+//! the result is the same for any number of threads. Any conforming reader takes members and frames that follow each other as
+//! one.
 //!
 //! Memory: chunks go round in a circle of `2 * threads + 2`, each with its input and its output, so at most
 //! `(2 * threads + 2) * 2` times the chunk size: 4 MiB and another 4 MiB per thread for gzip.
@@ -239,7 +240,7 @@ fn write_in_order(done: &Receiver<io::Result<Chunk>>, free: &Sender<Chunk>, mut 
 
 enum ChunkCompressor {
     Uncompressed,
-    Gzip { usual: Compressor, fastest: Compressor, stored: Compressor, sample: Vec<u8> },
+    Gzip { usual: Compressor, stored: Compressor, seen: Box<Seen> },
     Zstd(zstd::bulk::Compressor<'static>),
 }
 
@@ -248,25 +249,21 @@ impl ChunkCompressor {
         let gzip = |level| Compressor::new(CompressionLvl::new(level).expect("the level was brought into range"));
         Ok(match settings.compression {
             Compression::Uncompressed => Self::Uncompressed,
-            Compression::Gzip => {
-                Self::Gzip { usual: gzip(settings.level), fastest: gzip(1), stored: gzip(0), sample: Vec::new() }
-            }
+            Compression::Gzip => Self::Gzip { usual: gzip(settings.level), stored: gzip(0), seen: Box::default() },
             Compression::Zstd => Self::Zstd(zstd::bulk::Compressor::new(settings.level)?),
         })
     }
 
     fn compress(&mut self, input: &[u8], output: &mut Vec<u8>) -> io::Result<()> {
+        output.clear();
         match self {
-            Self::Uncompressed => {
-                output.clear();
-                output.extend_from_slice(input);
-            }
-            Self::Gzip { usual, fastest, stored, sample } => {
-                let compressor = if is_incompressible(input, fastest, sample) { stored } else { usual };
-                gzip(compressor, input, output);
+            Self::Uncompressed => output.extend_from_slice(input),
+            Self::Gzip { usual, stored, seen } => {
+                for (run, is_incompressible) in runs(input, seen) {
+                    gzip(if is_incompressible { stored } else { usual }, run, output);
+                }
             }
             Self::Zstd(compressor) => {
-                output.clear();
                 output.reserve(zstd::zstd_safe::compress_bound(input.len()));
                 compressor.compress_to_buffer(input, output)?;
             }
@@ -275,21 +272,125 @@ impl ChunkCompressor {
     }
 }
 
+/// Appends `input` as a member of its own.
 fn gzip(compressor: &mut Compressor, input: &[u8], output: &mut Vec<u8>) {
-    output.resize(compressor.gzip_compress_bound(input.len()), 0);
-    let count = compressor.gzip_compress(input, output).expect("the buffer has the size that the library asks for");
-    output.truncate(count);
+    let start = output.len();
+    output.resize(start + compressor.gzip_compress_bound(input.len()), 0);
+    let count = compressor.gzip_compress(input, &mut output[start..]).expect("the buffer has the size that the library asks for");
+    output.truncate(start + count);
 }
 
-/// Tries four samples at the fastest level. Searching matches in what is compressed already (archives, images, wheels) costs
-/// as much as anywhere and gains nothing.
-fn is_incompressible(input: &[u8], fastest: &mut Compressor, scratch: &mut Vec<u8>) -> bool {
-    const SAMPLE_BYTES: usize = 8 * 1024;
-    let quarter = input.len() / 4;
-    quarter >= 4 * SAMPLE_BYTES
-        && (0..4).all(|part| {
-            let sample = &input[part * quarter..][..SAMPLE_BYTES];
-            gzip(fastest, sample, scratch);
-            scratch.len() >= SAMPLE_BYTES - SAMPLE_BYTES / 50
-        })
+/// What is judged as a whole.
+const BLOCK_BYTES: usize = 32 << 10;
+
+/// Cuts a chunk where blocks that can be compressed meet blocks that cannot. Searching matches in what is compressed already
+/// (archives, images, wheels) costs more than anywhere else and gains nothing.
+fn runs<'a>(input: &'a [u8], seen: &mut Seen) -> Vec<(&'a [u8], bool)> {
+    let mut runs: Vec<(&[u8], bool)> = Vec::new();
+    let mut start = 0;
+    let mut blocks = input.chunks(BLOCK_BYTES).map(|block| (block.len(), is_incompressible(block, seen))).peekable();
+    let mut end = 0;
+    while let Some((length, judgement)) = blocks.next() {
+        end += length;
+        if blocks.peek().is_none_or(|(_, next)| *next != judgement) {
+            runs.push((&input[start..end], judgement));
+            start = end;
+        }
+    }
+    // An empty chunk is an empty member: without one, no bytes would be no gzip.
+    if runs.is_empty() { vec![(input, false)] } else { runs }
+}
+
+const SAMPLE_BYTES: usize = 1 << 10;
+const SAMPLES: usize = 4;
+
+/// Where four bytes were seen last, by a hash of them.
+struct Seen([u32; 4096]);
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self([0; 4096])
+    }
+}
+
+/// Judges a block by samples of it: all bytes must be about equally frequent, and sequences must not recur. Either promises a
+/// gain of at least 2 % otherwise.
+#[expect(clippy::cast_possible_truncation, reason = "a hash is cut to the bits that are wanted")]
+fn is_incompressible(block: &[u8], seen: &mut Seen) -> bool {
+    // chi² of even frequencies is 255 ± 23 with any number of bytes; each 2 * 4096 * ln 2 more are one bit in a byte.
+    const MOST_UNEVEN: u64 = 255 + 910;
+    const MOST_REPEATS: usize = SAMPLES * SAMPLE_BYTES / 50;
+    if block.len() < SAMPLES * SAMPLE_BYTES {
+        return false;
+    }
+    let stride = block.len() / SAMPLES;
+    let samples = || block.chunks_exact(stride).take(SAMPLES).map(|part| &part[..SAMPLE_BYTES]);
+    let mut frequencies = [0_u64; 256];
+    for byte in samples().flatten() {
+        frequencies[usize::from(*byte)] += 1;
+    }
+    let total = (SAMPLES * SAMPLE_BYTES) as u64;
+    let squares: u64 = frequencies.iter().map(|count| count * count).sum();
+    if squares * 256 / total > total + MOST_UNEVEN {
+        return false;
+    }
+    seen.0.fill(0);
+    let mut repeats = 0;
+    for window in samples().flat_map(|sample| sample.windows(4)) {
+        let four = u32::from_le_bytes([window[0], window[1], window[2], window[3]]);
+        let last = &mut seen.0[(four.wrapping_mul(0x9e37_79b1) >> 20) as usize];
+        repeats += usize::from(*last == four);
+        *last = four;
+    }
+    repeats <= MOST_REPEATS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes that nothing compresses, the same on every machine.
+    fn noise(seed: u64, length: usize) -> Vec<u8> {
+        let mut state = seed | 1;
+        let next = || {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state.to_be_bytes()[3]
+        };
+        std::iter::repeat_with(next).take(length).collect()
+    }
+
+    fn judged(block: &[u8]) -> bool {
+        is_incompressible(block, &mut Seen::default())
+    }
+
+    #[test]
+    fn only_what_gains_nothing_is_stored() {
+        let text = b"the quick brown fox jumps over the lazy dog; ".repeat(BLOCK_BYTES / 45 + 1);
+        let repeated = noise(3, 512).repeat(BLOCK_BYTES / 512);
+        let mut deflated = Vec::new();
+        let numbers: Vec<u8> = (0..60_000_u64).flat_map(|number| (number * number).to_string().into_bytes()).collect();
+        gzip(&mut Compressor::new(CompressionLvl::best()), &numbers, &mut deflated);
+        for (claim, block, expected) in [
+            ("noise", noise(1, BLOCK_BYTES), true),
+            ("what is compressed already", deflated[..BLOCK_BYTES].to_vec(), true),
+            ("text", text[..BLOCK_BYTES].to_vec(), false),
+            ("zeros", vec![0; BLOCK_BYTES], false),
+            ("noise that recurs", repeated, false),
+            ("noise of seven bits", noise(2, BLOCK_BYTES).iter().map(|byte| byte & 0x7f).collect(), false),
+            ("too little to judge", noise(1, 4000), false),
+        ] {
+            assert_eq!(judged(&block), expected, "{claim}");
+        }
+    }
+
+    #[test]
+    fn a_chunk_is_cut_where_its_nature_changes() {
+        let block = |incompressible: bool| if incompressible { noise(7, BLOCK_BYTES) } else { vec![b'x'; BLOCK_BYTES] };
+        let input = [block(true), block(true), block(false), block(true), b"rest".to_vec()].concat();
+        let lengths: Vec<_> = runs(&input, &mut Seen::default()).iter().map(|(run, kind)| (run.len(), *kind)).collect();
+        assert_eq!(lengths, [(2 * BLOCK_BYTES, true), (BLOCK_BYTES, false), (BLOCK_BYTES, true), (4, false)]);
+        assert_eq!(runs(&[], &mut Seen::default()), [(&[][..], false)]);
+    }
 }
