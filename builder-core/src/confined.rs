@@ -117,6 +117,26 @@ pub enum Attributes {
     WherePossible,
 }
 
+/// What a new file gets from the kernel, so that it need not be set: the owner, and the permissions that the umask or the
+/// directory's access list leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AsMade {
+    uid: u32,
+    gid: u32,
+    permitted: u16,
+}
+
+impl AsMade {
+    /// The mode to make the file of `entry` with, for [`ConfinedDir::finish_file`].
+    pub fn creation_mode(self, entry: &Entry) -> u16 {
+        entry.mode & 0o777 & self.permitted
+    }
+
+    fn is_owner(self, entry: &Entry) -> bool {
+        (self.uid, self.gid) == (entry.uid, entry.gid)
+    }
+}
+
 /// Why a path could not be resolved.
 enum Unresolved {
     Confined(ConfinedError),
@@ -312,6 +332,42 @@ impl ConfinedDir {
         self.at_parent(path, create).map(File::from).map_err(|errno| self.error("create", path, errno))
     }
 
+    /// The directory `name` in this one, which is no link.
+    ///
+    /// # Errors
+    /// [`ConfinedError`] if it is missing or no directory.
+    pub fn enter(&self, name: &[u8]) -> Result<Self, ConfinedError> {
+        let shown = self.shown.join(name_path(name));
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match fs::openat(&self.directory, name_path(name), flags, Mode::empty()) {
+            Ok(directory) => Ok(Self { directory, shown, lookup: self.lookup }),
+            Err(errno) => Err(error("open", shown, errno)),
+        }
+    }
+
+    /// A second descriptor of the same directory.
+    ///
+    /// # Errors
+    /// [`ConfinedError`] if there are too many.
+    pub fn try_clone(&self) -> Result<Self, ConfinedError> {
+        let directory = self.directory.try_clone();
+        let failed = |source| ConfinedError { action: "open", path: self.shown.clone(), source };
+        Ok(Self { directory: directory.map_err(failed)?, shown: self.shown.clone(), lookup: self.lookup })
+    }
+
+    /// What files have that are made in this directory, found out by making one.
+    ///
+    /// # Errors
+    /// [`ConfinedError`] if none can be made.
+    pub fn as_made(&self) -> Result<AsMade, ConfinedError> {
+        let path = TreePath::root().child(b".cofferdam-probe");
+        let made = self.create_file(&path, 0o777)?;
+        let stat = fs::fstat(&made).map_err(|errno| self.error("examine", &path, errno))?;
+        self.remove(&path)?;
+        let permitted = u16::try_from(stat.st_mode & 0o777).expect("nine bits");
+        Ok(AsMade { uid: stat.st_uid, gid: stat.st_gid, permitted })
+    }
+
     /// Makes a directory that was not there.
     ///
     /// # Errors
@@ -339,6 +395,17 @@ impl ConfinedDir {
             self.at_parent(path, |to, to_name| fs::linkat(from, from_name, to, to_name, AtFlags::empty()))
         };
         self.at_parent(target, create).map_err(|errno| self.error("link", path, errno))
+    }
+
+    /// Makes `path` a further name of `target` in another directory of the same file system.
+    ///
+    /// # Errors
+    /// [`ConfinedError`] if anything stands at `path`, or `target` is missing or a directory.
+    pub fn create_link_from(&self, path: &TreePath, directory: &Self, target: &TreePath) -> Result<(), ConfinedError> {
+        let create = |from: BorrowedFd<'_>, from_name: &Path| {
+            self.at_parent(path, |to, to_name| fs::linkat(from, from_name, to, to_name, AtFlags::empty()))
+        };
+        directory.at_parent(target, create).map_err(|errno| self.error("link", path, errno))
     }
 
     /// Makes a device or a named pipe. Nothing else is made by this.
@@ -400,6 +467,45 @@ impl ConfinedDir {
             fs::futimens(file, &both_times(entry.mtime))
         };
         set().map_err(|errno| self.error("set the attributes of", path, errno))
+    }
+
+    /// Sets what the kernel has not set by itself when the file was made with [`AsMade::creation_mode`].
+    ///
+    /// # Errors
+    /// As [`set_attributes`](Self::set_attributes). `path` is only shown.
+    pub fn finish_file(
+        &self,
+        path: &TreePath,
+        file: &File,
+        entry: &Entry,
+        attributes: Attributes,
+        as_made: AsMade,
+    ) -> Result<(), ConfinedError> {
+        let is_plain = as_made.is_owner(entry) && entry.capability.is_none() && as_made.creation_mode(entry) == entry.mode;
+        if !is_plain {
+            return self.set_file_attributes(path, file, entry, attributes);
+        }
+        fs::futimens(file, &both_times(entry.mtime)).map_err(|errno| self.error("set the time of", path, errno))
+    }
+
+    /// Sets what the kernel has not set by itself when the link was made.
+    ///
+    /// # Errors
+    /// As [`set_attributes`](Self::set_attributes).
+    pub fn finish_symlink(
+        &self,
+        path: &TreePath,
+        entry: &Entry,
+        attributes: Attributes,
+        as_made: AsMade,
+    ) -> Result<(), ConfinedError> {
+        if !as_made.is_owner(entry) {
+            return self.set_attributes(path, entry, attributes);
+        }
+        let set = |parent: BorrowedFd<'_>, name: &Path| {
+            fs::utimensat(parent, name, &both_times(entry.mtime), AtFlags::SYMLINK_NOFOLLOW)
+        };
+        self.at_parent(path, set).map_err(|errno| self.error("set the time of", path, errno))
     }
 
     /// Sets the time of modification alone.

@@ -7,8 +7,8 @@ use builder_core::{
         Access, CancelToken, ExitStatus, Identity, Isolation as _, Mount, MountKind, Namespaces, Network, Privileges, Step,
         Stream, choose, probe,
     },
-    layer::read::Visitor as _,
-    rootfs::{OverlayAttributes, Owners, RootMount, Rootfs},
+    layer::read::Visitor,
+    rootfs::{LoneUnpacker, OverlayAttributes, Owners, RootMount, Rootfs},
     tree::{Change, Content, ContentDigest, Entry, File, LayerIndex, Node, SourceId, Timestamp, Tree, TreePath, text},
 };
 use proptest::prelude::*;
@@ -40,19 +40,26 @@ impl Root {
     fn add(&mut self, changes: Vec<Change>) {
         let index = LayerIndex { changes };
         let mut unpacker = self.rootfs.unpacker(&self.tree, &index).unwrap();
-        for change in &index.changes {
-            let bytes = match change {
-                Change::Put { entry, .. } => entry.file().map(|file| match &file.content {
-                    Content::Inline(bytes) => bytes.to_vec(),
-                    other => panic!("no bytes: {other:?}"),
-                }),
-                _ => None,
-            };
-            unpacker.visit(change, &mut &bytes.unwrap_or_default()[..]).unwrap();
-        }
+        show(&index, &mut unpacker);
         let unpacked = unpacker.finish().unwrap();
         self.rootfs.push(unpacked);
         self.tree.apply(&index.changes);
+    }
+
+    /// Unpacks into `directory` without regard to the layers below; `false` if that is not possible with this layer.
+    fn add_alone(&mut self, changes: Vec<Change>, directory: PathBuf) -> bool {
+        fs::create_dir(&directory).unwrap();
+        let index = LayerIndex { changes };
+        let mut unpacker = LoneUnpacker::new(&directory, Owners::REAL).unwrap();
+        show(&index, &mut unpacker);
+        let mut tree = self.tree.clone();
+        tree.apply(&index.changes);
+        if !unpacker.finish().is_some_and(|layer| layer.settle(&self.tree, &index, &tree).unwrap()) {
+            return false;
+        }
+        self.rootfs.push_directory(directory);
+        self.tree = tree;
+        true
     }
 
     /// Runs a script in it and gives the changes as text, contents included, times only where a script has set them.
@@ -79,6 +86,20 @@ impl Root {
             }
         }
         changes.iter().map(|change| text::format_change(change) + "\n").collect()
+    }
+}
+
+/// Shows the changes of a layer with their bytes.
+fn show(index: &LayerIndex, visitor: &mut dyn Visitor) {
+    for change in &index.changes {
+        let bytes = match change {
+            Change::Put { entry, .. } => entry.file().map(|file| match &file.content {
+                Content::Inline(bytes) => bytes.to_vec(),
+                other => panic!("no bytes: {other:?}"),
+            }),
+            _ => None,
+        };
+        visitor.visit(change, &mut &bytes.unwrap_or_default()[..]).unwrap();
     }
 }
 
@@ -377,4 +398,100 @@ fn privileged_unpacked_layers_are_the_tree_that_they_fold_to() {
         Ok(())
     });
     result.unwrap();
+}
+
+/// What stands on disk at and below a directory, by path, with all that a layer keeps of it.
+fn on_disk(directory: &Path, below: &Path) -> Vec<String> {
+    use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+    let mut lines = Vec::new();
+    for entry in fs::read_dir(directory.join(below)).unwrap() {
+        let path = below.join(entry.unwrap().file_name());
+        let whole = directory.join(&path);
+        let stat = fs::symlink_metadata(&whole).unwrap();
+        let content = match stat.file_type() {
+            kind if kind.is_dir() => {
+                lines.extend(on_disk(directory, &path));
+                String::new()
+            }
+            kind if kind.is_file() => fs::read_to_string(&whole).unwrap(),
+            kind if kind.is_symlink() => fs::read_link(&whole).unwrap().display().to_string(),
+            kind if kind.is_char_device() && stat.rdev() == 0 => "hidden".to_owned(),
+            _ => stat.rdev().to_string(),
+        };
+        let times = if content == "hidden" { (0, 0) } else { (stat.mtime(), stat.mtime_nsec()) };
+        lines.push(format!("{} {:o} {}:{} {times:?} {content:?}", path.display(), stat.mode(), stat.uid(), stat.gid()));
+    }
+    lines.sort();
+    lines
+}
+
+/// What the layers below hold.
+const LOWER: &str = "d/ 0750 1:2 @9\nd/f 0644 0:0 @9 \"f\"\nd/e/ 0711 0:3 @9\nd/e/x 0644 0:0 @9 \"x\"\nlib -> usr/lib\n\
+                     usr/ 0755 0:0 @9\nusr/lib/ 0755 0:0 @9\nusr/lib/a 0644 0:0 @9 \"a\"";
+
+#[test]
+fn privileged_a_layer_unpacked_alone_is_the_one_that_is_unpacked_over_others() {
+    let Some(state) = ready() else { return };
+    for (claim, layer, alone) in [
+        ("files in directories of the layer", "n/ 0700 1:1 @3\nn/f 4755 2:3 @4 \"f\"\nn/l -> f", true),
+        ("a directory that it does not mention", "d/e/y 0600 5:6 @3 \"y\"", true),
+        ("a directory that it mentions late", "d/e/y 0600 0:0 @3 \"y\"\nd/e/ 0700 4:4 @5", true),
+        ("a hard link in the layer", "n/ 0755 0:0 @1\nn/a 0640 0:1 @2 \"a\"\nn/b = n/a", true),
+        ("what it removes", "- d/f\n- d/e\nd/e/z 0644 0:0 @3 \"z\"", true),
+        ("a directory that it empties", "! d\nd/new 0644 0:0 @3 \"n\"", true),
+        ("a file over a directory", "d/e 0644 0:0 @3 \"e\"", true),
+        ("a directory over a link", "lib/ 0755 0:0 @3\nlib/b 0644 0:0 @3 \"b\"", true),
+        ("attributes of the root", "./ 0711 7:8 @6\nf 0644 0:0 @3 \"f\"", true),
+        ("a path through a link below", "lib/b 0644 0:0 @3 \"b\"", false),
+        ("a removal through a link below", "- lib/a", false),
+        ("a path through a link of its own", "l -> d\nl/b 0644 0:0 @3 \"b\"", false),
+        ("a hard link to a file below", "g = d/f", false),
+        ("one path twice", "g 0644 0:0 @3 \"1\"\ng 0644 0:0 @3 \"2\"", false),
+    ] {
+        let scratch = tempfile::tempdir_in(state.path()).unwrap();
+        let mut careful = Root::new(scratch.path(), FORMS[0]);
+        careful.add(text::parse(LOWER).unwrap());
+        let index = LayerIndex { changes: text::parse(layer).unwrap() };
+        let expected = scratch.path().join("expected");
+        fs::create_dir(&expected).unwrap();
+        let mut unpacker = careful.rootfs.unpacker_into(&expected, &careful.tree, &index).unwrap();
+        show(&index, &mut unpacker);
+        unpacker.finish().unwrap();
+        let found = scratch.path().join("found");
+        assert_eq!(careful.add_alone(index.changes, found.clone()), alone, "{claim}");
+        if alone {
+            assert_eq!(on_disk(&found, Path::new("")), on_disk(&expected, Path::new("")), "{claim}");
+        }
+    }
+}
+
+#[test]
+fn privileged_layers_unpacked_alone_are_the_tree_that_they_fold_to() {
+    let Some(state) = ready() else { return };
+    let isolation = isolation(state.path());
+    let tools = tools(state.path());
+    let layer = proptest::collection::vec(any_record(), 0..5).prop_map(|records| records.join("\n"));
+    let layers = proptest::collection::vec(layer, 1..4);
+    let config = ProptestConfig { cases: 128, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let (made, alone) = (std::cell::Cell::new(0), std::cell::Cell::new(0));
+    let result = runner.run(&layers, |layers| {
+        let mut root = Root::new(state.path(), FORMS[0]);
+        let scratch = tempfile::tempdir_in(state.path()).unwrap();
+        for (number, layer) in layers.iter().enumerate() {
+            let changes = text::parse(layer).unwrap();
+            made.set(made.get() + 1);
+            if number > 0 && root.add_alone(changes.clone(), scratch.path().join(number.to_string())) {
+                alone.set(alone.get() + 1);
+            } else {
+                root.add(changes);
+            }
+        }
+        let mount = root.rootfs.view(&root.tree).unwrap();
+        let found = archived(&isolation, &tools, mount);
+        prop_assert_eq!(without_links(&found), without_links(&text::format(&root.tree)));
+        Ok(())
+    });
+    result.unwrap();
+    assert!(alone.get() * 8 > made.get(), "{} of {} layers say little", alone.get(), made.get());
 }

@@ -2,13 +2,14 @@
 //! it yet, or if somebody will need its bytes.
 
 use super::trees::LazyTree;
-use super::{Build, BuildError, ContextSource, ErrorKind, Event};
+use super::{Build, BuildError, ContextSource, ErrorKind, Event, run::root_of};
 use crate::context::layout;
 use crate::image::{Layer, Origin};
 use crate::layer::read::{self, Limits, Visitor};
 use crate::oci::{Descriptor, DiffId, Document, Hasher, ImageConfig, Platform, Reference};
 use crate::registry::Resolved;
-use crate::store::{BaseRecord, Store};
+use crate::rootfs::{LoneLayer, LoneUnpacker};
+use crate::store::{BaseRecord, BlobWriter, Store, UnpackedWriter};
 use crate::tree::{Change, Content, Entry, LayerIndex, Node, TreePath};
 use futures_util::future::try_join_all;
 use std::{
@@ -62,6 +63,8 @@ pub(super) enum Keep {
     WhatIsRead,
     /// They go into the store while they are read.
     Blobs,
+    /// They go into the store while they are read, and what they hold onto the disk, for a RUN.
+    Disk,
 }
 
 impl Build {
@@ -127,7 +130,7 @@ impl Build {
         self.remember(&layers);
         self.caches.used_base(layers.iter().map(|layer| layer.diff_id));
         self.expect(layers.iter().map(|layer| layer.diff_id), keep);
-        if keep == Keep::Blobs {
+        if keep >= Keep::Blobs {
             try_join_all(layers.iter().map(|layer| self.need_blob(layer.diff_id))).await?;
         }
         let tree = LazyTree::of_layers(layers.iter().map(|layer| layer.diff_id).collect());
@@ -182,6 +185,11 @@ impl Build {
         }
     }
 
+    /// What will be done with the blob of a layer, as far as it is known.
+    pub(super) fn expected(&self, layer: DiffId) -> Keep {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).get(&layer).copied().unwrap_or(Keep::Indexes)
+    }
+
     /// Sees to it that the blob of a layer is in the store.
     pub(super) async fn need_blob(&self, diff_id: DiffId) -> Result<(), BuildError> {
         let layer = self.layers.lock().unwrap_or_else(PoisonError::into_inner).get(&diff_id).cloned();
@@ -197,8 +205,7 @@ impl Build {
             let mut pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
             pulls.entry(layer.blob.digest).or_default().clone()
         };
-        let wanted = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).get(&diff_id).copied();
-        let keep = wanted.unwrap_or(Keep::Blobs).max(Keep::Blobs);
+        let keep = self.expected(diff_id).max(Keep::Blobs);
         pull.get_or_try_init(async || self.download(&layer, keep).await.map(drop)).await?;
         Ok(())
     }
@@ -217,6 +224,7 @@ impl Build {
             }
         };
         let (store, layer_, limits) = (self.store.clone(), layer.clone(), *self.contents.limits());
+        let unpacking = if keep == Keep::Disk { self.unpack_on_the_way(layer.diff_id).await } else { None };
         match &layer.origin {
             Origin::Store => {
                 let message = format!("the layer {} is not in the store any more", layer.diff_id);
@@ -228,15 +236,17 @@ impl Build {
                     let file = layout::open_blob(&path, &layer_.blob).map_err(|error| failed().because(error))?;
                     // Unlike the registry's reader, a file does not check itself.
                     let mut checked = Hashing { from: contents.stoppable(file), hasher: Hasher::new() };
-                    let index = take_in(&mut checked, &layer_, keep, &store, &limits, &failed)?;
+                    let (index, writer, unpacking) = take_in(&mut checked, &layer_, keep, unpacking, &store, &limits, &failed)?;
                     let found = checked.hasher.finish();
                     if found != layer_.blob.digest {
                         return Err(failed().because(io::Error::other(format!("its digest is {found}"))));
                     }
-                    store.put_layer_index(layer_.diff_id, &index).map_err(BuildError::store)?;
-                    Ok(index)
+                    keep_layer(&store, &layer_, writer, &index)?;
+                    Ok((index, unpacking))
                 };
-                self.work.run(read).await
+                let (index, unpacking) = self.work.run(read).await?;
+                self.unpacked_on_the_way(layer.diff_id, unpacking);
+                Ok(index)
             }
             Origin::Registry(reference) => {
                 let _permit = self.downloads.acquire().await.map_err(|error| failed().because(error))?;
@@ -247,14 +257,41 @@ impl Build {
                 let (blob, _download) = blob.into_read(&tokio::runtime::Handle::current());
                 let mut blob = self.contents.stoppable(blob);
                 let read = move || {
-                    let index = take_in(&mut blob, &layer_, keep, &store, &limits, &failed)?;
-                    store.put_layer_index(layer_.diff_id, &index).map_err(BuildError::store)?;
-                    Ok(index)
+                    // Its last bytes came only because its digest is right.
+                    let (index, writer, unpacking) = take_in(&mut blob, &layer_, keep, unpacking, &store, &limits, &failed)?;
+                    keep_layer(&store, &layer_, writer, &index)?;
+                    Ok((index, unpacking))
                 };
-                let index = self.work.run(read).await?;
+                let (index, unpacking) = self.work.run(read).await?;
+                self.unpacked_on_the_way(layer.diff_id, unpacking);
                 self.tell(Event::PullFinished { digest: layer.blob.digest }).await;
                 Ok(index)
             }
+        }
+    }
+
+    /// Prepares to unpack a layer while it is read. `None` where steps do not get layers as directories of their own, or none
+    /// can be made: then a step that needs the layer unpacks it, or says what is wrong.
+    async fn unpack_on_the_way(&self, diff_id: DiffId) -> Option<Unpacking<LoneUnpacker>> {
+        if self.lone_layers.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&diff_id) {
+            return None;
+        }
+        let choice = self.open_isolation().await.ok()?.choice().clone();
+        choice.overlay?;
+        let store = self.store.clone();
+        let open = move || {
+            let directory = store.unpacked_writer(&diff_id.0).ok()?;
+            let root = root_of(directory.path());
+            std::fs::create_dir(&root).ok()?;
+            Some(Unpacking { layer: LoneUnpacker::new(&root, choice.owners).ok()?, directory })
+        };
+        self.work.run(move || Ok(open())).await.ok()?
+    }
+
+    /// Keeps a layer for the first step that needs it.
+    fn unpacked_on_the_way(&self, diff_id: DiffId, unpacked: Option<Unpacking<LoneLayer>>) {
+        if let Some(unpacked) = unpacked {
+            self.lone_layers.lock().unwrap_or_else(PoisonError::into_inner).insert(diff_id, unpacked);
         }
     }
 
@@ -265,31 +302,66 @@ impl Build {
     }
 }
 
-/// Reads a layer once, and writes it to the store if it is to be kept.
+/// What one pass over a layer gives.
+type TakenIn = (LayerIndex, Option<BlobWriter>, Option<Unpacking<LoneLayer>>);
+
+/// Reads a layer once. Gives its index, its blob if that is to be kept, and what was unpacked on the way.
 fn take_in(
     blob: &mut (impl Read + Send),
     layer: &Layer,
     keep: Keep,
+    mut unpacking: Option<Unpacking<LoneUnpacker>>,
     store: &Store,
     limits: &Limits,
     failed: &dyn Fn() -> BuildError,
-) -> Result<LayerIndex, BuildError> {
+) -> Result<TakenIn, BuildError> {
     let mut writer = None;
-    let mut accounts = Accounts::default();
+    let mut visitor =
+        OnTheWay { accounts: Accounts::default(), unpacker: unpacking.as_mut().map(|unpacking| &mut unpacking.layer) };
     let reading = match keep {
-        Keep::Indexes => read::read(blob, layer.diff_id, limits, &mut accounts),
-        Keep::Blobs | Keep::WhatIsRead => {
-            let writer = writer.insert(store.blob_writer().map_err(BuildError::store)?);
-            read::read(Tee { from: blob, to: writer }, layer.diff_id, limits, &mut accounts)
+        Keep::Indexes => read::read(blob, layer.diff_id, limits, &mut visitor),
+        Keep::Disk | Keep::Blobs | Keep::WhatIsRead => {
+            // Whoever hands us the bytes verifies them.
+            let writer = writer.insert(store.hashed_blob_writer().map_err(BuildError::store)?);
+            read::read(Tee { from: blob, to: writer }, layer.diff_id, limits, &mut visitor)
         }
     };
     let mut index = reading.map_err(|error| failed().because(error))?.index;
-    accounts.inline(&mut index);
+    visitor.accounts.inline(&mut index);
+    let unpacked = unpacking.and_then(|Unpacking { layer, directory }| Some(Unpacking { layer: layer.finish()?, directory }));
+    Ok((index, writer, unpacked))
+}
+
+/// Puts what was read of a layer into the store, once it is known to be the right one.
+fn keep_layer(store: &Store, layer: &Layer, writer: Option<BlobWriter>, index: &LayerIndex) -> Result<(), BuildError> {
     if let Some(writer) = writer {
-        writer.finish(Some(&layer.blob)).map_err(BuildError::store)?;
+        writer.finish_as(&layer.blob).map_err(BuildError::store)?;
         store.add_layer_blob(layer.diff_id, &layer.blob).map_err(BuildError::store)?;
     }
-    Ok(index)
+    store.put_layer_index(layer.diff_id, index).map_err(BuildError::store)
+}
+
+/// A layer that is being unpacked while it is read, or was.
+pub(super) struct Unpacking<T> {
+    pub(super) layer: T,
+    pub(super) directory: UnpackedWriter,
+}
+
+/// Everything that looks at the files of a layer when they first come by.
+struct OnTheWay<'a> {
+    accounts: Accounts,
+    unpacker: Option<&'a mut LoneUnpacker>,
+}
+
+impl Visitor for OnTheWay<'_> {
+    fn visit(&mut self, change: &Change, data: &mut dyn Read) -> io::Result<()> {
+        let bytes = self.accounts.take(change, data)?;
+        match (&mut self.unpacker, bytes) {
+            (None, _) => Ok(()),
+            (Some(unpacker), None) => unpacker.visit(change, data),
+            (Some(unpacker), Some(mut bytes)) => unpacker.visit(change, &mut bytes),
+        }
+    }
 }
 
 /// Hashes what passes by.
@@ -310,8 +382,9 @@ impl<R: Read> Read for Hashing<R> {
 #[derive(Default)]
 struct Accounts(BTreeMap<TreePath, Vec<u8>>);
 
-impl Visitor for Accounts {
-    fn visit(&mut self, change: &Change, data: &mut dyn Read) -> io::Result<()> {
+impl Accounts {
+    /// The bytes of the file, if it is one of those.
+    fn take(&mut self, change: &Change, data: &mut dyn Read) -> io::Result<Option<&[u8]>> {
         const MOST: u64 = 1 << 20;
         if let Change::Put { path, entry: Entry { node: Node::File(file), .. } } = change
             && matches!(path.as_bytes(), b"etc/passwd" | b"etc/group")
@@ -319,13 +392,13 @@ impl Visitor for Accounts {
         {
             let mut bytes = Vec::new();
             data.take(MOST).read_to_end(&mut bytes)?;
-            self.0.insert(path.clone(), bytes);
+            let kept = self.0.entry(path.clone()).or_default();
+            *kept = bytes;
+            return Ok(Some(kept));
         }
-        Ok(())
+        Ok(None)
     }
-}
 
-impl Accounts {
     fn inline(mut self, index: &mut LayerIndex) {
         for change in &mut index.changes {
             if let Change::Put { path, entry: Entry { node: Node::File(file), .. } } = change

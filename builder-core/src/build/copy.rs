@@ -313,10 +313,10 @@ impl Build {
         let pack = move || {
             let mut changes = changes;
             contents.take_out_of_layers(&mut changes)?;
-            let mut writer = store.blob_writer().map_err(BuildError::store)?;
+            let mut writer = store.hashed_blob_writer().map_err(BuildError::store)?;
             let packed = write::pack(&changes, &*contents, &options, &mut writer)
                 .map_err(|error| BuildError::new(kind_of(&error), "cannot write the layer").because(error))?;
-            writer.finish(Some(&packed.blob)).map_err(BuildError::store)?;
+            writer.finish_as(&packed.blob).map_err(BuildError::store)?;
             store.put_layer_index(packed.diff_id, &packed.index).map_err(BuildError::store)?;
             store.add_layer_blob(packed.diff_id, &packed.blob).map_err(BuildError::store)?;
             Ok(packed)

@@ -50,6 +50,7 @@ use crate::layer::read::Limits;
 use crate::oci::{DiffId, Digest, ImageConfig, Platform};
 use crate::plan::{self, Plan};
 use crate::registry;
+use crate::rootfs::LoneLayer;
 use crate::store::{Store, Workspace};
 use crate::tree::{Timestamp, Tree, TreePath};
 use base::{Bases, Keep};
@@ -157,6 +158,7 @@ struct Build {
     git: Arc<Git>,
     input: Arc<OpenInput>,
     isolation: OnceCell<Arc<dyn Isolation>>,
+    isolation_told: OnceCell<()>,
     open_isolation: Arc<OpenIsolation>,
     resolv_conf: Vec<u8>,
     /// A little before the build began: the clock of a file system may lag behind.
@@ -179,6 +181,8 @@ struct Build {
     /// Layers to fetch before anybody waits for them.
     ahead: mpsc::UnboundedSender<DiffId>,
     awaited: Mutex<Option<mpsc::UnboundedReceiver<DiffId>>>,
+    /// Layers that were unpacked while they were downloaded, until a step needs them.
+    lone_layers: Mutex<HashMap<DiffId, base::Unpacking<LoneLayer>>>,
     publisher: Publisher,
     /// Declared before the workspace: threads that write to it end before it is removed.
     work: Work,
@@ -285,6 +289,8 @@ impl Build {
             pulls: Mutex::default(),
             ahead,
             awaited: Mutex::new(Some(awaited)),
+            lone_layers: Mutex::default(),
+            isolation_told: OnceCell::new(),
             publisher,
             work,
             workspace,

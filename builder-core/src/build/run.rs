@@ -5,6 +5,7 @@
 
 use super::{
     Build, BuildError, ErrorKind, Event, StepId, Stream,
+    base::Unpacking,
     cached::StepKind,
     contents::Contents,
     mounts::{Attached, FoundMount},
@@ -21,7 +22,7 @@ use crate::isolation::{
 };
 use crate::layer::read::{self, Visitor};
 use crate::oci::{DiffId, Digest};
-use crate::rootfs::{OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};
+use crate::rootfs::{LoneLayer, OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};
 use crate::store::Store;
 use crate::tree::{Change, Timestamp, Tree, TreePath};
 use futures_util::future::try_join_all;
@@ -30,7 +31,7 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -210,20 +211,27 @@ impl Build {
         Ok(user)
     }
 
-    /// The isolation for all RUN of this build.
+    /// The isolation for all RUN of this build; told to whoever watches.
     async fn isolation(&self) -> Result<Arc<dyn Isolation>, BuildError> {
+        let isolation = self.open_isolation().await?;
+        if self.isolation_told.set(()).is_ok() {
+            self.tell(Event::Isolation { description: isolation.choice().to_string() }).await;
+        }
+        Ok(isolation)
+    }
+
+    /// The same where none may be needed in the end.
+    pub(super) async fn open_isolation(&self) -> Result<Arc<dyn Isolation>, BuildError> {
         let open = async {
             let open = self.open_isolation.clone();
             let opened = self.work.run(move || {
                 open().map_err(|error| {
                     BuildError::new(ErrorKind::Host, "this host does not let the builder execute RUN")
-                        .hint("a build without RUN works here; `cofferdam doctor` says what would help")
+                        .hint("a build without RUN works here; otherwise give the pod more rights")
                         .because(error)
                 })
             });
-            let isolation = opened.await?;
-            self.tell(Event::Isolation { description: isolation.choice().to_string() }).await;
-            Ok(isolation)
+            opened.await
         };
         self.isolation.get_or_try_init(|| open).await.cloned()
     }
@@ -274,12 +282,16 @@ impl Build {
             shared.push(place);
         }
         try_join_all(wanted).await?;
+        let lone: Vec<Option<Unpacking<LoneLayer>>> = {
+            let mut layers = self.lone_layers.lock().unwrap_or_else(PoisonError::into_inner);
+            missing.iter().map(|layer| layers.remove(&layer.diff_id)).collect()
+        };
         let (store, contents) = (self.store.clone(), self.contents.clone());
         self.work
             .run(move || {
                 let mut disk = disk;
-                for (layer, place) in missing.iter().zip(shared) {
-                    disk.add(layer, place, &store, &contents)?;
+                for ((layer, place), lone) in missing.iter().zip(shared).zip(lone) {
+                    disk.add(layer, place, lone, &store, &contents)?;
                 }
                 Ok(disk)
             })
@@ -288,12 +300,22 @@ impl Build {
 }
 
 impl Disk {
-    /// Unpacks the next layer. One of an image goes to `place`, where other builds find it.
-    fn add(&mut self, layer: &Layer, place: Option<Digest>, store: &Store, contents: &Contents) -> Result<(), BuildError> {
+    /// Unpacks the next layer. One of an image goes to `place`, where other builds find it; `lone` is the layer if it was
+    /// unpacked while it was downloaded.
+    fn add(
+        &mut self,
+        layer: &Layer,
+        place: Option<Digest>,
+        lone: Option<Unpacking<LoneLayer>>,
+        store: &Store,
+        contents: &Contents,
+    ) -> Result<(), BuildError> {
         let failed = || BuildError::new(ErrorKind::State, format!("cannot unpack the layer {}", layer.diff_id));
         let index = store.layer_index(layer.diff_id).map_err(BuildError::store)?;
         let index =
             index.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("the layer {} has no index", layer.diff_id)))?;
+        let mut tree = self.tree.clone();
+        tree.apply(&index.changes);
         let unpack = |visitor: &mut dyn Visitor| {
             let blob = contents.blob(layer.diff_id)?;
             let read = read::read(blob, layer.diff_id, contents.limits(), visitor).map(drop);
@@ -307,7 +329,13 @@ impl Disk {
                 self.rootfs.push(unpacked);
             }
             Some(name) => {
-                let directory = if let Some(directory) = store.unpacked(&name) {
+                let mut known = store.unpacked(&name);
+                if let (None, Some(Unpacking { layer, directory })) = (&known, lone)
+                    && layer.settle(&self.tree, &index, &tree).map_err(|error| on_disk(&error))?
+                {
+                    known = Some(directory.renamed(store, &name).finish().map_err(BuildError::store)?);
+                }
+                let directory = if let Some(directory) = known {
                     directory
                 } else {
                     let writer = store.unpacked_writer(&name).map_err(BuildError::store)?;
@@ -322,7 +350,7 @@ impl Disk {
                 self.rootfs.push_directory(root_of(&directory));
             }
         }
-        self.tree.apply(&index.changes);
+        self.tree = tree;
         self.layers += 1;
         self.chain = Some(chain(self.chain, layer.diff_id));
         Ok(())
@@ -340,7 +368,7 @@ fn shared_name(chain: Digest, overlay: OverlayAttributes, owners: Owners) -> Dig
 }
 
 /// The file system in an unpacked directory of the store.
-fn root_of(directory: &Path) -> PathBuf {
+pub(super) fn root_of(directory: &Path) -> PathBuf {
     directory.join("root")
 }
 

@@ -272,7 +272,7 @@ impl Build {
     pub(super) fn will_execute(&self, step: &CurrentStep<'_>) {
         if step.runs {
             let layers = || step.before.layers.iter().map(|layer| layer.diff_id);
-            self.expect(layers(), Keep::Blobs);
+            self.expect(layers(), Keep::Disk);
             for layer in layers() {
                 // The build has ended: then nobody needs it.
                 let _ = self.ahead.send(layer);

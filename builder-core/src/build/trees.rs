@@ -76,8 +76,8 @@ impl Build {
     /// What a layer does: from the store, from a cache, or else by reading the layer.
     pub(super) async fn layer_index(&self, layer: DiffId) -> Result<LayerIndex, BuildError> {
         // A blob that is needed anyway is read once, for both.
-        let keep = self.wanted.lock().unwrap_or_else(PoisonError::into_inner).get(&layer).copied().unwrap_or(Keep::Indexes);
-        if keep == Keep::Blobs {
+        let keep = self.expected(layer);
+        if keep >= Keep::Blobs {
             self.need_blob(layer).await?;
         }
         if let Some(index) = self.stored_index(layer).await? {

@@ -315,7 +315,6 @@ impl Default for Seen {
 
 /// Judges a block by samples of it: all bytes must be about equally frequent, and sequences must not recur. Either promises a
 /// gain of at least 2 % otherwise.
-#[expect(clippy::cast_possible_truncation, reason = "a hash is cut to the bits that are wanted")]
 fn is_incompressible(block: &[u8], seen: &mut Seen) -> bool {
     // chi² of even frequencies is 255 ± 23 with any number of bytes; each 2 * 4096 * ln 2 more are one bit in a byte.
     const MOST_UNEVEN: u64 = 255 + 910;

@@ -13,6 +13,9 @@ mod recorded;
 mod records;
 mod unpack;
 
+mod lone;
+
+pub use lone::{LoneLayer, LoneUnpacker};
 pub use unpack::{Unpacked, Unpacker};
 
 use crate::confined::{Attributes, ConfinedDir, ConfinedError};

@@ -362,6 +362,45 @@ impl Unpacker {
     }
 }
 
+/// A layer that was unpacked without regard to the layers below it, and what they have to do with it.
+pub(super) struct Settlement<'a> {
+    pub(super) directory: ConfinedDir,
+    pub(super) attributes: Attributes,
+    /// The tree of the layers below.
+    pub(super) below: &'a Tree,
+    /// The same with this layer.
+    pub(super) tree: &'a Tree,
+    /// What was there below and was removed by the layer.
+    pub(super) gone: BTreeSet<TreePath>,
+    /// All directories of the layer.
+    pub(super) directories: HashSet<TreePath>,
+}
+
+impl Settlement<'_> {
+    /// Does what [`Unpacker::finish`] does.
+    pub(super) fn settle(self) -> Result<(), RootfsError> {
+        let mut touched: BTreeSet<TreePath> = self.directories.iter().cloned().collect();
+        touched.insert(TreePath::root());
+        let mut known = self.directories;
+        known.insert(TreePath::root());
+        let unpacker = Unpacker {
+            directory: self.directory,
+            below: Below::Apart(Vec::new()),
+            attributes: self.attributes,
+            recorded: None,
+            lower: self.below.clone(),
+            tree: self.tree.clone(),
+            gone: self.gone,
+            parent: None,
+            known,
+            touched,
+            unpacked: Unpacked::default(),
+            buffer: Vec::new(),
+        };
+        unpacker.finish().map(drop)
+    }
+}
+
 /// An error of the disk stops the unpacking, one of the layer is passed on as it came.
 impl Visitor for Unpacker {
     fn visit(&mut self, change: &Change, data: &mut dyn Read) -> io::Result<()> {

@@ -15,7 +15,8 @@ use std::{
 pub struct BlobWriter {
     store: Store,
     file: tempfile::NamedTempFile,
-    hasher: Hasher,
+    /// Of what was written, unless the writer knows what it is.
+    hasher: Option<Hasher>,
     size_bytes: u64,
 }
 
@@ -25,7 +26,16 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if no file can be made.
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        Ok(BlobWriter { store: self.clone(), file: self.staged_file()?, hasher: Hasher::new(), size_bytes: 0 })
+        Ok(BlobWriter { store: self.clone(), file: self.staged_file()?, hasher: Some(Hasher::new()), size_bytes: 0 })
+    }
+
+    /// Starts a new blob whose bytes are hashed elsewhere on their way: they are not hashed again, and
+    /// [`BlobWriter::finish_as`] is told what they are.
+    ///
+    /// # Errors
+    /// [`StoreError`] if no file can be made.
+    pub fn hashed_blob_writer(&self) -> Result<BlobWriter, StoreError> {
+        Ok(BlobWriter { store: self.clone(), file: self.staged_file()?, hasher: None, size_bytes: 0 })
     }
 
     /// Keeps `bytes` as a blob: manifests, configs, other documents.
@@ -99,23 +109,41 @@ impl BlobWriter {
     ///
     /// # Errors
     /// [`StoreError::WrongSize`] or [`StoreError::WrongDigest`] if the bytes are others than announced; nothing is kept then.
-    pub fn finish(self, expected: Option<&Descriptor>) -> Result<Digest, StoreError> {
-        let found = self.hasher.finish();
+    ///
+    /// # Panics
+    /// For a [`Store::hashed_blob_writer`]: nobody knows the digest.
+    pub fn finish(mut self, expected: Option<&Descriptor>) -> Result<Digest, StoreError> {
+        let found = self.hasher.take().expect("the bytes were hashed").finish();
         if let Some(expected) = expected {
-            if expected.size_bytes != self.size_bytes {
-                return Err(StoreError::WrongSize {
-                    digest: expected.digest,
-                    expected_bytes: expected.size_bytes,
-                    found_bytes: self.size_bytes,
-                });
-            }
+            self.check_size(expected)?;
             if expected.digest != found {
                 return Err(StoreError::WrongDigest { expected: expected.digest, found });
             }
         }
-        let path = self.store.place(&found);
+        self.put_in_place(found)
+    }
+
+    /// Puts the blob in its place, whose bytes the caller has found to be those of `verified`.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongSize`] if it has another size.
+    pub fn finish_as(self, verified: &Descriptor) -> Result<Digest, StoreError> {
+        self.check_size(verified)?;
+        self.put_in_place(verified.digest)
+    }
+
+    fn check_size(&self, expected: &Descriptor) -> Result<(), StoreError> {
+        if expected.size_bytes == self.size_bytes {
+            return Ok(());
+        }
+        let (expected_bytes, found_bytes) = (expected.size_bytes, self.size_bytes);
+        Err(StoreError::WrongSize { digest: expected.digest, expected_bytes, found_bytes })
+    }
+
+    fn put_in_place(self, digest: Digest) -> Result<Digest, StoreError> {
+        let path = self.store.place(&digest);
         self.file.persist(&path).map_err(|error| StoreError::io("put in place", &path, error.error))?;
-        Ok(found)
+        Ok(digest)
     }
 }
 
@@ -129,7 +157,9 @@ impl Write for BlobWriter {
             }
             written => written?,
         };
-        self.hasher.update(&bytes[..written]);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&bytes[..written]);
+        }
         self.size_bytes += written as u64;
         Ok(written)
     }

@@ -53,6 +53,13 @@ impl UnpackedWriter {
         self.staged.as_deref().expect("only finish takes it, and consumes the writer")
     }
 
+    /// The same directory for the layers of another chain.
+    #[must_use]
+    pub fn renamed(mut self, store: &Store, chain: &Digest) -> Self {
+        self.place = store.unpacked_path(chain);
+        self
+    }
+
     /// Puts the directory in its place and returns that. If another process was first, its directory stays and ours goes.
     ///
     /// # Errors
