@@ -3,6 +3,8 @@
 //! From the words typed to the exit code: [`args`] (what was typed) → [`request`] (what it means, with what
 //! [`environment`] says) → [`commands`] (what is done) → [`progress`] (how it is shown) → [`report`] (how it ended).
 
+// One literal describes a whole request.
+#![recursion_limit = "256"]
 #![expect(unreachable_pub, reason = "a program offers nothing: `pub` marks what a module offers to the others")]
 
 mod args;

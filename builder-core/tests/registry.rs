@@ -6,9 +6,10 @@ use builder_core::{
     http::{self, ClientCertificate, HttpError, Opener, RetryPolicy, Secret},
     oci::{Descriptor, Digest, Manifest, MediaType, Platform, Reference},
     registry::{
-        Anonymous, BlobReader, Client, Credential, Credentials, CredentialsError, DockerConfig, Hosts, Mirror, Options,
+        Anonymous, BlobReader, Client, Credential, Credentials, CredentialsError, DockerConfig, Grown, Hosts, Mirror, Options,
         RegistryError, file_opener,
     },
+    store::Store,
 };
 use std::{
     collections::BTreeMap,
@@ -172,7 +173,7 @@ async fn one_request_at_a_time_is_enough_for_everything() {
         return;
     }
     let registry = token_registry(false);
-    let options = http::Options { requests_per_host: 1, ..http::Options::default() };
+    let options = http::Options { connections_per_host: 1, ..http::Options::default() };
     let http = http::Client::new(options).unwrap();
     let client = Client::new(http, Options::default(), Arc::new(docker_config(&registry))).unwrap();
     let (to, other) = (at(&registry, "a:b"), at(&registry, "c:d"));
@@ -812,6 +813,79 @@ async fn a_body_that_is_too_large_is_sent_in_chunks() {
     let bytes = noise(9_000_000);
     client().push_blob(&at(&registry, "a"), &blob_of(&bytes), bytes_opener(&bytes)).await.unwrap();
     assert!(*stored.lock().unwrap() == bytes);
+}
+
+/// Writes `bytes` to a blob of a store, slowly, while it is pushed.
+async fn push_while_written(registry: &FaultyRegistry, bytes: Vec<u8>, is_finished: bool) -> Grown {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut writer = store.hashed_blob_writer().unwrap();
+    let growing = writer.follow().unwrap();
+    let writing = tokio::task::spawn_blocking(move || {
+        for piece in bytes.chunks(1 << 20) {
+            writer.write_all(piece).unwrap();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if is_finished {
+            writer.finish_as(&blob_of(&bytes)).unwrap();
+        }
+    });
+    let grown = client().push_growing(&at(registry, "a"), growing).await.unwrap();
+    writing.await.unwrap();
+    grown
+}
+
+fn count(registry: &FaultyRegistry, method: &str) -> usize {
+    registry.requests().iter().filter(|request| request.starts_with(method)).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_is_uploaded_while_it_is_written_and_resumed_where_it_broke() {
+    let bytes = noise(30_000_000);
+    let digest = blob_of(&bytes).digest.to_string();
+    for fault in [None, Some(Fault::HangUp), Some(Fault::status(503)), Some(Fault::retry_after(1))] {
+        let registry = FaultyRegistry::start();
+        // The first piece arrives.
+        registry.fail(Rule { method: "PATCH", path_contains: String::new(), times: 1, fault: Fault::Delay(Duration::ZERO) });
+        if let Some(fault) = fault.clone() {
+            registry.fail(Rule { method: "PATCH", path_contains: String::new(), times: 1, fault });
+        }
+        assert_eq!(push_while_written(&registry, bytes.clone(), true).await, Grown::Uploaded, "{fault:?}");
+        assert!(registry.blob("a", &digest).unwrap() == bytes, "{fault:?}");
+        assert_eq!(count(&registry, "POST"), 1, "{fault:?}: the upload that was begun goes on");
+        assert_eq!(count(&registry, "GET /v2/a/blobs/uploads/"), usize::from(fault.is_some()), "{fault:?}");
+        assert!(count(&registry, "PATCH") > 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_the_registry_forgot_is_begun_anew() {
+    let bytes = noise(20_000_000);
+    let registry = FaultyRegistry::start();
+    let lost = || Rule { method: "PATCH", path_contains: String::new(), times: 1, fault: Fault::HangUp };
+    registry.fail(lost());
+    registry.fail(Rule { method: "GET", path_contains: "uploads".to_owned(), times: 1, fault: Fault::status(404) });
+    assert_eq!(push_while_written(&registry, bytes.clone(), true).await, Grown::Uploaded);
+    assert!(registry.blob("a", &blob_of(&bytes).digest.to_string()).unwrap() == bytes);
+    assert_eq!(count(&registry, "POST"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_ends_with_what_it_is_of_and_where_pieces_are_not_taken() {
+    let bytes = noise(20_000_000);
+    let registry = FaultyRegistry::start();
+    assert_eq!(push_while_written(&registry, bytes.clone(), false).await, Grown::Open, "the writing was given up");
+    assert_eq!(count(&registry, "DELETE"), 1);
+
+    let registry = FaultyRegistry::start();
+    registry.fail(Rule { method: "PATCH", path_contains: String::new(), times: usize::MAX, fault: Fault::status(405) });
+    assert_eq!(push_while_written(&registry, bytes.clone(), true).await, Grown::Open, "the registry takes no pieces");
+    assert_eq!(count(&registry, "PATCH"), 1);
+
+    let registry = FaultyRegistry::start();
+    registry.put_blob("a", &blob_of(&bytes).digest.to_string(), bytes.clone());
+    let grown = push_while_written(&registry, bytes, true).await;
+    assert!(matches!(grown, Grown::WasThere | Grown::Uploaded), "{grown:?}");
 }
 
 #[tokio::test]

@@ -107,6 +107,14 @@ pub struct BuildArgs {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub image_name_tag_with_digest_file: Option<PathBuf>,
 
+    /// How new layers are compressed [default: gzip]
+    #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Output")]
+    pub compression: Option<CompressionChoice>,
+
+    /// How hard the compressor tries: 1 to 12 for gzip, 1 to 22 for zstd; anything below is the default [default: 4 for gzip, 3 for zstd]
+    #[arg(long, allow_negative_numbers = true, value_name = "LEVEL", help_heading = "Output")]
+    pub compression_level: Option<i32>,
+
     /// Add a label to the image
     #[arg(long, value_name = "KEY=VALUE", help_heading = "Output")]
     pub label: Vec<String>,
@@ -168,6 +176,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "COUNT", help_heading = "Registries")]
     pub image_download_retry: Option<u32>,
 
+    /// How many connections one registry gets at a time [default: 4]
+    #[arg(long, value_name = "COUNT", help_heading = "Registries")]
+    pub max_connections: Option<std::num::NonZeroUsize>,
+
     // ── what is not done again ──
     /// Share results with other machines in --cache-repo; false does every step again. What --state-dir keeps is used without this flag
     #[arg(long, value_name = BOOLEAN, value_parser = boolean, help_heading = "Cache")]
@@ -226,6 +238,10 @@ pub struct BuildArgs {
     #[arg(long, value_name = "LOCATION", help_heading = "Building")]
     pub cache_mounts: Option<String>,
 
+    /// How many steps are executed at a time, of all stages [default: as many as do not wait for each other]
+    #[arg(long, short = 'j', value_name = "COUNT", help_heading = "Building")]
+    pub jobs: Option<std::num::NonZeroUsize>,
+
     /// How RUN is kept apart from this machine [default: auto, the strongest that works]
     #[arg(long, value_enum, value_name = "KIND", help_heading = "Building")]
     pub isolation: Option<IsolationChoice>,
@@ -266,6 +282,17 @@ pub struct BuildArgs {
     /// Print what would be asked of the builder, as JSON
     #[arg(long, hide = true, value_name = BOOLEAN, value_parser = boolean)]
     pub print_request: Option<bool>,
+}
+
+/// How new layers are compressed.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CompressionChoice {
+    /// What every reader knows.
+    Gzip,
+    /// Smaller and faster; registries and runtimes of the last years know it.
+    Zstd,
+    /// Not at all.
+    Uncompressed,
 }
 
 /// How RUN is kept apart from this machine.

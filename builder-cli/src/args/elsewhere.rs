@@ -115,7 +115,7 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
         aliases: &["whitelist-var-run"],
         ..met("ignore-var-run", Boolean, "/var/run of the pod is never seen by a step, and that of the image is kept")
     },
-    met("compressed-caching", Boolean, "no layer is ever held in memory"),
+    met("compressed-caching", Boolean, "no layer is ever held in memory, and none is compressed twice"),
     met("image-fs-extract-retry", Value, "layers are verified before they are unpacked, and downloads are resumed by themselves"),
     met("skip-push-permission-check", Boolean, "there is no such check"),
     met("skip-unused-stages", Boolean, "stages that the target does not need are never built"),
@@ -126,20 +126,6 @@ pub const OTHER_FLAGS: &[OtherFlag] = &[
         &["oci"],
         "images are always written in OCI's format",
         "only oci is written; every registry of today takes it",
-    ),
-    met_by(
-        "compression",
-        Value,
-        &["gzip"],
-        "new layers are always compressed with gzip",
-        "new layers are always compressed with gzip",
-    ),
-    met_by(
-        "compression-level",
-        Value,
-        &["-1", "0"],
-        "the level is the compressor's default",
-        "leave the flag out: the level is the compressor's default",
     ),
     met_by(
         "credential-helpers",

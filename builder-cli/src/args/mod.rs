@@ -11,7 +11,7 @@ mod elsewhere;
 mod flags_document;
 mod warm;
 
-pub use build::{BuildArgs, IsolationChoice, LogFormat, ProgressStyle, Verbosity};
+pub use build::{BuildArgs, CompressionChoice, IsolationChoice, LogFormat, ProgressStyle, Verbosity};
 pub use cache::{CacheAction, CacheArgs, PruneArgs, StateArgs};
 pub use doctor::DoctorArgs;
 pub use warm::WarmArgs;

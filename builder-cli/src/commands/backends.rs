@@ -82,6 +82,7 @@ fn usage(error: &(dyn std::error::Error + 'static)) -> Failure {
 }
 
 fn http_options(settings: &RegistrySettings) -> http::Options {
+    let usual = http::Options::default();
     let patient = RetryPolicy::default();
     let proxies = &settings.proxies;
     http::Options {
@@ -92,7 +93,8 @@ fn http_options(settings: &RegistrySettings) -> http::Options {
             attempts: patient.attempts.max(settings.push_retries.max(settings.pull_retries).saturating_add(1)),
             ..patient
         },
-        ..http::Options::default()
+        connections_per_host: settings.connections.map_or(usual.connections_per_host, std::num::NonZeroUsize::get),
+        ..usual
     }
 }
 

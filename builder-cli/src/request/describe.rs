@@ -49,6 +49,7 @@ pub fn describe(invocation: &Invocation) -> Value {
         "cache": request.use_cache == CacheUse::On,
         "shared_cache": request.cache,
         "max_unpacked_bytes": request.max_unpacked_bytes,
+        "layers": { "compression": request.compression, "level": request.compression_level, "jobs": request.jobs },
         "step_timeout_seconds": request.step_timeout_seconds,
         "isolation": format!("{:?}", invocation.isolation).to_lowercase(),
         "state": invocation.state_candidates.iter().map(|candidate| &candidate.path).collect::<Vec<_>>(),
@@ -66,6 +67,7 @@ pub fn describe(invocation: &Invocation) -> Value {
             "fallback": registry.fallback,
             "push_retries": registry.push_retries,
             "pull_retries": registry.pull_retries,
+            "connections": registry.connections,
             "credentials": registry.credentials.iter().map(|source| match source {
                 CredentialSource::Text(_) => json!("(hidden)"),
                 CredentialSource::File(path) => json!(path),

@@ -13,11 +13,11 @@ pub use describe::describe;
 pub use keep::{CacheInvocation, CacheUseAction, WarmInvocation, cache, warm};
 pub use registry::{CredentialSource, RegistrySettings};
 
-use crate::args::{BuildArgs, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
+use crate::args::{BuildArgs, CompressionChoice, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
 use crate::environment::Environment;
 use builder_core::build::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Entitlement, Export, SecretSource};
 use builder_core::http::Secret;
-use builder_core::oci::{Platform, Reference};
+use builder_core::oci::{Compression, Platform, Reference};
 use location::Place;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -195,6 +195,10 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
             .as_deref()
             .and_then(|text| note_problem(cache_mounts::read(text, environment), "--cache-mounts", problems)),
         max_unpacked_bytes: max_unpacked_bytes(args, problems),
+        compression: compression(args, problems),
+        // Kaniko's default is -1, and 0 is no level of its either.
+        compression_level: args.compression_level.filter(|level| *level > 0),
+        jobs: args.jobs,
         step_timeout_seconds: step_timeout_seconds(args, problems),
     };
     Invocation {
@@ -412,6 +416,23 @@ fn source_date_epoch(args: &BuildArgs, environment: &Environment, problems: &mut
     let Some(text) = environment.get("SOURCE_DATE_EPOCH") else { return reproducible };
     let epoch = text.trim().parse().map_err(|_| format!("{text:?} is no number of seconds"));
     note_problem(epoch, "SOURCE_DATE_EPOCH", problems)
+}
+
+fn compression(args: &BuildArgs, problems: &mut Vec<Problem>) -> Compression {
+    match args.compression {
+        None | Some(CompressionChoice::Gzip) => Compression::Gzip,
+        Some(CompressionChoice::Uncompressed) => Compression::Uncompressed,
+        Some(CompressionChoice::Zstd) => {
+            // As Kaniko.
+            if args.tar_path.is_some() {
+                problems.push(Problem::with_hint(
+                    "--compression=zstd and --tar-path exclude each other: `docker load` expects gzip or none",
+                    "write an OCI layout with --oci-layout-path",
+                ));
+            }
+            Compression::Zstd
+        }
+    }
 }
 
 fn max_unpacked_bytes(args: &BuildArgs, problems: &mut Vec<Problem>) -> u64 {

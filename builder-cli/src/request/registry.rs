@@ -34,6 +34,8 @@ pub struct RegistrySettings {
     pub push_retries: u32,
     /// Further attempts of a pull.
     pub pull_retries: u32,
+    /// Connections that one registry gets at a time, if somebody has said how many.
+    pub connections: Option<std::num::NonZeroUsize>,
     /// Where credentials are, first asked first.
     pub credentials: Vec<CredentialSource>,
     /// The variables that credential helpers are given: theirs are of every cloud.
@@ -100,6 +102,7 @@ pub(super) fn registry(args: &BuildArgs, environment: &Environment, problems: &m
         fallback: !on(args.skip_default_registry_fallback),
         push_retries: args.push_retry.unwrap_or(0),
         pull_retries: args.image_download_retry.unwrap_or(0),
+        connections: args.max_connections,
         credentials: credentials(environment),
         helper_environment: environment.variables.clone().into_iter().collect(),
         proxies: Proxies {

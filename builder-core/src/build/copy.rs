@@ -21,7 +21,7 @@ use crate::layer::{
     archive,
     write::{self, OpenContent as _, PackError, PackOptions},
 };
-use crate::oci::{Compression, Digest};
+use crate::oci::Digest;
 use crate::plan::{self, Source};
 use crate::tree::{Change, Content, Timestamp, Tree, TreePath};
 use futures_util::future::try_join_all;
@@ -292,6 +292,8 @@ impl Build {
     }
 
     /// Writes `changes` as a layer into the store and remembers it.
+    ///
+    /// Where it is part of the image, its upload begins while it is written.
     pub(super) async fn make_layer(
         &self,
         step: &CurrentStep<'_>,
@@ -304,16 +306,19 @@ impl Build {
         }
         let (contents, store) = (self.contents.clone(), self.store.clone());
         let options = PackOptions {
-            compression: Compression::Gzip,
-            level: None,
+            compression: self.request.compression,
+            level: self.request.compression_level,
             // Times of what is copied are inputs; those of what a RUN wrote have been dealt with there.
             mtime_limit: None,
             threads: threads(),
         };
+        let store_ = store.clone();
+        let mut writer = self.work.run(move || store_.hashed_blob_writer().map_err(BuildError::store)).await?;
+        let is_pushed = self.publisher.has_repositories() && self.is_part_of_result(step.id.stage);
+        let begun = if is_pushed { Some(self.publisher.begin(&writer.follow().map_err(BuildError::store)?)) } else { None };
         let pack = move || {
             let mut changes = changes;
             contents.take_out_of_layers(&mut changes)?;
-            let mut writer = store.hashed_blob_writer().map_err(BuildError::store)?;
             let packed = write::pack(&changes, &*contents, &options, &mut writer)
                 .map_err(|error| BuildError::new(kind_of(&error), "cannot write the layer").because(error))?;
             writer.finish_as(&packed.blob).map_err(BuildError::store)?;
@@ -321,7 +326,10 @@ impl Build {
             store.add_layer_blob(packed.diff_id, &packed.blob).map_err(BuildError::store)?;
             Ok(packed)
         };
-        let packed = self.work.run(pack).await?;
+        let packed = {
+            let _job = self.job().await;
+            self.work.run(pack).await?
+        };
         let record = Record {
             diff_id: packed.diff_id,
             blob: packed.blob.clone(),
@@ -329,6 +337,9 @@ impl Build {
             made_seconds: seconds_since_epoch(),
         };
         let layer = Layer { diff_id: packed.diff_id, blob: packed.blob, origin: Origin::Store };
+        if let Some(begun) = begun {
+            self.publisher.offer_begun(&layer, Some(begun));
+        }
         let created = record.created.clone();
         self.remember_step(step, &key, kind, record).await;
         Ok(StepLayer { layer, index: Some(packed.index), created, key: key.key, outcome: StepOutcome::Executed })

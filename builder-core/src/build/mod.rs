@@ -68,7 +68,7 @@ use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::{OnceCell, Semaphore, mpsc};
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit, mpsc};
 use work::Work;
 
 /// Layers of bases that are downloaded at a time.
@@ -181,6 +181,7 @@ struct Build {
     /// Layers to fetch before anybody waits for them.
     ahead: mpsc::UnboundedSender<DiffId>,
     awaited: Mutex<Option<mpsc::UnboundedReceiver<DiffId>>>,
+    jobs: Semaphore,
     /// Layers that were unpacked while they were downloaded, until a step needs them.
     lone_layers: Mutex<HashMap<DiffId, base::Unpacking<LoneLayer>>>,
     publisher: Publisher,
@@ -257,6 +258,7 @@ impl Build {
         let contexts = std::iter::once((None, own)).chain(named).collect();
         let stages = dockerfile.stages.iter().map(|_| OnceCell::new()).collect();
         let destinations = if request.push { request.destinations.as_slice() } else { &[] };
+        let jobs = request.jobs;
         let publisher = Publisher::new(backends.registry.clone(), store.clone(), destinations, events.clone());
         let caches = Caches::open(&request, backends.cache, &backends.registry, &store);
         let (ahead, awaited) = mpsc::unbounded_channel();
@@ -289,6 +291,7 @@ impl Build {
             pulls: Mutex::default(),
             ahead,
             awaited: Mutex::new(Some(awaited)),
+            jobs: Semaphore::new(jobs.map_or(Semaphore::MAX_PERMITS, |jobs| jobs.get().min(Semaphore::MAX_PERMITS))),
             lone_layers: Mutex::default(),
             isolation_told: OnceCell::new(),
             publisher,
@@ -383,6 +386,11 @@ impl Build {
         let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
         *plan = Arc::new(Plan::clone(&plan).with_triggers(&self.dockerfile, &self.plan_options, index, triggers)?);
         Ok(())
+    }
+
+    /// Waits until a step may work. Whoever holds this waits for no other stage, so that the one it would wait for may work.
+    async fn job(&self) -> SemaphorePermit<'_> {
+        self.jobs.acquire().await.expect("it is never closed")
     }
 
     /// Tells an event. Nobody has to listen.

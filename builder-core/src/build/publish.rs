@@ -6,8 +6,8 @@ use super::{Build, BuildError, ErrorKind, Event, Export};
 use crate::export::{self, Blobs, ExportError};
 use crate::image::{Assembled, Image, Layer, Origin};
 use crate::oci::{Digest, Hasher, MediaType, Reference};
-use crate::registry::{Client, file_opener};
-use crate::store::Store;
+use crate::registry::{Client, Grown, file_opener};
+use crate::store::{GrowingBlob, Store};
 use futures_util::future::try_join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +50,19 @@ impl Drop for Upload {
     }
 }
 
+/// A layer is uploaded while it is written once it has this size: most are smaller, and it is cheaper to ask first whether
+/// the repository has them.
+const GROWN_BYTES: u64 = 16 << 20;
+
+/// Uploads of a layer that is still being written, one for each repository. Dropped, they end.
+pub(super) struct Begun(Vec<JoinHandle<Grown>>);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.0.iter().for_each(JoinHandle::abort);
+    }
+}
+
 impl Publisher {
     pub(super) fn new(registry: Client, store: Store, destinations: &[Reference], events: mpsc::Sender<Event>) -> Self {
         let mut seen = BTreeSet::new();
@@ -60,19 +73,58 @@ impl Publisher {
 
     /// Begins to upload a layer whose blob is in the store.
     pub(super) fn offer(&self, layer: &Layer) {
+        self.offer_begun(layer, None);
+    }
+
+    /// Whether anything is uploaded at all.
+    pub(super) fn has_repositories(&self) -> bool {
+        !self.repositories.is_empty()
+    }
+
+    /// Begins to upload a layer whose blob is being written.
+    pub(super) fn begin(&self, blob: &GrowingBlob) -> Begun {
+        let begin = |to: &Reference| {
+            let (registry, to, mut blob) = (self.registry.clone(), to.clone(), blob.clone());
+            tokio::spawn(async move {
+                match blob.reach(GROWN_BYTES).await {
+                    Some(progress) if progress.whole.is_none() => {
+                        // An error will come again when the whole is pushed, and stay.
+                        registry.push_growing(&to, blob).await.unwrap_or(Grown::Open)
+                    }
+                    _ => Grown::Open,
+                }
+            })
+        };
+        Begun(self.repositories.iter().map(begin).collect())
+    }
+
+    /// The same as [`offer`](Self::offer) for a layer whose upload began while it was written.
+    pub(super) fn offer_begun(&self, layer: &Layer, begun: Option<Begun>) {
+        let mut begun = begun.map(|mut begun| std::mem::take(&mut begun.0)).unwrap_or_default().into_iter();
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         for at in 0..self.repositories.len() {
-            uploads.entry((at, layer.blob.digest)).or_insert_with(|| self.upload(at, layer.clone()));
+            let begun = begun.next().map(|upload| Begun(vec![upload]));
+            uploads.entry((at, layer.blob.digest)).or_insert_with(|| self.upload(at, layer.clone(), begun));
         }
     }
 
-    fn upload(&self, repository: usize, layer: Layer) -> Upload {
+    fn upload(&self, repository: usize, layer: Layer, begun: Option<Begun>) -> Upload {
         let (registry, store, events) = (self.registry.clone(), self.store.clone(), self.events.clone());
         let to = self.repositories[repository].clone();
         Upload(tokio::spawn(async move {
             let failed = || BuildError::new(ErrorKind::Push, format!("cannot push the layer {} to {to}", layer.blob.digest));
-            let reused = registry.has_blob(&to, layer.blob.digest).await.map_err(|error| failed().refused(error))?;
-            if !reused {
+            let mut grown = Grown::Open;
+            if let Some(mut begun) = begun
+                && let Some(upload) = begun.0.first_mut()
+            {
+                grown = upload.await.unwrap_or(Grown::Open);
+            }
+            let reused = match grown {
+                Grown::Uploaded => false,
+                Grown::WasThere => true,
+                Grown::Open => registry.has_blob(&to, layer.blob.digest).await.map_err(|error| failed().refused(error))?,
+            };
+            if !reused && grown == Grown::Open {
                 let opener = file_opener(store.blob_path(&layer.blob.digest));
                 if let Err(error) = registry.push_blob(&to, &layer.blob, opener).await {
                     let digest = layer.blob.digest;
@@ -112,30 +164,39 @@ impl Build {
         self.write_exports(&image, &assembled).await?;
         let repositories =
             try_join_all((0..self.publisher.repositories.len()).map(|at| self.fill_repository(at, &image, &assembled))).await?;
-        let mut pushed = Vec::new();
-        for destination in self.request.destinations.iter().filter(|_| self.request.push) {
-            let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {destination}"));
-            let registry = &self.registry;
-            let media_type = MediaType::new(MediaType::OCI_MANIFEST);
-            let digest = registry
-                .push_manifest(destination, &media_type, assembled.manifest_bytes.clone())
-                .await
-                .map_err(|error| failed().refused(error))?;
-            let at =
-                self.publisher.repositories.iter().position(|known| {
-                    known.registry() == destination.registry() && known.repository() == destination.repository()
-                });
-            let layers_reused = at.and_then(|at| repositories.get(at)).copied().unwrap_or_default();
-            let blobs = assembled.manifest.layers.iter().map(|layer| layer.size_bytes).sum::<u64>();
-            pushed.push(Pushed {
-                reference: destination.clone(),
-                digest,
-                size_bytes: blobs + assembled.manifest.config.size_bytes + assembled.descriptor.size_bytes,
-                layers_reused,
-                layers_new: image.layers.len() - layers_reused,
-            });
-        }
-        Ok(pushed)
+        let destinations = self.request.destinations.iter().filter(|_| self.request.push);
+        try_join_all(destinations.map(|destination| self.push_manifest(destination, &image, &assembled, &repositories))).await
+    }
+
+    /// Gives a destination its manifest; its repository has all else. `reused` says how many layers each repository had already.
+    async fn push_manifest(
+        &self,
+        destination: &Reference,
+        image: &Image,
+        assembled: &Assembled,
+        reused: &[usize],
+    ) -> Result<Pushed, BuildError> {
+        let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {destination}"));
+        let registry = &self.registry;
+        let media_type = MediaType::new(MediaType::OCI_MANIFEST);
+        let digest = registry
+            .push_manifest(destination, &media_type, assembled.manifest_bytes.clone())
+            .await
+            .map_err(|error| failed().refused(error))?;
+        let at = self
+            .publisher
+            .repositories
+            .iter()
+            .position(|known| known.registry() == destination.registry() && known.repository() == destination.repository());
+        let layers_reused = at.and_then(|at| reused.get(at)).copied().unwrap_or_default();
+        let blobs = assembled.manifest.layers.iter().map(|layer| layer.size_bytes).sum::<u64>();
+        Ok(Pushed {
+            reference: destination.clone(),
+            digest,
+            size_bytes: blobs + assembled.manifest.config.size_bytes + assembled.descriptor.size_bytes,
+            layers_reused,
+            layers_new: image.layers.len() - layers_reused,
+        })
     }
 
     /// Sees to it that a repository has everything that the manifest names; gives the number of layers that it had already.

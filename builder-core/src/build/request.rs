@@ -2,10 +2,11 @@
 
 use crate::context::GitSource;
 use crate::http::Secret;
-use crate::oci::{Platform, Reference};
+use crate::oci::{Compression, Platform, Reference};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroUsize,
     path::PathBuf,
 };
 
@@ -68,6 +69,15 @@ pub struct BuildRequest {
     /// Most bytes that one layer of a base or one archive may unpack to.
     #[serde(default = "default_unpacked_bytes")]
     pub max_unpacked_bytes: u64,
+    /// How layers that the build makes are compressed. A layer that is known from an earlier build stays as it is.
+    #[serde(default = "gzip")]
+    pub compression: Compression,
+    /// The compressor's level, as in [`PackOptions::level`](crate::layer::write::PackOptions::level).
+    #[serde(default)]
+    pub compression_level: Option<i32>,
+    /// Steps that are executed at a time, of all stages; no limit if not given.
+    #[serde(default)]
+    pub jobs: Option<NonZeroUsize>,
     /// A RUN that takes longer is ended; no limit if not given.
     #[serde(default)]
     pub step_timeout_seconds: Option<u64>,
@@ -245,6 +255,10 @@ fn yes() -> bool {
     true
 }
 
+fn gzip() -> Compression {
+    Compression::Gzip
+}
+
 fn default_unpacked_bytes() -> u64 {
     64 << 30
 }
@@ -273,6 +287,9 @@ impl BuildRequest {
             cache: CacheRequest::default(),
             cache_mounts: None,
             max_unpacked_bytes: default_unpacked_bytes(),
+            compression: gzip(),
+            compression_level: None,
+            jobs: None,
             step_timeout_seconds: None,
         }
     }

@@ -159,6 +159,7 @@ impl Build {
             contents.fill(source, files);
             Ok((changes, disk))
         };
+        let _job = self.job().await;
         self.work.run(run).await
     }
 
@@ -227,7 +228,7 @@ impl Build {
             let opened = self.work.run(move || {
                 open().map_err(|error| {
                     BuildError::new(ErrorKind::Host, "this host does not let the builder execute RUN")
-                        .hint("a build without RUN works here; otherwise give the pod more rights")
+                        .hint("a build without RUN works here; `cofferdam doctor` says what would help")
                         .because(error)
                 })
             });

@@ -1,15 +1,15 @@
 //! Bodies: what is sent (replayable, streamed from a blocking reader) and what comes back (counted, timed).
 
-use super::{HttpError, StatusCode, Url, error};
+use super::{HttpError, Place, StatusCode, Url, error, retry};
 use bytes::{Bytes, BytesMut};
 use reqwest::header::HeaderMap;
 use std::{
     fmt,
     io::{self, Read},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 /// Opens the bytes of a body; called again each time that they must be sent again. Runs on a blocking thread.
 pub type Opener = Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
@@ -141,7 +141,7 @@ pub struct Response {
     pub(super) inner: reqwest::Response,
     pub(super) url: Url,
     pub(super) idle_limit: Duration,
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) _place: Place,
 }
 
 impl Response {
@@ -158,6 +158,11 @@ impl Response {
     /// The first header of that name, if it is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.inner.headers().get(name)?.to_str().ok()
+    }
+
+    /// How long the server wants us to wait before we ask again, if it says so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        retry::retry_after(self.header("retry-after")?, SystemTime::now())
     }
 
     /// Where the answer came from, after redirects.

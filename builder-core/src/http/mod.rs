@@ -26,7 +26,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How the network is used.
 #[derive(Clone, Debug)]
@@ -49,8 +49,10 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long a server may take to answer after it has received all of an upload.
     pub commit_timeout: Duration,
-    /// How many requests of one [`Lane`] one host gets at a time.
-    pub requests_per_host: usize,
+    /// How many connections one host gets at a time. A connection whose answer was just read is not free at once, so there is
+    /// one request less under way, and of those one is no stream ([`Lane`]), so that questions do not wait for long transfers;
+    /// but never less than one.
+    pub connections_per_host: usize,
 }
 
 impl Default for Options {
@@ -65,7 +67,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_mins(1),
             commit_timeout: Duration::from_mins(5),
-            requests_per_host: 8,
+            connections_per_host: 4,
         }
     }
 }
@@ -91,10 +93,10 @@ impl fmt::Debug for Proxies {
     }
 }
 
-/// What kind of traffic a request is; each kind has its own places per host.
+/// What kind of traffic a request is.
 ///
-/// An upload may be fed by a download from the same host: were they to wait for the same places, they could wait for each
-/// other.
+/// All share the places of a host. Whoever holds an answer or an upload must not need another place of that host to be done
+/// with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// A question with a short answer.
@@ -170,8 +172,15 @@ pub struct Client {
     places: Arc<Mutex<Places>>,
 }
 
-/// Free places by host and lane.
-type Places = HashMap<(String, Lane), Arc<Semaphore>>;
+/// Free places by host: of all requests, and of those that stream.
+type Places = HashMap<String, (Arc<Semaphore>, Arc<Semaphore>)>;
+
+/// Places that a request has until its answer is dropped.
+#[derive(Debug)]
+struct Place {
+    _streaming: Option<OwnedSemaphorePermit>,
+    _any: OwnedSemaphorePermit,
+}
 
 impl Client {
     /// A client that has not spoken to anybody yet.
@@ -215,9 +224,7 @@ impl Client {
             let outcome = self.send_once(request).await;
             attempts += 1;
             let retry_after = match &outcome {
-                Ok(response) if is_transient(response.status()) => {
-                    response.header("retry-after").and_then(|value| retry::retry_after(value, SystemTime::now()))
-                }
+                Ok(response) if is_transient(response.status()) => response.retry_after(),
                 Err(error) if error.is_transient() => None,
                 _ => return outcome,
             };
@@ -234,7 +241,12 @@ impl Client {
 
     /// Waits as after `attempts` failures; `false` if patience has ended.
     pub async fn pause(&self, attempts: u32) -> bool {
-        let wait = self.options.retry.wait(attempts, None, jitter());
+        self.pause_as_asked(attempts, None).await
+    }
+
+    /// The same where the server may have said how long to wait ([`Response::retry_after`]).
+    pub async fn pause_as_asked(&self, attempts: u32, retry_after: Option<Duration>) -> bool {
+        let wait = self.options.retry.wait(attempts, retry_after, jitter());
         if let Some(wait) = wait {
             tokio::time::sleep(wait).await;
         }
@@ -273,7 +285,7 @@ impl Client {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(HttpError::Address { url: redacted(url) });
         }
-        let place = self.places_of(url, request.lane).acquire_owned().await.expect("the semaphore is never closed");
+        let place = self.place(url, request.lane).await;
         let sending = Sending::new();
         let mut outgoing = self.transport_for(url, request).request(request.method.clone(), url.clone()).headers(headers);
         outgoing = match request.body.clone() {
@@ -307,10 +319,16 @@ impl Client {
         Ok(Response { inner, url: url.clone(), idle_limit: self.options.idle_timeout, _place: place })
     }
 
-    fn places_of(&self, url: &Url, lane: Lane) -> Arc<Semaphore> {
-        let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = || Arc::new(Semaphore::new(self.options.requests_per_host.max(1)));
-        places.entry((host_of(url), lane)).or_insert_with(free).clone()
+    /// Waits for a place at the host of `url`.
+    async fn place(&self, url: &Url, lane: Lane) -> Place {
+        let (any, streaming) = {
+            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+            let free = |in_use: usize| Arc::new(Semaphore::new(self.options.connections_per_host.saturating_sub(in_use).max(1)));
+            places.entry(host_of(url)).or_insert_with(|| (free(1), free(2))).clone()
+        };
+        let take = async |places: Arc<Semaphore>| places.acquire_owned().await.expect("the semaphore is never closed");
+        let streaming = if lane == Lane::Brief { None } else { Some(take(streaming).await) };
+        Place { _streaming: streaming, _any: take(any).await }
     }
 
     fn transport_for(&self, url: &Url, request: &Request) -> &reqwest::Client {

@@ -27,6 +27,8 @@ mod credentials;
 mod error;
 mod place;
 mod pull;
+mod upload;
+
 mod push;
 mod tags;
 
@@ -35,6 +37,7 @@ pub use error::{Action, Answer, RegistryError};
 pub use place::{Hosts, Mirror, MirrorError};
 pub use pull::{BlobRead, BlobReader, Download, Fetched, Resolved};
 pub use push::file_opener;
+pub use upload::Grown;
 
 use crate::http::{
     self, Body, ClientCertificate, Lane, Method, Replay, Request, Response, StatusCode, Trust, Url, Verification,
@@ -272,7 +275,12 @@ impl Client {
             question.most_redirects = 0;
             match self.0.http.send(&question).await {
                 // A certificate that is not trusted is TLS nevertheless, and the reason that the user wants to read.
-                Ok(_) | Err(http::HttpError::Untrusted { .. }) => Ok(secure),
+                Ok(answer) => {
+                    // Read to its end, so that the connection can be used again.
+                    let _ = answer.bytes(ERROR_DOCUMENT_BYTES).await;
+                    Ok(secure)
+                }
+                Err(http::HttpError::Untrusted { .. }) => Ok(secure),
                 Err(_) => address("http"),
             }
         };

@@ -1,22 +1,30 @@
 //! Pushing: what is there already is left, what is elsewhere in the registry is mounted, the rest is streamed.
 
-use super::{Answer, Call, Client, RegistryError, Target, answer_of, challenge::Scopes, error::Action, place::canonical};
+use super::{
+    Call, Client, RegistryError, Target, answer_of,
+    challenge::Scopes,
+    error::Action,
+    place::canonical,
+    upload::{Grown, Source, blob_in, check_digest, location, with_digest},
+};
 use crate::http::{
-    Body, HttpError, Lane, Method, Opener, Replay, Response, StatusCode, Url,
-    header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue},
+    Body, Lane, Method, Opener, Replay, Response, StatusCode, Url,
+    header::{CONTENT_TYPE, HeaderValue},
     is_transient,
 };
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
 use bytes::Bytes;
-use std::{
-    collections::VecDeque,
-    io::{self, Read},
-    sync::Arc,
-};
+use std::{sync::Arc, time::Duration};
 
-/// What a chunk has at first where a registry refuses a body as too large; it is halved as long as chunks are refused too.
-const CHUNK_BYTES: usize = 8 << 20;
-const SMALLEST_CHUNK_BYTES: usize = 256 << 10;
+/// Of a blob of this size it pays to ask what the registry has of it after an upload broke.
+const RESUMED_BYTES: u64 = 1 << 20;
+
+/// What became of a blob that was sent in one piece.
+enum Uploaded {
+    Yes,
+    TooLarge,
+    Refused(RegistryError, Option<Duration>),
+}
 
 impl Client {
     /// Whether the repository of `to` has the blob.
@@ -142,10 +150,17 @@ impl Client {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let (call, response) = self.begin_upload(to, action.clone()).await?;
-            let session = location(&call, &response)?;
-            drop(response);
-            let outcome = self.upload(to, blob, &body, session, action.clone()).await;
+            let session = self.begin(to, &action).await?;
+            let location = session.location.clone();
+            let (outcome, retry_after) = match self.upload(to, blob, &body, location, action.clone()).await {
+                Ok(Uploaded::Yes) => return Ok(()),
+                Ok(Uploaded::TooLarge) => {
+                    let session = self.begin(to, &action).await?;
+                    (self.send_pieces(to, Source::Whole(&body, blob), session, &action).await.map(drop), None)
+                }
+                Ok(Uploaded::Refused(error, retry_after)) => (Err(error), retry_after),
+                Err(error) => (Err(error), None),
+            };
             let hopeful = match &outcome {
                 Err(RegistryError::Http { source, .. }) => source.is_transient(),
                 // An upload session that the registry has lost is begun anew.
@@ -155,17 +170,25 @@ impl Client {
                 }
                 _ => false,
             };
-            if !hopeful || !self.0.http.pause(attempts).await {
+            if !hopeful || !self.0.http.pause_as_asked(attempts, retry_after).await {
                 return outcome;
             }
             // The connection may have broken after the registry had taken everything.
             if matches!(self.has_blob(to, blob.digest).await, Ok(true)) {
                 return Ok(());
             }
+            if blob.size_bytes >= RESUMED_BYTES
+                && let Ok(session) = self.resume(to, session, &action).await
+                && session.received > 0
+                && session.received <= blob.size_bytes
+                && matches!(self.send_pieces(to, Source::Whole(&body, blob), session, &action).await, Ok(Grown::Uploaded))
+            {
+                return Ok(());
+            }
         }
     }
 
-    /// One attempt: in one piece, or in chunks where one piece is too large.
+    /// One attempt in one piece.
     async fn upload(
         &self,
         to: &Reference,
@@ -173,75 +196,23 @@ impl Client {
         body: &Body,
         session: Url,
         action: Action,
-    ) -> Result<(), RegistryError> {
-        let mut put = Call::new(action.clone(), to, Method::PUT, String::new());
+    ) -> Result<Uploaded, RegistryError> {
+        let mut put = Call::new(action, to, Method::PUT, String::new());
         put.target = Target::Location(with_digest(session, blob.digest));
         put.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
         put.body = body.clone();
         put.lane = Lane::Upload;
         let response = self.send(&put).await?;
         match response.status() {
-            status if status.is_success() => check_digest(&response, &blob_in(to, blob.digest), blob.digest),
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                drop(response);
-                self.upload_chunks(to, blob, body, action).await
+            status if status.is_success() => {
+                check_digest(&response, &blob_in(to, blob.digest), blob.digest).map(|()| Uploaded::Yes)
             }
-            _ => Err(put.refused(answer_of(response).await)),
-        }
-    }
-
-    async fn upload_chunks(&self, to: &Reference, blob: &Descriptor, body: &Body, action: Action) -> Result<(), RegistryError> {
-        let (call, response) = self.begin_upload(to, action.clone()).await?;
-        let least = response.header("oci-chunk-min-length").and_then(|least| least.parse().ok()).unwrap_or(0_usize);
-        let least = least.clamp(SMALLEST_CHUNK_BYTES, 2 * CHUNK_BYTES);
-        let mut chunk_bytes = CHUNK_BYTES.max(least);
-        let mut target = location(&call, &response)?;
-        drop(response);
-        let mut chunks = Chunks::new(body);
-        let mut offset = 0;
-        while let Some(chunk) = chunks
-            .next(chunk_bytes)
-            .await
-            .map_err(|source| call.http(HttpError::Source { host: to.registry().to_owned(), source }))?
-        {
-            let mut patch = Call::new(action.clone(), to, Method::PATCH, String::new());
-            patch.target = Target::Location(target.clone());
-            patch.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-            let range = format!("{offset}-{}", offset + chunk.len() as u64 - 1);
-            patch.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).expect("numbers are good in a header"));
-            patch.body = Body::Bytes(chunk.clone());
-            patch.lane = Lane::Upload;
-            let response = self.send(&patch).await?;
-            match response.status() {
-                status if status.is_success() => {
-                    target = location(&patch, &response)?;
-                    offset += chunk.len() as u64;
-                }
-                StatusCode::PAYLOAD_TOO_LARGE if chunk_bytes / 2 >= least => {
-                    chunk_bytes /= 2;
-                    chunks.give_back(chunk);
-                }
-                _ => return Err(patch.refused(answer_of(response).await)),
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Uploaded::TooLarge),
+            _ => {
+                let retry_after = response.retry_after();
+                Ok(Uploaded::Refused(put.refused(answer_of(response).await), retry_after))
             }
         }
-        let mut put = Call::new(action, to, Method::PUT, String::new());
-        put.target = Target::Location(with_digest(target, blob.digest));
-        let response = self.send(&put).await?;
-        if !response.status().is_success() {
-            return Err(put.refused(answer_of(response).await));
-        }
-        check_digest(&response, &blob_in(to, blob.digest), blob.digest)
-    }
-
-    async fn begin_upload<'a>(&self, to: &'a Reference, action: Action) -> Result<(Call<'a>, Response), RegistryError> {
-        let mut call = Call::new(action, to, Method::POST, "blobs/uploads/".to_owned());
-        // At worst the registry forgets a session later.
-        call.replay = Replay::Allowed;
-        let response = self.send(&call).await?;
-        if response.status().is_success() {
-            return Ok((call, response));
-        }
-        Err(call.refused(answer_of(response).await))
     }
 
     /// Gives an upload up. A registry that does not know how forgets it by itself.
@@ -256,80 +227,6 @@ impl Client {
             let _ = self.send(&cancel).await;
         }
     }
-}
-
-/// A body, cut into pieces. No more than one piece of the first size is in memory.
-struct Chunks {
-    source: Option<Source>,
-    /// Read, but not sent: what comes next.
-    waiting: VecDeque<Bytes>,
-}
-
-enum Source {
-    Closed(Body),
-    Open(Box<dyn Read + Send>),
-}
-
-impl Chunks {
-    fn new(body: &Body) -> Self {
-        Self { source: Some(Source::Closed(body.clone())), waiting: VecDeque::new() }
-    }
-
-    /// A chunk that is to be cut smaller.
-    fn give_back(&mut self, chunk: Bytes) {
-        self.waiting.push_front(chunk);
-    }
-
-    /// The next `size` bytes, fewer only at the end; `None` after it.
-    async fn next(&mut self, size: usize) -> io::Result<Option<Bytes>> {
-        if let Some(mut chunk) = self.waiting.pop_front() {
-            if chunk.len() > size {
-                self.waiting.push_front(chunk.split_off(size));
-            }
-            return Ok(Some(chunk));
-        }
-        let Some(source) = self.source.take() else { return Ok(None) };
-        let read = tokio::task::spawn_blocking(move || {
-            let mut reader: Box<dyn Read + Send> = match source {
-                Source::Closed(Body::Empty) => Box::new(io::empty()),
-                Source::Closed(Body::Bytes(bytes)) => Box::new(io::Cursor::new(bytes)),
-                Source::Closed(Body::Stream { open, .. }) => open()?,
-                Source::Open(reader) => reader,
-            };
-            let mut chunk = Vec::new();
-            reader.by_ref().take(size as u64).read_to_end(&mut chunk)?;
-            Ok::<_, io::Error>((reader, chunk))
-        });
-        let (reader, chunk) = read.await.map_err(io::Error::other)??;
-        self.source = Some(Source::Open(reader));
-        Ok(if chunk.is_empty() { None } else { Some(chunk.into()) })
-    }
-}
-
-/// Where an upload goes on: relative or absolute, its query is part of it.
-fn location(call: &Call<'_>, response: &Response) -> Result<Url, RegistryError> {
-    let nowhere = || {
-        let message = Some("it does not say where to upload to".to_owned());
-        call.refused(Answer { status: response.status().as_u16(), code: None, message })
-    };
-    response.url().join(response.header("location").ok_or_else(nowhere)?).map_err(|_| nowhere())
-}
-
-fn with_digest(mut location: Url, digest: Digest) -> Url {
-    location.query_pairs_mut().append_pair("digest", &digest.to_string());
-    location
-}
-
-/// Registries may say what they stored; if they do, it must be what we sent.
-fn check_digest(response: &Response, what: &str, expected: Digest) -> Result<(), RegistryError> {
-    match response.header("docker-content-digest").and_then(|digest| digest.parse::<Digest>().ok()) {
-        Some(actual) if actual != expected => Err(RegistryError::Digest { what: what.to_owned(), expected, actual }),
-        _ => Ok(()),
-    }
-}
-
-fn blob_in(to: &Reference, digest: Digest) -> String {
-    format!("blob {digest} in {}/{}", to.registry(), to.repository())
 }
 
 /// Opens a file for [`Client::push_blob`].

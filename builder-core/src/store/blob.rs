@@ -5,8 +5,11 @@ use crate::oci::{Descriptor, Digest, Hasher};
 use std::{
     fs::File,
     io::{self, Write},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+use tokio::sync::watch;
 
 /// A blob that is being written. Dropped before [`finish`](Self::finish), it leaves nothing behind.
 ///
@@ -18,6 +21,50 @@ pub struct BlobWriter {
     /// Of what was written, unless the writer knows what it is.
     hasher: Option<Hasher>,
     size_bytes: u64,
+    /// Told to whoever reads it while it is written.
+    progress: Option<watch::Sender<Progress>>,
+}
+
+/// A blob that is being written, for somebody who reads it meanwhile. Writing never waits for reading: the file is the buffer.
+#[derive(Clone, Debug)]
+pub struct GrowingBlob {
+    file: Arc<File>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// How far a blob is written.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// Bytes that can be read.
+    pub size_bytes: u64,
+    /// What it is, once that is all.
+    pub whole: Option<Descriptor>,
+}
+
+impl GrowingBlob {
+    /// Waits until `size_bytes` can be read, or all there is. `None` if the writing was given up.
+    pub async fn reach(&mut self, size_bytes: u64) -> Option<Progress> {
+        let enough = |progress: &Progress| progress.size_bytes >= size_bytes || progress.whole.is_some();
+        self.progress.wait_for(enough).await.ok().map(|progress| progress.clone())
+    }
+
+    /// Reads from `offset_bytes` on, as far as it is written.
+    pub fn reader(&self, offset_bytes: u64) -> impl io::Read + Send + 'static {
+        Following { file: self.file.clone(), offset_bytes }
+    }
+}
+
+struct Following {
+    file: Arc<File>,
+    offset_bytes: u64,
+}
+
+impl io::Read for Following {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.file.read_at(buffer, self.offset_bytes)?;
+        self.offset_bytes += count as u64;
+        Ok(count)
+    }
 }
 
 impl Store {
@@ -26,7 +73,13 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if no file can be made.
     pub fn blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        Ok(BlobWriter { store: self.clone(), file: self.staged_file()?, hasher: Some(Hasher::new()), size_bytes: 0 })
+        Ok(BlobWriter {
+            store: self.clone(),
+            file: self.staged_file()?,
+            hasher: Some(Hasher::new()),
+            size_bytes: 0,
+            progress: None,
+        })
     }
 
     /// Starts a new blob whose bytes are hashed elsewhere on their way: they are not hashed again, and
@@ -35,7 +88,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if no file can be made.
     pub fn hashed_blob_writer(&self) -> Result<BlobWriter, StoreError> {
-        Ok(BlobWriter { store: self.clone(), file: self.staged_file()?, hasher: None, size_bytes: 0 })
+        Ok(BlobWriter { store: self.clone(), file: self.staged_file()?, hasher: None, size_bytes: 0, progress: None })
     }
 
     /// Keeps `bytes` as a blob: manifests, configs, other documents.
@@ -105,6 +158,17 @@ impl BlobWriter {
         self.size_bytes
     }
 
+    /// The blob for somebody who reads it while it is written. The last one who asks is told of the progress.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the file cannot be opened a second time.
+    pub fn follow(&mut self) -> Result<GrowingBlob, StoreError> {
+        let file = self.file.reopen().map_err(|error| StoreError::io("open", self.file.path(), error))?;
+        let (sender, progress) = watch::channel(Progress { size_bytes: self.size_bytes, whole: None });
+        self.progress = Some(sender);
+        Ok(GrowingBlob { file: Arc::new(file), progress })
+    }
+
     /// Checks the bytes against `expected` where it is known and puts the blob in its place.
     ///
     /// # Errors
@@ -127,9 +191,14 @@ impl BlobWriter {
     ///
     /// # Errors
     /// [`StoreError::WrongSize`] if it has another size.
-    pub fn finish_as(self, verified: &Descriptor) -> Result<Digest, StoreError> {
+    pub fn finish_as(mut self, verified: &Descriptor) -> Result<Digest, StoreError> {
         self.check_size(verified)?;
-        self.put_in_place(verified.digest)
+        let progress = self.progress.take();
+        let digest = self.put_in_place(verified.digest)?;
+        if let Some(progress) = progress {
+            progress.send_modify(|progress| progress.whole = Some(verified.clone()));
+        }
+        Ok(digest)
     }
 
     fn check_size(&self, expected: &Descriptor) -> Result<(), StoreError> {
@@ -161,6 +230,9 @@ impl Write for BlobWriter {
             hasher.update(&bytes[..written]);
         }
         self.size_bytes += written as u64;
+        if let Some(progress) = &self.progress {
+            progress.send_modify(|progress| progress.size_bytes = self.size_bytes);
+        }
         Ok(written)
     }
 
@@ -197,6 +269,31 @@ mod tests {
         store.remove_blob(&announced.digest).unwrap();
         store.remove_blob(&announced.digest).unwrap();
         assert!(!store.has_blob(&announced));
+    }
+
+    #[tokio::test]
+    async fn a_blob_can_be_read_while_it_is_written() {
+        let (_directory, store) = store();
+        let mut writer = store.hashed_blob_writer().unwrap();
+        let mut blob = writer.follow().unwrap();
+        writer.write_all(b"hel").unwrap();
+        let progress = blob.reach(3).await.unwrap();
+        assert_eq!((progress.size_bytes, progress.whole), (3, None));
+        let mut reader = blob.reader(1);
+        let mut bytes = Vec::new();
+        reader.read_to_end(&mut bytes).unwrap();
+        writer.write_all(b"lo").unwrap();
+        let whole = Descriptor::of("x/y", b"hello");
+        writer.finish_as(&whole).unwrap();
+        reader.read_to_end(&mut bytes).unwrap();
+        assert_eq!(bytes, b"ello");
+        let progress = blob.reach(100).await.unwrap();
+        assert_eq!((progress.size_bytes, progress.whole), (5, Some(whole)));
+
+        let mut writer = store.hashed_blob_writer().unwrap();
+        let mut blob = writer.follow().unwrap();
+        drop(writer);
+        assert!(blob.reach(1).await.is_none(), "it was given up");
     }
 
     #[test]

@@ -29,7 +29,7 @@ mod unpacked;
 mod uses;
 mod workspace;
 
-pub use blob::BlobWriter;
+pub use blob::{BlobWriter, GrowingBlob, Progress};
 pub use caches::{CacheLease, Sharing};
 pub use prune::{Entry, EntryKind, PrunePolicy, Pruned};
 pub use record::BaseRecord;

@@ -1,0 +1,312 @@
+//! Uploads in pieces: of a blob that is still being written, of one whose upload broke, and past a proxy that takes no large
+//! bodies.
+
+use super::{Call, Client, RegistryError, Target, answer_of, challenge::Scopes, error::Action};
+use crate::http::{
+    Body, Lane, Method, Replay, Response, StatusCode, Url,
+    header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue},
+    is_transient,
+};
+use crate::oci::{Descriptor, Digest, Reference};
+use crate::store::GrowingBlob;
+use std::{
+    io::{self, Read},
+    sync::Arc,
+    time::Duration,
+};
+
+/// What a piece has at first where a registry refuses a body as too large; it is halved as long as pieces are refused too. A
+/// blob that grows is sent in pieces of at least this size.
+const PIECE_BYTES: u64 = 8 << 20;
+const SMALLEST_PIECE_BYTES: u64 = 256 << 10;
+/// The largest piece: what broke off is sent again, at worst.
+const LARGEST_PIECE_BYTES: u64 = 256 << 20;
+
+/// What became of a blob that was uploaded while it grew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grown {
+    /// The repository has it.
+    Uploaded,
+    /// The repository had it already.
+    WasThere,
+    /// It has to be pushed once it is whole, if it ever is: the registry does not take pieces, or had enough of them.
+    Open,
+}
+
+/// An upload that was begun, and what the registry has of it.
+pub(super) struct Session {
+    pub(super) location: Url,
+    pub(super) received: u64,
+    /// The registry takes no smaller pieces.
+    pub(super) least: u64,
+}
+
+/// Where the bytes come from.
+pub(super) enum Source<'a> {
+    Whole(&'a Body, &'a Descriptor),
+    Growing(GrowingBlob),
+}
+
+/// What became of one piece.
+enum Sent {
+    /// The registry has it, up to there if it says so.
+    Taken(Url, Option<u64>),
+    TooLarge,
+    /// It may be taken another time.
+    Later(RegistryError, Option<Duration>),
+}
+
+impl Client {
+    /// Puts a blob into the repository of `to` while it is being written. What a registry that knows how to resume has, it
+    /// keeps when a connection breaks.
+    ///
+    /// # Errors
+    /// If the registry does not let us begin, or stores something else than we send. That it takes no pieces is no error.
+    pub async fn push_growing(&self, to: &Reference, blob: GrowingBlob) -> Result<Grown, RegistryError> {
+        let action = Action { doing: "push", what: format!("a layer to {}/{}", to.registry(), to.repository()) };
+        let session = self.begin(to, &action).await?;
+        match self.send_pieces(to, Source::Growing(blob), session, &action).await {
+            Err(error @ RegistryError::Digest { .. }) => Err(error),
+            Err(_) => Ok(Grown::Open),
+            sent => sent,
+        }
+    }
+
+    /// Begins an upload.
+    pub(super) async fn begin(&self, to: &Reference, action: &Action) -> Result<Session, RegistryError> {
+        let (call, response) = self.begin_upload(to, action.clone()).await?;
+        let least = response.header("oci-chunk-min-length").and_then(|least| least.parse().ok()).unwrap_or(0_u64);
+        let least = least.clamp(SMALLEST_PIECE_BYTES, 2 * PIECE_BYTES);
+        Ok(Session { location: location(&call, &response)?, received: 0, least })
+    }
+
+    pub(super) async fn begin_upload<'a>(
+        &self,
+        to: &'a Reference,
+        action: Action,
+    ) -> Result<(Call<'a>, Response), RegistryError> {
+        let mut call = Call::new(action, to, Method::POST, "blobs/uploads/".to_owned());
+        // At worst the registry forgets a session later.
+        call.replay = Replay::Allowed;
+        let response = self.send(&call).await?;
+        if response.status().is_success() {
+            return Ok((call, response));
+        }
+        Err(call.refused(answer_of(response).await))
+    }
+
+    /// Sends all that `session` lacks, and ends it.
+    pub(super) async fn send_pieces(
+        &self,
+        to: &Reference,
+        mut source: Source<'_>,
+        mut session: Session,
+        action: &Action,
+    ) -> Result<Grown, RegistryError> {
+        let mut most = LARGEST_PIECE_BYTES;
+        let mut failures = 0;
+        let mut may_be_there = matches!(source, Source::Growing(_));
+        loop {
+            let Some((size_bytes, whole)) = source.reach(session.received + PIECE_BYTES.min(most)).await else {
+                self.give_up(to, session, action).await;
+                return Ok(Grown::Open);
+            };
+            let left = size_bytes.saturating_sub(session.received);
+            if let Some(whole) = &whole {
+                if left == 0 {
+                    return self.end(to, session, whole.digest, action).await.map(|()| Grown::Uploaded);
+                }
+                // Now that we know what it is: an earlier build may have made the same.
+                if may_be_there && matches!(self.has_blob(to, whole.digest).await, Ok(true)) {
+                    self.give_up(to, session, action).await;
+                    return Ok(Grown::WasThere);
+                }
+                may_be_there = false;
+            }
+            let piece = left.min(most);
+            let stuck = || {
+                let message = Some("it takes no piece of the blob, however small".to_owned());
+                let answer = super::Answer { status: StatusCode::PAYLOAD_TOO_LARGE.as_u16(), code: None, message };
+                RegistryError::Refused { action: action.clone(), registry: to.registry().to_owned(), answer }
+            };
+            match self.send_piece(to, &session, source.piece(session.received, piece), action).await? {
+                Sent::Taken(location, said) => {
+                    let end = session.received + piece;
+                    let received = said.filter(|said| (session.received..end).contains(said)).unwrap_or(end);
+                    failures = if received > session.received { 0 } else { failures + 1 };
+                    (session.location, session.received) = (location, received);
+                    if failures > 0 && !self.0.http.pause(failures).await {
+                        return Err(stuck());
+                    }
+                }
+                Sent::TooLarge => {
+                    let smaller = if piece > PIECE_BYTES { PIECE_BYTES } else { piece / 2 };
+                    most = smaller.max(session.least);
+                    if most >= piece {
+                        return Err(stuck());
+                    }
+                }
+                Sent::Later(error, retry_after) => {
+                    failures += 1;
+                    if !self.0.http.pause_as_asked(failures, retry_after).await {
+                        return Err(error);
+                    }
+                    session = self.resume(to, session, action).await?;
+                }
+            }
+        }
+    }
+
+    /// Asks how far an upload is; begins a new one if the registry has lost it.
+    pub(super) async fn resume(&self, to: &Reference, session: Session, action: &Action) -> Result<Session, RegistryError> {
+        let mut ask = Call::new(action.clone(), to, Method::GET, String::new());
+        ask.target = Target::Location(session.location.clone());
+        ask.scopes = Scopes::push(to.repository());
+        if let Ok(response) = self.send(&ask).await
+            && response.status().is_success()
+        {
+            let received = response.header("range").and_then(received);
+            let found = location(&ask, &response);
+            if let (Some(received), Ok(location)) = (received, found) {
+                return Ok(Session { location, received, ..session });
+            }
+        }
+        self.begin(to, action).await
+    }
+
+    async fn send_piece(&self, to: &Reference, session: &Session, body: Body, action: &Action) -> Result<Sent, RegistryError> {
+        let mut patch = Call::new(action.clone(), to, Method::PATCH, String::new());
+        patch.target = Target::Location(session.location.clone());
+        patch.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        let range = format!("{}-{}", session.received, session.received + body.size_bytes() - 1);
+        patch.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).expect("numbers are good in a header"));
+        patch.body = body;
+        patch.lane = Lane::Upload;
+        let response = match self.send(&patch).await {
+            Ok(response) => response,
+            Err(RegistryError::Http { source, action }) if source.is_transient() => {
+                return Ok(Sent::Later(RegistryError::Http { source, action }, None));
+            }
+            Err(error) => return Err(error),
+        };
+        match response.status() {
+            status if status.is_success() => {
+                let received = response.header("range").and_then(received);
+                Ok(Sent::Taken(location(&patch, &response)?, received))
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Sent::TooLarge),
+            status => {
+                let retry_after = response.retry_after();
+                let answer = answer_of(response).await;
+                let lost = answer.code.as_deref().is_some_and(|code| code.starts_with("BLOB_UPLOAD_"));
+                let error = patch.refused(answer);
+                let hopeful = lost || status == StatusCode::RANGE_NOT_SATISFIABLE || is_transient(status);
+                if hopeful { Ok(Sent::Later(error, retry_after)) } else { Err(error) }
+            }
+        }
+    }
+
+    /// Says that all is there.
+    async fn end(&self, to: &Reference, session: Session, digest: Digest, action: &Action) -> Result<(), RegistryError> {
+        let mut put = Call::new(action.clone(), to, Method::PUT, String::new());
+        put.target = Target::Location(with_digest(session.location, digest));
+        let response = self.send(&put).await?;
+        if !response.status().is_success() {
+            return Err(put.refused(answer_of(response).await));
+        }
+        check_digest(&response, &blob_in(to, digest), digest)
+    }
+
+    async fn give_up(&self, to: &Reference, session: Session, action: &Action) {
+        let mut cancel = Call::new(action.clone(), to, Method::DELETE, String::new());
+        cancel.target = Target::Location(session.location);
+        // A registry that does not know how forgets it by itself.
+        let _ = self.send(&cancel).await;
+    }
+}
+
+impl Source<'_> {
+    /// How many bytes there are, at least `size_bytes` of them unless that is all, and what it is if that is known.
+    async fn reach(&mut self, size_bytes: u64) -> Option<(u64, Option<Descriptor>)> {
+        match self {
+            Self::Whole(_, blob) => Some((blob.size_bytes, Some((*blob).clone()))),
+            Self::Growing(growing) => growing.reach(size_bytes).await.map(|progress| (progress.size_bytes, progress.whole)),
+        }
+    }
+
+    fn piece(&self, offset_bytes: u64, size_bytes: u64) -> Body {
+        match self {
+            Self::Growing(growing) => {
+                let growing = growing.clone();
+                let open = move || Ok(Box::new(growing.reader(offset_bytes).take(size_bytes)) as Box<dyn Read + Send>);
+                Body::Stream { size_bytes, open: Arc::new(open) }
+            }
+            Self::Whole(Body::Empty, _) => Body::Empty,
+            Self::Whole(Body::Bytes(bytes), _) => {
+                let at = |position: u64| usize::try_from(position).map_or(bytes.len(), |position| position.min(bytes.len()));
+                Body::Bytes(bytes.slice(at(offset_bytes)..at(offset_bytes + size_bytes)))
+            }
+            Self::Whole(Body::Stream { open, .. }, _) => {
+                let open = open.clone();
+                let skip = move || {
+                    let mut reader = open()?;
+                    io::copy(&mut reader.by_ref().take(offset_bytes), &mut io::sink())?;
+                    Ok(Box::new(reader.take(size_bytes)) as Box<dyn Read + Send>)
+                };
+                Body::Stream { size_bytes, open: Arc::new(skip) }
+            }
+        }
+    }
+}
+
+/// The number of bytes that a `Range` of an upload speaks of. `0-0` is what registries say of none.
+fn received(range: &str) -> Option<u64> {
+    let last: u64 = range.trim().trim_start_matches("bytes=").strip_prefix("0-")?.parse().ok()?;
+    Some(if last == 0 { 0 } else { last.checked_add(1)? })
+}
+
+/// Where an upload goes on: relative or absolute, its query is part of it.
+pub(super) fn location(call: &Call<'_>, response: &Response) -> Result<Url, RegistryError> {
+    let nowhere = || {
+        let message = Some("it does not say where to upload to".to_owned());
+        call.refused(super::Answer { status: response.status().as_u16(), code: None, message })
+    };
+    response.url().join(response.header("location").ok_or_else(nowhere)?).map_err(|_| nowhere())
+}
+
+pub(super) fn with_digest(mut location: Url, digest: Digest) -> Url {
+    location.query_pairs_mut().append_pair("digest", &digest.to_string());
+    location
+}
+
+/// Registries may say what they stored; if they do, it must be what we sent.
+pub(super) fn check_digest(response: &Response, what: &str, expected: Digest) -> Result<(), RegistryError> {
+    match response.header("docker-content-digest").and_then(|digest| digest.parse::<Digest>().ok()) {
+        Some(actual) if actual != expected => Err(RegistryError::Digest { what: what.to_owned(), expected, actual }),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn blob_in(to: &Reference, digest: Digest) -> String {
+    format!("blob {digest} in {}/{}", to.registry(), to.repository())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_says_how_far_an_upload_is() {
+        for (range, expected) in [
+            ("0-0", Some(0)),
+            ("0-99", Some(100)),
+            ("bytes=0-1", Some(2)),
+            ("5-9", None),
+            ("0--1", None),
+            ("0-18446744073709551615", None),
+            ("", None),
+        ] {
+            assert_eq!(received(range), expected, "{range:?}");
+        }
+    }
+}
