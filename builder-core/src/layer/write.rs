@@ -140,13 +140,16 @@ pub fn pack(
     options: &PackOptions,
     out: impl Write + Send,
 ) -> Result<Packed, PackError> {
-    let records = records(changes, options.mtime_limit)?;
+    let present = check(changes)?;
     let expected_bytes = changes.iter().filter_map(file_of).map(|file| file.size_bytes).fold(0, u64::saturating_add);
     let settings = Settings::new(options.compression, options.level, options.threads);
     let write_all = |input: &mut Input| -> Result<BTreeMap<usize, (u64, ContentDigest)>, Failure<PackError>> {
         let mut files = BTreeMap::new();
-        for (at, (change, record)) in changes.iter().zip(&records).enumerate() {
-            input.put(&tar::header(record).map_err(|error| Failure::Own(PackError::Header(error)))?)?;
+        for (at, change) in changes.iter().enumerate() {
+            input.put(
+                &tar::header(&member(change, &present, options.mtime_limit))
+                    .map_err(|error| Failure::Own(PackError::Header(error)))?,
+            )?;
             if let Some(file) = file_of(change) {
                 let offset_bytes = input.position();
                 files.insert(at, (offset_bytes, put_file(input, change.path(), file, open)?));
@@ -161,7 +164,7 @@ pub fn pack(
     Ok(Packed {
         diff_id,
         blob: descriptor(options.compression, blob),
-        index: index(changes, &records, &files, diff_id),
+        index: index(changes, options.mtime_limit, &files, diff_id),
         uncompressed_bytes: tar.size_bytes,
     })
 }
@@ -227,12 +230,16 @@ fn read_some(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 /// What a reader would find.
-fn index(changes: &[Change], records: &[Record], files: &BTreeMap<usize, (u64, ContentDigest)>, diff_id: DiffId) -> LayerIndex {
+fn index(
+    changes: &[Change],
+    mtime_limit: Option<Timestamp>,
+    files: &BTreeMap<usize, (u64, ContentDigest)>,
+    diff_id: DiffId,
+) -> LayerIndex {
     let mut changes = changes.to_vec();
     for (at, change) in changes.iter_mut().enumerate() {
         let Change::Put { entry, .. } = change else { continue };
-        entry.mode = records[at].mode;
-        entry.mtime = records[at].mtime;
+        (entry.mode, entry.mtime) = (mode(entry), mtime(entry, mtime_limit));
         if let (Node::File(file), Some((offset_bytes, digest))) = (&mut entry.node, files.get(&at)) {
             file.content = Content::Layer { diff_id, offset_bytes: *offset_bytes };
             file.digest = Some(*digest);
@@ -241,11 +248,12 @@ fn index(changes: &[Change], records: &[Record], files: &BTreeMap<usize, (u64, C
     LayerIndex { changes }
 }
 
-/// The tar members of `changes`, once they are known to be a layer that every reader understands alike.
-fn records(changes: &[Change], mtime_limit: Option<Timestamp>) -> Result<Vec<Record>, PackError> {
-    let mut records = Vec::with_capacity(changes.len());
-    // What is at the paths so far; `None` is a whiteout.
-    let mut seen: HashMap<&TreePath, Option<&Entry>> = HashMap::with_capacity(changes.len());
+/// What a layer puts at its paths.
+type Present<'a> = HashMap<&'a TreePath, Option<&'a Entry>>;
+
+/// Makes sure that `changes` are a layer that every reader understands alike. Gives what is at the paths; `None` is a whiteout.
+fn check(changes: &[Change]) -> Result<Present<'_>, PackError> {
+    let mut seen: Present<'_> = HashMap::with_capacity(changes.len());
     for (at, change) in changes.iter().enumerate() {
         let path = change.path();
         let invalid = |what| PackError::Invalid { path: path.clone(), what };
@@ -258,39 +266,53 @@ fn records(changes: &[Change], mtime_limit: Option<Timestamp>) -> Result<Vec<Rec
         if path.name().is_some_and(|name| name.starts_with(b".wh.")) {
             return Err(invalid("layers keep names that begin with .wh. for whiteouts"));
         }
-        let record = match change {
-            Change::Put { entry, .. } => {
-                if path.is_root() && !entry.is_directory() {
-                    return Err(invalid("the root is a directory"));
-                }
-                seen.insert(path, Some(entry));
-                let name = if path.is_root() { b"./".to_vec() } else { path.as_bytes().to_vec() };
-                record(name, kind(&entry.node), entry, mtime_limit)
+        let entry = match change {
+            Change::Put { entry, .. } if path.is_root() && !entry.is_directory() => {
+                return Err(invalid("the root is a directory"));
             }
+            Change::Put { entry, .. } => Some(entry),
             Change::Link { target, .. } => {
                 let file = seen.get(target).copied().flatten().filter(|entry| !entry.is_directory());
-                let entry = file.ok_or_else(|| invalid("it is a hard link to what is no file earlier in the layer"))?;
-                seen.insert(path, Some(entry));
-                record(path.as_bytes().to_vec(), Kind::HardLink(target.as_bytes().to_vec()), entry, mtime_limit)
+                Some(file.ok_or_else(|| invalid("it is a hard link to what is no file earlier in the layer"))?)
             }
-            Change::Remove { .. } => {
-                let (Some(parent), Some(name)) = (path.parent(), path.name()) else {
-                    return Err(invalid("the root cannot be removed"));
-                };
-                seen.insert(path, None);
-                whiteout(&parent.child(&[b".wh.", name].concat()))
-            }
+            Change::Remove { .. } if path.is_root() => return Err(invalid("the root cannot be removed")),
+            Change::Remove { .. } => None,
             Change::Opaque { .. } => return Err(invalid("an opaque directory has to be written as whiteouts")),
         };
-        records.push(record);
+        seen.insert(path, entry);
     }
-    Ok(records)
+    Ok(seen)
+}
+
+/// The tar member of a change of a layer that was checked.
+fn member(change: &Change, present: &Present<'_>, mtime_limit: Option<Timestamp>) -> Record {
+    let path = change.path();
+    match (change, present.get(path).copied().flatten()) {
+        (Change::Put { entry, .. }, _) => {
+            let name = if path.is_root() { b"./".to_vec() } else { path.as_bytes().to_vec() };
+            record(name, kind(&entry.node), entry, mtime_limit)
+        }
+        (Change::Link { target, .. }, Some(entry)) => {
+            record(path.as_bytes().to_vec(), Kind::HardLink(target.as_bytes().to_vec()), entry, mtime_limit)
+        }
+        _ => {
+            let name = path.name().expect("the root is not removed");
+            whiteout(&path.parent().unwrap_or_default().child(&[b".wh.", name].concat()))
+        }
+    }
 }
 
 fn record(name: Vec<u8>, kind: Kind, entry: &Entry, mtime_limit: Option<Timestamp>) -> Record {
-    let mtime = mtime_limit.map_or(entry.mtime, |limit| limit.min(entry.mtime)).truncated();
-    let mode = entry.mode & 0o7777;
+    let (mode, mtime) = (mode(entry), mtime(entry, mtime_limit));
     Record { name, kind, mode, uid: entry.uid, gid: entry.gid, mtime, capability: entry.capability.clone() }
+}
+
+fn mode(entry: &Entry) -> u16 {
+    entry.mode & 0o7777
+}
+
+fn mtime(entry: &Entry, limit: Option<Timestamp>) -> Timestamp {
+    limit.map_or(entry.mtime, |limit| limit.min(entry.mtime)).truncated()
 }
 
 fn whiteout(path: &TreePath) -> Record {

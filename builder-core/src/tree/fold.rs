@@ -164,7 +164,9 @@ impl Tree {
     fn make_parents(&mut self, path: &TreePath) -> TreePath {
         let (Some(parent), Some(name)) = (path.parent(), path.name()) else { return TreePath::root() };
         // A file in the way or a circle of links: the layer's own words count, not what they lead to.
-        let parent = self.resolve(&parent).unwrap_or(parent);
+        let resolved = self.resolve(&parent).ok().filter(|resolved| *resolved != parent);
+        let is_elsewhere = resolved.is_some();
+        let parent = resolved.unwrap_or(parent);
         for directory in parent.ancestors().chain(std::iter::once(parent.clone())).filter(|directory| !directory.is_root()) {
             if !self.get(&directory).is_some_and(Entry::is_directory) {
                 self.remove(&directory);
@@ -172,7 +174,7 @@ impl Tree {
                 self.entries.insert(directory, (inode, Arc::new(Entry::directory(Timestamp::default()))));
             }
         }
-        parent.child(name)
+        if is_elsewhere { parent.child(name) } else { path.clone() }
     }
 
     fn new_inode(&mut self) -> Inode {

@@ -1,12 +1,12 @@
 //! Paths inside a tree: bytes, relative to its root, without `.`, `..` or empty parts. Pure.
 
 use serde::{Deserialize, Serialize};
-use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::Path};
+use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::Path, sync::Arc};
 
 /// A path below the root of a tree; the root itself is the empty path. Ordered by bytes, so a directory stands before
-/// what is in it.
+/// what is in it. Clones share the bytes: a path stands in an index, in trees and in places at once.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-pub struct TreePath(Vec<u8>);
+pub struct TreePath(Arc<[u8]>);
 
 /// A path that leads out of its root, or that no file system could hold.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +22,8 @@ pub enum PathError {
 impl TreePath {
     /// The root.
     #[must_use]
-    pub const fn root() -> Self {
-        Self(Vec::new())
+    pub fn root() -> Self {
+        Self::default()
     }
 
     /// A path from text as it stands in a Dockerfile or a tar: absolute or relative to the root, `.` and empty parts
@@ -47,7 +47,7 @@ impl TreePath {
                 part => parts.push(part),
             }
         }
-        Ok(Self(parts.join(&b'/')))
+        Ok(Self(parts.join(&b'/').into()))
     }
 
     /// A path as [`parse`](Self::parse) reads it, but `..` at the root stays at the root, as in a container. Zero bytes end it.
@@ -62,7 +62,7 @@ impl TreePath {
                 part => parts.push(part),
             }
         }
-        Self(parts.join(&b'/'))
+        Self(parts.join(&b'/').into())
     }
 
     /// Whether this is the root.
@@ -93,7 +93,7 @@ impl TreePath {
             bytes.push(b'/');
         }
         bytes.extend_from_slice(name);
-        Self(bytes)
+        Self(bytes.into())
     }
 
     /// The path with all of `below` below it.
@@ -103,12 +103,10 @@ impl TreePath {
     }
 
     fn child_path(&self, below: &[u8]) -> Self {
-        let mut bytes = self.0.clone();
-        if !bytes.is_empty() {
-            bytes.push(b'/');
+        if self.is_root() {
+            return Self(below.into());
         }
-        bytes.extend_from_slice(below);
-        Self(bytes)
+        Self([&self.0, &b"/"[..], below].concat().into())
     }
 
     /// The directory that holds it; `None` for the root.
@@ -117,7 +115,7 @@ impl TreePath {
         if self.is_root() {
             return None;
         }
-        Some(self.0.iter().rposition(|byte| *byte == b'/').map_or_else(Self::root, |at| Self(self.0[..at].to_vec())))
+        Some(self.0.iter().rposition(|byte| *byte == b'/').map_or_else(Self::root, |at| Self(self.0[..at].into())))
     }
 
     /// The last part; `None` for the root.
@@ -133,14 +131,12 @@ impl TreePath {
 
     /// The directories above it, nearest last, the root not included.
     pub fn ancestors(&self) -> impl Iterator<Item = TreePath> + '_ {
-        self.0.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| Self(self.0[..at].to_vec()))
+        self.0.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| Self(self.0[..at].into()))
     }
 
     /// The bounds of what is below a directory: its bytes with one more, `/` or the byte after it.
     pub(super) fn with_suffix(&self, byte: u8) -> Self {
-        let mut bytes = self.0.clone();
-        bytes.push(byte);
-        Self(bytes)
+        Self([&self.0[..], &[byte]].concat().into())
     }
 
     /// What is left of it below `directory`; `None` if it is not there. The directory itself leaves the root.
@@ -151,7 +147,7 @@ impl TreePath {
         }
         match self.0.strip_prefix(&directory.0[..])? {
             [] => Some(Self::root()),
-            [b'/', rest @ ..] => Some(Self(rest.to_vec())),
+            [b'/', rest @ ..] => Some(Self(rest.into())),
             _ => None,
         }
     }
