@@ -50,10 +50,10 @@ const WORKLOADS: &[Workload] = &[
     },
     Workload {
         name: "dpkg, 4 packages of 750 files",
-        prepare: r#"echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/speed; mkdir debs; for p in 1 2 3 4; do d=p$p; mkdir -p $d/DEBIAN $d/usr/lib/p$p $d/usr/share/doc/p$p;
+        prepare: r"echo force-unsafe-io >/etc/dpkg/dpkg.cfg.d/speed; mkdir debs; for p in 1 2 3 4; do d=p$p; mkdir -p $d/DEBIAN $d/usr/lib/p$p $d/usr/share/doc/p$p;
             printf 'Package: p%d\nVersion: 1\nArchitecture: all\nMaintainer: n <n@example.org>\nDescription: d\n' $p >$d/DEBIAN/control
             printf '#!/bin/sh\nset -e\nchown root:mail /usr/lib/p%d\nchmod 2755 /usr/lib/p%d\n' $p $p >$d/DEBIAN/postinst; chmod 755 $d/DEBIAN/postinst
-            for f in $(seq 750); do echo $f >$d/usr/lib/p$p/file$f; done; dpkg-deb -Znone --build $d debs/$d.deb >/dev/null; rm -r $d; done"#,
+            for f in $(seq 750); do echo $f >$d/usr/lib/p$p/file$f; done; dpkg-deb -Znone --build $d debs/$d.deb >/dev/null; rm -r $d; done",
         run: "dpkg -i debs/*.deb >/dev/null && dpkg --purge p1 p2 p3 p4 >/dev/null",
     },
     Workload {

@@ -33,9 +33,16 @@ fn problem(line: &str, variables: &[(&str, &str)]) -> String {
     problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>().join("; ")
 }
 
+fn require(cases: impl IntoIterator<Item = (&'static str, &'static str, Value)>) {
+    for (flags, place, expected) in cases {
+        let described = described(&format!("-d r.example/a:1 {flags}"), &[("SET", "1"), ("EMPTY", "")]);
+        assert_eq!(described.pointer(place), Some(&expected), "{flags} at {place}");
+    }
+}
+
 #[test]
-fn each_flag_reaches_the_request() {
-    for (flags, place, expected) in [
+fn each_input_reaches_the_request() {
+    require([
         ("", "/context", json!("/workspace")),
         ("--context src", "/context", json!("/here/src")),
         ("-c dir:///src/", "/context", json!("/src")),
@@ -65,6 +72,12 @@ fn each_flag_reaches_the_request() {
         ("--ssh a=s", "/ssh", json!({ "a": "/here/s" })),
         ("--ssh default=/s --ssh other=/o", "/ssh", json!({ "default": "/s", "other": "/o" })),
         ("--secret id=none", "/secrets", json!([{ "id": "none", "file": "/here/none" }])),
+    ]);
+}
+
+#[test]
+fn each_result_and_each_way_reaches_the_request() {
+    require([
         ("", "/target", json!(null)),
         ("--target=t", "/target", json!("t")),
         ("", "/platform", json!("linux/amd64")),
@@ -139,10 +152,7 @@ fn each_flag_reaches_the_request() {
             "/notes/0",
             json!("--force has no effect: steps never run in the root file system of the builder, so nothing in it changes"),
         ),
-    ] {
-        let described = described(&format!("-d r.example/a:1 {flags}"), &[("SET", "1"), ("EMPTY", "")]);
-        assert_eq!(described.pointer(place), Some(&expected), "{flags} at {place}");
-    }
+    ]);
 }
 
 #[test]
