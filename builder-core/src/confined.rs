@@ -22,6 +22,8 @@ const CAPABILITY: &str = "security.capability";
 const MAX_LINKS: u32 = 40;
 /// A rename elsewhere can make the kernel give up a look-up; it says so and we ask again.
 const MAX_RETRIES: u32 = 128;
+/// As much of a path as the kernel is asked for at once, where it is too long: less than `PATH_MAX`, more than a name has.
+const PIECE_LENGTH: usize = 2048;
 
 /// An open directory that nothing leads out of.
 #[derive(Debug)]
@@ -591,12 +593,27 @@ impl ConfinedDir {
         if self.lookup == Lookup::Ourselves {
             return self.walk(path, flags);
         }
-        let mut tries = 0;
+        match ask(self.directory.as_fd(), path.as_path(), flags, RESOLVE) {
+            Err(Errno::NAMETOOLONG) => self.look_up_piecewise(path, flags),
+            result => result,
+        }
+    }
+
+    /// Opens a path that is longer than the kernel takes at once, as a step can make it. Links are followed only in its first piece:
+    /// what leads through one further below is not found.
+    fn look_up_piecewise(&self, path: &TreePath, flags: OFlags) -> Result<OwnedFd, Errno> {
+        let mut left = path.as_bytes();
+        let mut at: Option<OwnedFd> = None;
         loop {
-            match fs::openat2(&self.directory, path.as_path(), flags, Mode::empty(), RESOLVE) {
-                Err(Errno::AGAIN) if tries < MAX_RETRIES => tries += 1,
-                result => return result,
+            let here = at.as_ref().map_or(self.directory.as_fd(), AsFd::as_fd);
+            let resolve = if at.is_none() { RESOLVE } else { RESOLVE.union(ResolveFlags::NO_SYMLINKS) };
+            if left.len() <= PIECE_LENGTH {
+                return ask(here, name_path(left), flags, resolve);
             }
+            let cut = left[..PIECE_LENGTH].iter().rposition(|byte| *byte == b'/').ok_or(Errno::NAMETOOLONG)?;
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            at = Some(ask(here, name_path(&left[..cut]), flags, resolve)?);
+            left = &left[cut + 1..];
         }
     }
 
@@ -675,6 +692,17 @@ fn give_away(
 fn both_times(time: Timestamp) -> fs::Timestamps {
     let time = fs::Timespec { tv_sec: time.seconds, tv_nsec: time.nanoseconds.into() };
     fs::Timestamps { last_access: time, last_modification: time }
+}
+
+/// Opens a path below a directory by `openat2`.
+fn ask(directory: BorrowedFd<'_>, path: &Path, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    let mut tries = 0;
+    loop {
+        match fs::openat2(directory, path, flags, Mode::empty(), resolve) {
+            Err(Errno::AGAIN) if tries < MAX_RETRIES => tries += 1,
+            result => return result,
+        }
+    }
 }
 
 const RESOLVE: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
@@ -767,6 +795,8 @@ fn remove_below(directory: BorrowedFd<'_>) -> Result<(), Errno> {
     let reopened = fs::openat(directory, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
     let mut names = Vec::new();
     names_in(&reopened, &mut names)?;
+    // One descriptor for each level is enough.
+    drop(reopened);
     names.iter().try_for_each(|name| remove_tree(directory, name_path(name)))
 }
 
@@ -876,6 +906,28 @@ mod tests {
             directory.remove_all(&base).unwrap();
             directory.remove_all(&base).unwrap();
             assert_eq!(directory.stat(&base).unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn a_path_may_be_longer_than_the_kernel_takes() {
+        let (_outside, both) = fixture();
+        for (number, directory) in both.iter().enumerate() {
+            let mut at = path(&format!("absolute/deep{number}"));
+            directory.create_directory(&at, 0o700).unwrap();
+            for _ in 0..50 {
+                at = at.child(&[b'd'; 100]);
+                directory.create_directory(&at, 0o700).unwrap();
+            }
+            let file = at.child(b"file");
+            io::Write::write_all(&mut directory.create_file(&file, 0o600).unwrap(), b"far below").unwrap();
+            directory.create_symlink(&at.child(b"link"), b"/").unwrap();
+            assert_eq!(read(directory, &file.to_string()).as_deref(), Ok("far below"));
+            assert_eq!(directory.list(&at).unwrap(), [&b"file"[..], b"link"]);
+            assert_eq!(directory.stat(&file).unwrap().unwrap().size_bytes, 9);
+            assert_eq!(directory.read_link(&at.child(b"link")).unwrap(), b"/");
+            directory.remove_all(&path(&format!("a/deep{number}"))).unwrap();
+            assert_eq!(directory.list(&path("a")).unwrap(), [&b"b"[..], b"link"]);
         }
     }
 

@@ -133,7 +133,7 @@ impl Fixture {
 
     /// What was changed since the step began, without times.
     fn changes(&mut self) -> Vec<String> {
-        let mut changes = self.rootfs.end_step(&self.tree, SourceId(1)).unwrap().changes;
+        let mut changes = self.rootfs.end_step(&self.tree, SourceId(1), None).unwrap().changes;
         for change in &mut changes {
             if let Change::Put { entry, .. } = change {
                 entry.mtime = Timestamp::default();

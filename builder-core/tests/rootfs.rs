@@ -8,7 +8,7 @@ use builder_core::{
         Stream, choose, probe,
     },
     layer::read::Visitor,
-    rootfs::{LoneUnpacker, OverlayAttributes, Owners, RootMount, Rootfs},
+    rootfs::{Dating, LoneUnpacker, OverlayAttributes, Owners, RootMount, Rootfs},
     tree::{Change, Content, ContentDigest, Entry, File, LayerIndex, Node, SourceId, Timestamp, Tree, TreePath, text},
 };
 use proptest::prelude::*;
@@ -68,7 +68,7 @@ impl Root {
         let (status, output) = run(isolation, root, Vec::new(), script);
         let output = String::from_utf8_lossy(&output).into_owned();
         assert_eq!(status, ExitStatus::Code(0), "{script}: {output}");
-        let step = self.rootfs.end_step(&self.tree, SourceId(1)).unwrap();
+        let step = self.rootfs.end_step(&self.tree, SourceId(1), None).unwrap();
         let mut changes = step.changes;
         for change in &mut changes {
             let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = change else { continue };
@@ -256,6 +256,63 @@ fn privileged_steps_build_on_each_other() {
 }
 
 #[test]
+fn privileged_what_a_layer_would_say_again_has_not_changed() {
+    let Some(state) = ready() else { return };
+    let isolation = isolation(state.path());
+    let dating = Dating { since: Timestamp::from_seconds(1_500_000_000), to: Timestamp::from_seconds(1_400_000_000) };
+    for form in FORMS {
+        let mut root = Root::new(state.path(), form);
+        root.add(busybox());
+        let mut run_dated = |script: &str| {
+            let mount = root.rootfs.begin_step(&root.tree).unwrap();
+            assert_eq!(run(&isolation, mount, Vec::new(), script).0, ExitStatus::Code(0), "{script}");
+            let step = root.rootfs.end_step(&root.tree, SourceId(1), Some(dating)).unwrap();
+            let mut changes = step.changes;
+            for change in &mut changes {
+                let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = change else { continue };
+                let Content::Host { path, .. } = &file.content else { panic!("not on the host") };
+                let mut bytes = Vec::new();
+                step.files.open_file(path).unwrap().read_to_end(&mut bytes).unwrap();
+                *file = file_of(&bytes);
+            }
+            root.tree.apply(&changes);
+            changes.iter().map(|change| text::format_change(change) + "\n").collect::<String>()
+        };
+        let made = "a 0600 0:0 @1400000000 \"1\\n\"\nempty 0644 0:0 @1400000000 \"\"\nold 0644 0:0 @9 \"old\\n\"\n";
+        for (script, expected) in [
+            ("echo 1 > /a; chmod 600 /a; : > /empty; echo old > /old; touch -d '1970-01-01 00:00:09' /old", made),
+            ("true", ""),
+            (": >> /empty; : >> /a; : >> /old; chmod 600 /a; chown 0:0 /old", ""),
+            ("touch /a; echo 1 > /a; rm /empty; : > /empty", ""),
+            ("touch /old", "old 0644 0:0 @1400000000 \"old\\n\"\n"),
+            ("echo 2 > /a", "a 0600 0:0 @1400000000 \"2\\n\"\n"),
+        ] {
+            assert_eq!(run_dated(script), expected, "{script} ({form:?})");
+        }
+    }
+}
+
+#[test]
+fn privileged_a_step_may_make_paths_that_are_longer_than_the_kernel_takes() {
+    let Some(state) = ready() else { return };
+    let isolation = isolation(state.path());
+    for form in FORMS {
+        let mut root = Root::new(state.path(), form);
+        root.add(busybox());
+        // No shell goes that far, so one half is moved into the other.
+        let script = "half() { mkdir $1; cd $1; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do mkdir $2; cd $2; done; }
+                      d=$(printf %0200d 7); half /a $d; echo far > file; half /b $d; mv /a/$d a; rmdir /a";
+        let changes = root.run(&isolation, script);
+        let last = changes.lines().last().unwrap();
+        assert_eq!(changes.lines().count(), 32, "{form:?}");
+        assert!(last.len() > 5000 && last.ends_with("/file 0644 0:0 \"far\\n\""), "{form:?}: {last}");
+        assert_eq!(root.run(&isolation, "true"), "", "{form:?}");
+        drop(root);
+        assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0, "{form:?}");
+    }
+}
+
+#[test]
 fn privileged_nothing_is_left_when_a_root_is_dropped() {
     let Some(state) = ready() else { return };
     let isolation = isolation(state.path());
@@ -289,7 +346,7 @@ fn privileged_a_stage_can_be_mounted_and_what_is_written_is_discarded() {
     let step = root.rootfs.begin_step(&root.tree).unwrap();
     let (status, output) = run(&isolation, step, vec![mount], "cat /from/f /from/g; echo x > /from/f; cat /from/f");
     assert_eq!((status, &output[..]), (ExitStatus::Code(0), &b"artgx\n"[..]));
-    assert_eq!(root.rootfs.end_step(&root.tree, SourceId(1)).unwrap().changes, []);
+    assert_eq!(root.rootfs.end_step(&root.tree, SourceId(1), None).unwrap().changes, []);
     let again = stage.rootfs.view(&stage.tree).unwrap();
     let mount =
         Mount { kind: MountKind::Bind { root: again, path: path("art"), access: Access::ReadOnly }, target: path("from") };

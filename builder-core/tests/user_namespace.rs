@@ -76,7 +76,7 @@ fn inside(state: &Path) {
                       test -d /sys/kernel; touch /mine";
         let (status, output) = run(&isolation, root, Identity::default(), script);
         assert_eq!((status.unwrap(), output.as_str()), (ExitStatus::Code(0), "0\n"));
-        let changes = rootfs.end_step(&tree, SourceId(1)).unwrap().changes;
+        let changes = rootfs.end_step(&tree, SourceId(1), None).unwrap().changes;
         let lines: Vec<String> = changes.iter().map(without_time).collect();
         // Who owns the new directory cannot be known with a single id: it stands where another stood.
         let gone = if entered == Entered::Range { "gone/ 0755 0:0" } else { "" };

@@ -22,7 +22,7 @@ use crate::isolation::{
 };
 use crate::layer::read::{self, Visitor};
 use crate::oci::{DiffId, Digest};
-use crate::rootfs::{LoneLayer, OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};
+use crate::rootfs::{Dating, LoneLayer, OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};
 use crate::store::Store;
 use crate::tree::{Change, Timestamp, Tree, TreePath};
 use futures_util::future::try_join_all;
@@ -82,8 +82,7 @@ impl Build {
         let known = step.before.disk.take();
         let disk = self.disk(known, &step.before.layers, &*isolation).await?;
         let attached = self.attach(mounts, &isolation).await?;
-        let (mut changes, disk) = self.execute(step, action, user, isolation, disk, attached).await?;
-        self.date_back(&mut changes);
+        let (changes, disk) = self.execute(step, action, user, isolation, disk, attached).await?;
         let made = self.make_layer(step, key, StepKind::Run, changes).await?;
         let index = made.index.clone().unwrap_or_default();
         let diff_id = made.layer.diff_id;
@@ -101,17 +100,11 @@ impl Build {
         Ok(made)
     }
 
-    /// With `SOURCE_DATE_EPOCH`, gives that time to what was written since the build began. A time that the command set by
+    /// With `SOURCE_DATE_EPOCH`, that is the time of what was written since the build began. A time that the command set by
     /// itself stays, as do those of files that it brought along.
-    fn date_back(&self, changes: &mut [Change]) {
-        let Some(epoch) = self.request.source_date_epoch.map(Timestamp::from_seconds) else { return };
-        for change in changes {
-            if let Change::Put { entry, .. } = change
-                && entry.mtime >= self.started
-            {
-                entry.mtime = epoch;
-            }
-        }
+    fn dating(&self) -> Option<Dating> {
+        let to = Timestamp::from_seconds(self.request.source_date_epoch?);
+        Some(Dating { since: self.started, to })
     }
 
     /// Runs the command; gives what it changed.
@@ -126,7 +119,7 @@ impl Build {
     ) -> Result<(Vec<Change>, Disk), BuildError> {
         let command = shown(&action);
         let tree = self.tree(&step.before.tree).await?;
-        let (contents, cancel) = (self.contents.clone(), self.work.cancel_token());
+        let (contents, cancel, dating) = (self.contents.clone(), self.work.cancel_token(), self.dating());
         let (resolv_conf, time_limit) = (self.resolv_conf.clone(), self.request.step_timeout_seconds.map(Duration::from_secs));
         let output = Output { events: self.events.clone(), step: step.id.clone(), cancel: cancel.clone() };
         let run = move || {
@@ -155,7 +148,7 @@ impl Build {
             drop(attached);
             succeeded(status, &command)?;
             let source = contents.reserve();
-            let StepChanges { changes, files } = disk.rootfs.end_step(&tree, source).map_err(|error| on_disk(&error))?;
+            let StepChanges { changes, files } = disk.rootfs.end_step(&tree, source, dating).map_err(|error| on_disk(&error))?;
             contents.fill(source, files);
             Ok((changes, disk))
         };

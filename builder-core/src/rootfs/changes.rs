@@ -3,9 +3,9 @@
 //! Both forms of a root give the same: [`in_upper`] looks only at what overlay wrote, [`in_directory`] at everything, but
 //! opens no file whose inode was not touched.
 
-use super::{Owners, RootfsError, recorded::Recorded, records::Records};
+use super::{Dating, Owners, RootfsError, recorded::Recorded, records::Records};
 use crate::confined::{ConfinedDir, Stat, StatKind};
-use crate::tree::{Change, Content, ContentDigest, ContentHasher, Entry, Node, SourceId, Tree, TreePath};
+use crate::tree::{Change, Content, ContentDigest, ContentHasher, Entry, Node, SourceId, Timestamp, Tree, TreePath};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io::Read as _,
@@ -17,6 +17,7 @@ struct Comparison<'a> {
     tree: &'a Tree,
     source: SourceId,
     owners: Owners,
+    dating: Option<Dating>,
     /// Where what the disk says is not what the image says.
     recorded: Option<Recorded>,
     /// By path: what a layer lists.
@@ -37,8 +38,9 @@ pub(super) fn in_upper(
     tree: &Tree,
     source: SourceId,
     owners: Owners,
+    dating: Option<Dating>,
 ) -> Result<Vec<Change>, RootfsError> {
-    let mut comparison = Comparison { directory, tree, source, owners, recorded: None, changes: BTreeMap::new() };
+    let mut comparison = Comparison { directory, tree, source, owners, dating, recorded: None, changes: BTreeMap::new() };
     comparison.root()?;
     let mut open = vec![(TreePath::root(), false)];
     while let Some((path, hides)) = open.pop() {
@@ -73,9 +75,10 @@ pub(super) fn in_directory(
     tree: &Tree,
     source: SourceId,
     owners: Owners,
+    dating: Option<Dating>,
 ) -> Result<(Vec<Change>, Records), RootfsError> {
     let recorded = if owners == Owners::RECORDED { Some(Recorded::open(directory.shown())?) } else { None };
-    let mut comparison = Comparison { directory, tree, source, owners, recorded, changes: BTreeMap::new() };
+    let mut comparison = Comparison { directory, tree, source, owners, dating, recorded, changes: BTreeMap::new() };
     let mut after = Records::default();
     comparison.root()?;
     let mut open = vec![TreePath::root()];
@@ -121,13 +124,17 @@ impl Comparison<'_> {
             self.remove(path.clone());
             return Ok(());
         };
+        let mtime = entry.mtime;
+        if let Some(dating) = self.dating {
+            entry.mtime = dating.of(mtime);
+        }
         let before = self.tree.get(path);
         if let Some(before) = before {
             if is_same_type(before, &entry) && self.recorded.is_none() {
                 let remembered = |before, now| if before >= self.owners.storable_ids { before } else { now };
                 (entry.uid, entry.gid) = (remembered(before.uid, entry.uid), remembered(before.gid, entry.gid));
             }
-            if is_same(before, &entry) && self.has_same_content(before, path)? {
+            if is_same(before, &entry, mtime) && self.has_same_content(before, path)? {
                 return Ok(());
             }
         }
@@ -195,8 +202,9 @@ fn is_same_type(before: &Entry, now: &Entry) -> bool {
     std::mem::discriminant(&before.node) == std::mem::discriminant(&now.node)
 }
 
-/// Whether a layer would say the same of both, contents of files left out. The times of directories and links say nothing.
-fn is_same(before: &Entry, now: &Entry) -> bool {
+/// Whether a layer would say the same of both, contents of files left out. The times of directories and links say nothing. `mtime` is
+/// the time on disk of what is there now: the tree has that, or the one that a layer gave it instead.
+fn is_same(before: &Entry, now: &Entry, mtime: Timestamp) -> bool {
     let is_node_same = match (&before.node, &now.node) {
         (Node::File(before), Node::File(now)) => before.size_bytes == now.size_bytes,
         (before, now) => before == now,
@@ -207,5 +215,5 @@ fn is_same(before: &Entry, now: &Entry) -> bool {
         && (before.uid, before.gid) == (now.uid, now.gid)
         && (!has_mode || before.mode == now.mode)
         && before.capability == now.capability
-        && (!has_time || before.mtime.truncated() == now.mtime.truncated())
+        && (!has_time || [mtime, now.mtime].map(Timestamp::truncated).contains(&before.mtime.truncated()))
 }

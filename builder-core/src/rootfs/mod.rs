@@ -19,7 +19,7 @@ pub use lone::{LoneLayer, LoneUnpacker};
 pub use unpack::{Unpacked, Unpacker};
 
 use crate::confined::{Attributes, ConfinedDir, ConfinedError};
-use crate::tree::{Change, Entry, LayerIndex, SourceId, Tree, TreePath};
+use crate::tree::{Change, Entry, LayerIndex, SourceId, Timestamp, Tree, TreePath};
 use records::Records;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -86,6 +86,15 @@ pub struct Owners {
     /// Ids below this one can be given to a file: 1 in a user namespace with a single id. 0 where a step is emulated: then all
     /// attributes are recorded beside the files, and the step sees and changes those records.
     pub storable_ids: u32,
+}
+
+/// Another time for what a step has written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Dating {
+    /// What is not older than this was written by a step; a time before it was set on purpose, and stays.
+    pub since: Timestamp,
+    /// The time that a layer gives it.
+    pub to: Timestamp,
 }
 
 /// What a step changed.
@@ -258,22 +267,23 @@ impl Rootfs {
     /// starts from there.
     ///
     /// Files are compared as a layer stores them: by whole seconds and, where those and the size are equal, by content. A
-    /// directory of which only the time changed has not changed. Files that were read get no digest.
+    /// directory of which only the time changed has not changed. Files that were read get no digest. With a `dating` the
+    /// changes have its times, and a file that would be in the layer as it is in `tree` has not changed.
     ///
     /// # Errors
     /// [`RootfsError`] if the disk cannot be read.
-    pub fn end_step(&mut self, tree: &Tree, source: SourceId) -> Result<StepChanges, RootfsError> {
+    pub fn end_step(&mut self, tree: &Tree, source: SourceId, dating: Option<Dating>) -> Result<StepChanges, RootfsError> {
         match &mut self.form {
             Form::Overlay { lower, attributes, upper } => {
                 let upper = upper.take().expect("a step has begun");
                 let files = ConfinedDir::open(&upper)?;
-                let changes = changes::in_upper(&files, attributes.opaque(), tree, source, self.owners)?;
+                let changes = changes::in_upper(&files, attributes.opaque(), tree, source, self.owners, dating)?;
                 lower.push(upper);
                 Ok(StepChanges { changes, files })
             }
             Form::Plain { root, records, unmade } => {
                 let files = ConfinedDir::open(&*root)?;
-                let (changes, after) = changes::in_directory(&files, records, unmade, tree, source, self.owners)?;
+                let (changes, after) = changes::in_directory(&files, records, unmade, tree, source, self.owners, dating)?;
                 // What the step removed or replaced is not waiting to be made any more.
                 let takes_away = |change: &&Change| !matches!(change, Change::Put { entry, .. } if entry.is_directory());
                 let gone: Vec<&TreePath> = changes.iter().filter(takes_away).map(Change::path).collect();
@@ -286,6 +296,13 @@ impl Rootfs {
 
     fn state(&self) -> &StateDirectory {
         self.states.last().expect("there is one from the start")
+    }
+}
+
+impl Dating {
+    /// The time in a layer of what has `mtime` on disk.
+    pub fn of(self, mtime: Timestamp) -> Timestamp {
+        if mtime >= self.since { self.to } else { mtime }
     }
 }
 
@@ -316,7 +333,7 @@ impl OverlayAttributes {
 /// [`RootfsError`] if the disk cannot be read.
 pub fn contents(directory: &Path, owners: Owners, source: SourceId) -> Result<StepChanges, RootfsError> {
     let files = ConfinedDir::open(directory)?;
-    let (changes, _) = changes::in_directory(&files, &Records::default(), &BTreeSet::new(), &Tree::new(), source, owners)?;
+    let (changes, _) = changes::in_directory(&files, &Records::default(), &BTreeSet::new(), &Tree::new(), source, owners, None)?;
     Ok(StepChanges { changes, files })
 }
 
