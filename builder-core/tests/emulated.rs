@@ -711,6 +711,26 @@ fn check_links_and_places(checks: &mut Checks) {
         SYS_chroot "to nothing" [text("missing")] => -libc::ENOENT;
         SYS_chroot "where it is" [text("/")] => 0;
     );
+    // Deeper than a path may be long.
+    fs::create_dir("deep").unwrap();
+    std::env::set_current_dir("deep").unwrap();
+    let name = text(&"d".repeat(200));
+    for _ in 0..30 {
+        check!(checks:
+            SYS_mkdir "far below" [name, 0o755] => 0;
+            SYS_chdir "far below" [name] => 0;
+        );
+    }
+    let below = usize::try_from(call(libc::SYS_openat, &[HERE as usize, text("."), libc::O_PATH as usize])).unwrap();
+    check!(checks:
+        SYS_getcwd "far below" [room, 512] => -libc::ENAMETOOLONG;
+        SYS_mkdirat "far below" [below, text("sub"), 0o755] => 0;
+        SYS_unlinkat "far below" [below, text("sub"), libc::AT_REMOVEDIR] => 0;
+        SYS_chdir "up from far below" [text("..")] => 0;
+        SYS_rmdir "far below" [name] => 0;
+        SYS_chdir "back from far below" [text("/g")] => 0;
+        SYS_close "of what was far below" [below] => 0;
+    );
     // In a further root, seen by a child.
     fs::write("place/etc/inside", "1").unwrap();
     // SAFETY: the child makes calls of its own and ends.
@@ -892,12 +912,23 @@ fn check_programs(checks: &mut Checks) {
     let directory = fs::File::open("/bin").unwrap();
     let program = fs::File::open("/bin/busybox").unwrap();
     let (bin, busybox) = (std::os::fd::AsRawFd::as_raw_fd(&directory), std::os::fd::AsRawFd::as_raw_fd(&program));
+    let memory = usize::try_from(call(libc::SYS_memfd_create, &[text("program"), 1])).unwrap();
+    fs::write(format!("/proc/self/fd/{memory}"), fs::read("/bin/busybox").unwrap()).unwrap();
+    fs::copy("/bin/busybox", "unlinked").unwrap();
+    let unlinked = usize::try_from(call(libc::SYS_open, &[text("unlinked"), 0x8_0000])).unwrap();
+    fs::remove_file("unlinked").unwrap();
+    fs::write("by-descriptor", "#!/bin/sh\n[ $0 = /dev/fd/${0##*/} ] && [ $1 = a ] && exit 42\n").unwrap();
+    fs::set_permissions("by-descriptor", fs::Permissions::from_mode(0o755)).unwrap();
+    let script = usize::try_from(call(libc::SYS_open, &[text("by-descriptor"), 0])).unwrap();
     let exit = ["sh", "-c", "exit 42"];
     for (name, number, arguments) in [
         ("execve", libc::SYS_execve, vec![text("/g/script"), list(&["x", "a"]), none]),
         ("execve", libc::SYS_execve, vec![text("../bin/sh"), list(&exit), none]),
         ("execveat", libc::SYS_execveat, vec![usize::try_from(bin).unwrap(), text("sh"), list(&exit), none, 0]),
         ("execveat", libc::SYS_execveat, vec![usize::try_from(busybox).unwrap(), text(""), list(&exit), none, 0x1000]),
+        ("execveat", libc::SYS_execveat, vec![memory, text(""), list(&exit), none, 0x1000]),
+        ("execveat", libc::SYS_execveat, vec![unlinked, text(""), list(&exit), none, 0x1000]),
+        ("execveat", libc::SYS_execveat, vec![script, text(""), list(&["x", "a"]), none, 0x1000]),
     ] {
         // SAFETY: the child executes something or ends.
         let child = unsafe { libc::fork() };

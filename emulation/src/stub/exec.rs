@@ -10,7 +10,7 @@ use super::load::Head;
 use super::memory;
 use super::ownership::{Object, permits, record_of};
 use super::path;
-use super::state::{self, ROOT_DESCRIPTOR, setting, state};
+use super::state::{self, ROOT_DESCRIPTOR, Start, setting, state};
 use super::text::{self, DescriptorPath, Text};
 use crate::record::{REGULAR, TYPE};
 use core::cell::UnsafeCell;
@@ -73,6 +73,13 @@ fn prepare(
     let (memory, scripts) = memory.split_at_mut(LENGTH - MAX_SCRIPTS * HEAD_LENGTH);
     let (head, memory) = memory.split_at_mut(HEADERS_LENGTH);
     let mut before: [*const u8; 2 * MAX_SCRIPTS + 1] = [core::ptr::null(); 2 * MAX_SCRIPTS + 1];
+    // A script that is executed by its descriptor is told so.
+    let mut script_name = [0; 24];
+    // SAFETY: the program's path.
+    let names_descriptor = flags & AT_EMPTY_PATH != 0 && unsafe { *path } == 0;
+    if names_descriptor {
+        Text::new(&mut script_name).put(b"/dev/fd/").number(u64::from(directory.unsigned_abs()));
+    }
     let (mut shown, mut script_count) = (path, 0);
     let mut at = before.len();
     let mut file = open(directory, path, flags)?;
@@ -100,7 +107,7 @@ fn prepare(
         let name = text.as_ptr();
         if script_count == 0 {
             at -= 1;
-            before[at] = shown;
+            before[at] = if names_descriptor { script_name.as_ptr() } else { shown };
         }
         if let Some(argument) = argument {
             at -= 1;
@@ -122,13 +129,18 @@ fn prepare(
     let mut credentials = state().credentials;
     // Root's programs gain nothing by it.
     let capabilities = if credentials.user.real == 0 { None } else { capabilities_of(&file) };
-    drop(file);
+    // What has no name, or lost it, is loaded by its descriptor.
+    let nameless = if real.ends_with(b" (deleted)") { Some(file) } else { None };
+    let descriptor = nameless.as_ref().map(|file| file.0);
+    if let Some(descriptor) = descriptor {
+        call(n::FCNTL, [descriptor as u64, 2, 0, 0, 0, 0]);
+    }
     let secure = credentials.execute(record.uid, record.gid, record.mode, capabilities);
     let mut text = Text::new(&mut memory[..2 * PATH_MAX + 2048]);
     // SAFETY: the program's path, or one of ours.
     let shown = unsafe { text::bytes(shown) };
     let shown = if shown.is_empty() { state().shown(real) } else { shown };
-    state::encode((state(), setting()), &credentials, secure, (real, shown), &mut text);
+    state::encode((state(), setting()), &credentials, Start { secure, descriptor }, (real, shown), &mut text);
     if !text.fits() {
         return Err(ENAMETOOLONG);
     }

@@ -3,6 +3,7 @@
 use super::arch::{self, ADDRESS_LIMIT, number as n};
 use super::kernel::{self, AT_FDCWD, Answer, ENOEXEC, ENOMEM, O_CLOEXEC, call};
 use super::path;
+use super::text::DescriptorPath;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 const LOAD: u32 = 1;
@@ -101,10 +102,17 @@ pub(crate) struct Loaded {
     pub(crate) header_count: u64,
 }
 
-/// Loads the program at `path` on the host.
-pub(crate) fn load(path: *const u8) -> Result<Loaded, Answer> {
+/// Loads the program at `path` on the host, or the one that `descriptor` names, and closes that.
+pub(crate) fn load(path: *const u8, descriptor: Option<i32>) -> Result<Loaded, Answer> {
     let mut bytes = [0; 2048];
-    let file = kernel::openat(AT_FDCWD, path, O_CLOEXEC, 0);
+    let file = match descriptor {
+        None => kernel::openat(AT_FDCWD, path, O_CLOEXEC, 0),
+        Some(descriptor) => {
+            let file = kernel::openat(AT_FDCWD, DescriptorPath::new(descriptor).as_ptr(), O_CLOEXEC, 0);
+            kernel::close(descriptor);
+            file
+        }
+    };
     if file < 0 {
         return Err(file);
     }

@@ -77,10 +77,10 @@ unsafe fn run_program(stack: *mut u64, arguments: usize, variables: usize, encod
     state::own_memory();
     let own = state::prepare();
     // SAFETY: the variable that the kernel has put there, which the program does not know.
-    let Some(secure) = (unsafe { state::decode(encoded, state::change(), own) }) else { die("the state is broken", 0) };
+    let Some(start) = (unsafe { state::decode(encoded, state::change(), own) }) else { die("the state is broken", 0) };
     own.real_uid = call(n::GETUID, [0; 6]) as u32;
     own.real_gid = call(n::GETGID, [0; 6]) as u32;
-    let loaded = match load::load(own.program_real.as_ptr()) {
+    let loaded = match load::load(own.program_real.as_ptr(), start.descriptor) {
         Ok(loaded) => loaded,
         Err(errno) => die("the program cannot be loaded", errno),
     };
@@ -89,7 +89,7 @@ unsafe fn run_program(stack: *mut u64, arguments: usize, variables: usize, encod
     call(n::PRCTL, [15, name.as_ptr() as u64, 0, 0, 0, 0]);
     claim_signal();
     // SAFETY: the stack is the one that the kernel made.
-    unsafe { load::start(stack, arguments, variables, &loaded, secure) }
+    unsafe { load::start(stack, arguments, variables, &loaded, start.secure) }
 }
 
 /// Makes the stub the one who hears of trapped calls.

@@ -6,8 +6,8 @@
 
 use super::arch::{O_DIRECTORY, O_NOFOLLOW};
 use super::kernel::{
-    self, AT_FDCWD, Answer, EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, EXDEV, O_CLOEXEC, O_PATH, PATH_MAX, RESOLVE_BENEATH,
-    RESOLVE_IN_ROOT, Stat,
+    self, AT_FDCWD, Answer, EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ERANGE, EXDEV, O_CLOEXEC, O_PATH, PATH_MAX,
+    RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat,
 };
 use super::ownership::{Object, permits, record_of};
 use super::proc;
@@ -92,14 +92,16 @@ fn open_judged(directory: i32, path: *const u8, bytes: &[u8], flags: u64) -> Ans
 
 /// Opens what a walk finds, or creates it there.
 pub(crate) fn walk_and_open(directory: i32, path: &[u8], flags: u64, mode: u64) -> Answer {
-    with_walk(directory, path, flags & O_NOFOLLOW == 0, |found, is_passed| {
+    let opened = with_walk(directory, path, flags & O_NOFOLLOW == 0, |found, is_passed| {
         if is_passed {
             // SAFETY: the walk ends its path with zero.
             open_passed(found, unsafe { text::bytes(found) }, flags, mode)
         } else {
             kernel::openat(AT_FDCWD, found, flags | O_NOFOLLOW, mode)
         }
-    })
+    });
+    // A directory so deep that it has no path is not the root, so above it is nothing of the host's.
+    if opened == ENAMETOOLONG && path == b".." { kernel::openat(directory, c"..".as_ptr().cast(), flags, mode) } else { opened }
 }
 
 /// Opens what is there, as a name only: for a look, or for a change by its descriptor's name.
@@ -294,7 +296,10 @@ fn has_links(path: *const u8) -> bool {
 pub(crate) fn with_walk(directory: i32, path: &[u8], follow: bool, then: impl FnOnce(*const u8, bool) -> Answer) -> Answer {
     let Some(mut scratch) = Scratch::take() else { return ENOMEM };
     let (found, rest) = scratch.halves();
-    let Ok(rest_length) = absolute(state(), directory, path, found, rest) else { return ENOENT };
+    let rest_length = match absolute(state(), directory, path, found, rest) {
+        Ok(length) => length,
+        Err(errno) => return errno,
+    };
     match walk(state(), found, rest, rest_length, follow, usize::MAX) {
         Ok((start, is_passed)) => then(found[start..].as_ptr(), is_passed),
         Err(errno) => errno,
@@ -305,7 +310,10 @@ pub(crate) fn with_walk(directory: i32, path: &[u8], follow: bool, then: impl Fn
 fn with_judged_walk(directory: i32, path: &[u8], then: impl FnOnce(*const u8, bool) -> Answer) -> Answer {
     let Some(mut scratch) = Scratch::take() else { return ENOMEM };
     let (found, rest) = scratch.halves();
-    let Ok(rest_length) = absolute(state(), directory, path, found, rest) else { return ENOENT };
+    let rest_length = match absolute(state(), directory, path, found, rest) {
+        Ok(length) => length,
+        Err(errno) => return errno,
+    };
     if path.first() == Some(&b'/')
         && let Err(errno) = judge(Object::Descriptor(ROOT_DESCRIPTOR))
     {
@@ -323,7 +331,11 @@ fn absolute(state: &State, directory: i32, path: &[u8], buffer: &mut [u8], out: 
     let mut text = Text::new(out);
     if path.first() != Some(&b'/') {
         let length = if directory == AT_FDCWD {
-            kernel::getcwd(buffer) - 1
+            match kernel::getcwd(buffer) {
+                ERANGE => ENAMETOOLONG,
+                length if length < 0 => length,
+                length => length - 1,
+            }
         } else {
             kernel::readlinkat(AT_FDCWD, DescriptorPath::new(directory).as_ptr(), buffer)
         };

@@ -17,8 +17,10 @@ enum Kind {
     Maps,
     /// Mounts, with the number of the field that says where: only the root and what is the host's.
     Mounts(usize),
-    /// Whom a process is for the kernel.
+    /// Whom this process is for the kernel.
     Status,
+    /// Whom another one is: of its users only that the builder's stands for root is known.
+    StatusOfOther,
     /// Variables: without the stub's.
     Variables,
     /// What the machine is called.
@@ -55,7 +57,13 @@ pub(crate) fn open(path: *const u8, name: &[u8], flags: u64) -> Option<Answer> {
                 b"maps" | b"smaps" => Kind::Maps,
                 b"mountinfo" | b"mountstats" => Kind::Mounts(4),
                 b"mounts" => Kind::Mounts(1),
-                b"status" if is_own => Kind::Status,
+                b"status" => {
+                    if is_own {
+                        Kind::Status
+                    } else {
+                        Kind::StatusOfOther
+                    }
+                }
                 b"environ" => Kind::Variables,
                 _ => return None,
             }
@@ -228,6 +236,7 @@ fn put_right(kind: Kind, line: &[u8], out: &mut Text<'_>) {
             }
         }
         Kind::Status => put_status(line, out),
+        Kind::StatusOfOther => put_status_of_other(line, (setting().real_uid, setting().real_gid), out),
     }
 }
 
@@ -289,6 +298,25 @@ fn put_status(line: &[u8], out: &mut Text<'_>) {
     out.put(b"\n");
 }
 
+/// `real` is the builder's user and group.
+fn put_status_of_other(line: &[u8], real: (u32, u32), out: &mut Text<'_>) {
+    let real = match line.get(..4) {
+        Some(b"Uid:") => real.0,
+        Some(b"Gid:") => real.1,
+        _ => {
+            out.put(line);
+            return;
+        }
+    };
+    let (name, ids) = line.split_at(4);
+    out.put(name);
+    for id in ids.trim_ascii().split(|byte| *byte == b'\t') {
+        let (id, _) = text::number(id);
+        out.put(b"\t").number(if id == u64::from(real) { 0 } else { id });
+    }
+    out.put(b"\n");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -311,6 +339,18 @@ mod tests {
             [b"Name:\tx\n", b"Uid:\t1000\t1000\t1000\t1000\n", b"CapEff:\t0\n", b"Groups:\t7 \n", b"Umask:\t0000\n"];
         let expected = "Name:\tx\nUid:\t0\t0\t0\t0\nCapEff:\t00000000a80425fb\nGroups:\t\nUmask:\t0022\n";
         assert_eq!(right(Kind::Status, &lines, &mut buffer), expected);
+    }
+
+    #[test]
+    fn other_processes_of_the_builders_user_are_roots() {
+        let mut buffer = [0; 512];
+        let mut text = Text::new(&mut buffer);
+        let lines: [&[u8]; 3] = [b"Name:\tx\n", b"Uid:\t1000\t1000\t7\t1000\n", b"Gid:\t100\t1000\t100\t100\n"];
+        let expected = "Name:\tx\nUid:\t0\t0\t7\t0\nGid:\t0\t1000\t0\t0\n";
+        for line in lines {
+            put_status_of_other(line, (1000, 100), &mut text);
+        }
+        assert_eq!(text.as_bytes(), expected.as_bytes());
     }
 
     #[test]

@@ -282,15 +282,26 @@ impl State {
     }
 }
 
+/// How a program begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Start {
+    /// It gained rights by its file.
+    pub(crate) secure: bool,
+    /// An open descriptor of it, where it has no path any more.
+    pub(crate) descriptor: Option<i32>,
+}
+
 /// Writes what has to survive an exec: numbers, then texts with their lengths.
 pub(crate) fn encode(
     (state, setting): (&State, &Setting),
     credentials: &Credentials,
-    secure: bool,
+    start: Start,
     (real, shown): (&[u8], &[u8]),
     text: &mut Text<'_>,
 ) {
-    text.put(VARIABLE).number(u64::from(secure)).put(b",").number(u64::from(state.umask)).put(b",");
+    let descriptor = start.descriptor.map_or(0, |descriptor| u64::from(descriptor.unsigned_abs()) + 1);
+    text.put(VARIABLE).number(u64::from(start.secure)).put(b",").number(descriptor).put(b",");
+    text.number(u64::from(state.umask)).put(b",");
     let mut numbers = [0; Credentials::MAX_NUMBERS];
     let count = credentials.numbers(&mut numbers);
     for number in &numbers[..count] {
@@ -302,19 +313,20 @@ pub(crate) fn encode(
     }
 }
 
-/// Reads what [`encode`] wrote, behind the name of the variable. Gives whether the program gained rights by its file.
+/// Reads what [`encode`] wrote, behind the name of the variable.
 ///
 /// # Safety
 /// The text can be written to, stays as long as the process, and is nobody else's: what the kernel is to read ends with a zero
 /// afterwards, the first of them behind the program.
-pub(crate) unsafe fn decode(text: &[u8], state: &mut State, setting: &mut Setting) -> Option<bool> {
+pub(crate) unsafe fn decode(text: &[u8], state: &mut State, setting: &mut Setting) -> Option<Start> {
     let mut rest = text;
     let mut next = || {
         let (value, after) = text::number(rest);
         rest = after.strip_prefix(b",")?;
         Some(value)
     };
-    let secure = next()?;
+    let (secure, descriptor) = (next()? != 0, next()?);
+    let start = Start { secure, descriptor: descriptor.checked_sub(1).map(|descriptor| descriptor as i32) };
     state.umask = next()? as u32;
     state.credentials = Credentials::from_numbers(&mut next)?;
     let mut next = || {
@@ -333,14 +345,14 @@ pub(crate) unsafe fn decode(text: &[u8], state: &mut State, setting: &mut Settin
         // SAFETY: behind a text is the length of the next, or the zero of the last one.
         unsafe { text.start.add(text.length).cast_mut().write(0) };
     }
-    fits.then_some(secure != 0)
+    fits.then_some(start)
 }
 
 /// The program on the host that an encoded state, behind the name of the variable, speaks of.
 pub(crate) fn program_of(text: &[u8]) -> Option<&[u8]> {
     let mut rest = text;
     // Numbers end with commas, texts have colons; the fourth text is the program.
-    for _ in 0..4 + Credentials::MAX_NUMBERS {
+    for _ in 0..5 + Credentials::MAX_NUMBERS {
         let (_, after) = text::number(rest);
         match after.strip_prefix(b",") {
             Some(after) => rest = after,
@@ -372,13 +384,14 @@ mod tests {
         credentials.set_groups(&[1, 2, u32::MAX]);
         let mut buffer = [0; 1024];
         let mut text = Text::new(&mut buffer);
-        encode((&state, &setting), &credentials, true, (b"/a:b,c/bin/sh", b"/bin/sh"), &mut text);
+        let start = Start { secure: true, descriptor: Some(0) };
+        encode((&state, &setting), &credentials, start, (b"/a:b,c/bin/sh", b"/bin/sh"), &mut text);
         assert!(text.fits());
         let encoded = &text.as_bytes()[VARIABLE.len()..];
         let (mut after, mut found) = (State::empty(), Setting::empty());
         assert_eq!(program_of(encoded), Some(&b"/a:b,c/bin/sh"[..]));
         // SAFETY: memory of this test.
-        assert_eq!(unsafe { decode(encoded, &mut after, &mut found) }, Some(true));
+        assert_eq!(unsafe { decode(encoded, &mut after, &mut found) }, Some(start));
         assert_eq!((after.umask, after.root.as_bytes(), found.base.as_bytes()), (0o077, &b"/a:b,c"[..], &b"/a"[..]));
         assert_eq!(after.credentials, credentials);
         assert_eq!((found.program_shown.as_bytes(), found.host_name.as_bytes()), (&b"/bin/sh"[..], &b"7,h"[..]));
