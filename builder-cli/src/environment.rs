@@ -57,6 +57,16 @@ pub fn terminal_columns() -> Option<usize> {
     rustix::termios::tcgetwinsize(io::stderr()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0)
 }
 
+/// Whether user ids are not those of the machine, as in a pod with `hostUsers: false`. Once a build has entered a namespace of its
+/// own, always.
+pub fn is_in_user_namespace() -> bool {
+    std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_every_id_to_itself(&map))
+}
+
+fn maps_every_id_to_itself(map: &str) -> bool {
+    map.split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
 /// The first of `paths` that exists, else the last.
 pub fn first_existing(paths: &[PathBuf]) -> PathBuf {
     let found = paths.iter().find(|path| path.exists()).or(paths.last());
@@ -154,6 +164,14 @@ mod tests {
         assert!(!directory.path().join("never").exists() && !directory.path().join("absent").exists());
         assert_eq!(std::fs::read_dir(&chosen).unwrap().count(), 0);
         assert_eq!(prepare_state_directory(&candidates[..2]).unwrap_err().len(), 2);
+    }
+
+    #[test]
+    fn a_map_of_ids_tells_the_machine_from_a_user_namespace() {
+        assert!(maps_every_id_to_itself("         0          0 4294967295\n"));
+        for map in ["         0    1000000      65536\n", "         0          0          1\n         1     100000      65536\n", ""] {
+            assert!(!maps_every_id_to_itself(map), "{map:?}");
+        }
     }
 
     #[test]

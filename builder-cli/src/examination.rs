@@ -19,6 +19,8 @@ pub struct Examination {
     pub wanted: String,
     /// The user, as the system outside counts.
     pub user_id: u32,
+    /// Whether that is an id of a user namespace already, as with `hostUsers: false`.
+    pub in_user_namespace: bool,
     /// Whether a user namespace was needed and granted.
     pub user_namespace: UserNamespace,
     /// Where the state would be, and what works there; `Err` where nothing can be written.
@@ -137,13 +139,22 @@ impl Examination {
             }
         }
         if kind != Some(Kind::Namespaces) {
+            let (what, setting) = if self.in_user_namespace {
+                (
+                    "Namespaces, a wall between RUN and the builder at no cost. SYS_ADMIN counts only inside the user namespace that \
+                     this pod has.",
+                    "containers[].securityContext: {runAsUser: 0, capabilities: {add: [SYS_ADMIN]}}",
+                )
+            } else {
+                (
+                    "Namespaces, a wall between RUN and the builder at no cost. SYS_ADMIN counts only inside the pod's own user \
+                     namespace.",
+                    "spec.hostUsers: false\ncontainers[].securityContext: {runAsUser: 0, capabilities: {add: [SYS_ADMIN]}}",
+                )
+            };
+            add(what, setting);
             add(
-                "Namespaces, a wall between RUN and the builder at no cost. SYS_ADMIN counts only inside the pod's own user \
-                 namespace.",
-                "spec.hostUsers: false\ncontainers[].securityContext: {runAsUser: 0, capabilities: {add: [SYS_ADMIN]}}",
-            );
-            add(
-                "Where hostUsers is not to be had: no seccomp profile, as root with the default capabilities.",
+                "Where that is not to be had: no seccomp profile, as root with the default capabilities.",
                 "containers[].securityContext: {runAsUser: 0, seccompProfile: {type: Unconfined}}",
             );
         }
@@ -158,7 +169,11 @@ impl Examination {
             if refused(facts.fresh_proc) {
                 add(
                     "A /proc that shows a step its own processes only.",
-                    "spec.hostUsers: false\ncontainers[].securityContext: {procMount: Unmasked}",
+                    if self.in_user_namespace {
+                        "containers[].securityContext: {procMount: Unmasked}"
+                    } else {
+                        "spec.hostUsers: false\ncontainers[].securityContext: {procMount: Unmasked}"
+                    },
                 );
             }
             if facts.storable_ids == 1 {
@@ -256,7 +271,7 @@ impl Examination {
             UserNamespace::Entered(Entered::NotNeeded) => format!("not needed by user {}", self.user_id),
             UserNamespace::Entered(Entered::Range) => format!("works, user {} is root of many ids in it", self.user_id),
             UserNamespace::Entered(Entered::SingleId) => format!("works, user {} is root and alone in it", self.user_id),
-            UserNamespace::Refused(reason) => format!("refused: {reason}"),
+            UserNamespace::Refused(reason) => format!("refused ({})", reason.split(" (os error").next().unwrap_or(reason)),
         }
     }
 
@@ -358,7 +373,7 @@ impl Examination {
                 "refused": refused.collect::<Vec<_>>(),
             },
             "facts": facts,
-            "user": { "id": self.user_id, "namespace": user_namespace, "reason": reason },
+            "user": { "id": self.user_id, "mapped": self.in_user_namespace, "namespace": user_namespace, "reason": reason },
             "state_directory": {
                 "path": state.ok().map(|state| &state.path),
                 "file_system": disk.map(|disk| &disk.file_system),
@@ -424,6 +439,7 @@ mod tests {
         Examination {
             wanted: forced.map_or("auto".to_owned(), |kind| kind.to_string()),
             user_id: 1000,
+            in_user_namespace: false,
             user_namespace,
             state: Ok(State { path: "/workspace/cofferdam".into(), passed_over, disk: Some(disk), facts, choice }),
             limits: Limits {
@@ -492,10 +508,13 @@ mod tests {
         if let Ok(State { disk: Some(disk), .. }) = &mut nested.state {
             *disk = Disk { file_system: "overlay".to_owned(), free_bytes: 1 << 30, free_files: None, no_execution: true };
         }
+        let mut mapped = examination(emulation_only(), None, refused.clone());
+        (mapped.user_id, mapped.in_user_namespace) = (0, true);
         vec![
             ("privileged", examination(everything(), None, UserNamespace::Entered(Entered::NotNeeded))),
             ("nested", nested),
             ("restricted", restricted),
+            ("mapped", mapped),
             ("forced", forced),
             ("sandbox", examination(sandbox, None, refused)),
             ("nothing", nothing),
@@ -519,7 +538,7 @@ mod tests {
     fn the_exit_code_says_what_works() {
         let codes: Vec<(&str, u8)> =
             examples().into_iter().map(|(name, examination)| (name, examination.exit().code())).collect();
-        let expected = [("privileged", 0), ("nested", 0), ("restricted", 0), ("forced", 71), ("sandbox", 71), ("nothing", 72)];
+        let expected = [("privileged", 0), ("nested", 0), ("restricted", 0), ("mapped", 0), ("forced", 71), ("sandbox", 71), ("nothing", 72)];
         assert_eq!(codes, expected);
     }
 }

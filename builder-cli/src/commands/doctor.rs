@@ -30,6 +30,7 @@ pub fn doctor(args: &DoctorArgs, environment: &Environment) -> Exit {
 }
 
 fn examine(invocation: &Invocation, environment: &Environment) -> Result<Examination, Failure> {
+    let in_user_namespace = environment::is_in_user_namespace();
     // As a build does it, and before it looks for a directory.
     let user_namespace = enter()?;
     let over = |refusals: Vec<StateRefusal>| {
@@ -43,6 +44,7 @@ fn examine(invocation: &Invocation, environment: &Environment) -> Result<Examina
     Ok(Examination {
         wanted: isolation_kind(invocation.isolation).map_or_else(|| "auto".to_owned(), |kind| kind.to_string()),
         user_id: environment.user_id,
+        in_user_namespace,
         user_namespace,
         state,
         limits: limits::read(),
