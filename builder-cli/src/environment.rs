@@ -169,7 +169,9 @@ mod tests {
     #[test]
     fn a_map_of_ids_tells_the_machine_from_a_user_namespace() {
         assert!(maps_every_id_to_itself("         0          0 4294967295\n"));
-        for map in ["         0    1000000      65536\n", "         0          0          1\n         1     100000      65536\n", ""] {
+        for map in
+            ["         0    1000000      65536\n", "         0          0          1\n         1     100000      65536\n", ""]
+        {
             assert!(!maps_every_id_to_itself(map), "{map:?}");
         }
     }

@@ -538,7 +538,15 @@ mod tests {
     fn the_exit_code_says_what_works() {
         let codes: Vec<(&str, u8)> =
             examples().into_iter().map(|(name, examination)| (name, examination.exit().code())).collect();
-        let expected = [("privileged", 0), ("nested", 0), ("restricted", 0), ("mapped", 0), ("forced", 71), ("sandbox", 71), ("nothing", 72)];
+        let expected = [
+            ("privileged", 0),
+            ("nested", 0),
+            ("restricted", 0),
+            ("mapped", 0),
+            ("forced", 71),
+            ("sandbox", 71),
+            ("nothing", 72),
+        ];
         assert_eq!(codes, expected);
     }
 }

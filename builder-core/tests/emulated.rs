@@ -217,8 +217,10 @@ fn a_step_sees_its_root_and_nothing_of_the_builder() {
     let output =
         fixture.sh("pwd; cat /up | head -n1 2>/dev/null || cat /up; ls /out 2>/dev/null || echo none; echo x > /devices/null; \
          cat /loop 2>/dev/null || echo loop; cd /tmp; pwd; cd ..; pwd; readlink /proc/self/exe; readlink /proc/self/cwd; \
-         cat /etc/resolv.conf; cat /../../etc/hosts");
-    for line in ["root:x:0:0::/:/bin/sh", "none", "loop", "/tmp", "/bin/busybox", "nameserver 192.0.2.1", "127.0.0.1 localhost"] {
+         cat /etc/resolv.conf; cat /../../etc/hosts; ls /dev");
+    for line in
+        ["null", "root:x:0:0::/:/bin/sh", "none", "loop", "/tmp", "/bin/busybox", "nameserver 192.0.2.1", "127.0.0.1 localhost"]
+    {
         assert!(output.lines().any(|found| found == line), "{line} in {output}");
     }
     assert!(!output.contains(fixture.directory.path().to_str().unwrap()), "{output}");
@@ -906,7 +908,8 @@ fn check_programs(checks: &mut Checks) {
     fs::write("script", "#!/bin/sh -e\n[ $0 = /g/script ] && [ $1 = a ] && exit 42\n").unwrap();
     fs::write("empty", "").unwrap();
     fs::write("strange", "#!/missing\n").unwrap();
-    for path in ["script", "empty", "strange"] {
+    fs::write("of-32-bits", b"\x7fELF\x01\x01\x01").unwrap();
+    for path in ["script", "empty", "strange", "of-32-bits"] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
     }
     let directory = fs::File::open("/bin").unwrap();
@@ -944,6 +947,7 @@ fn check_programs(checks: &mut Checks) {
         SYS_execve "of a directory" [text("/g"), none, none] => -libc::EACCES;
         SYS_execve "of what is not executable" [text("/etc/passwd"), none, none] => -libc::EACCES;
         SYS_execve "of an empty file" [text("empty"), none, none] => -libc::ENOEXEC;
+        SYS_execve "of a program of 32 bits" [text("of-32-bits"), none, none] => -libc::ENOEXEC;
         SYS_execve "without its interpreter" [text("strange"), none, none] => -libc::ENOENT;
         SYS_execveat "without a path" [HERE, text(""), none, none, 0] => -libc::ENOENT;
     );
@@ -955,6 +959,11 @@ fn check_programs(checks: &mut Checks) {
     );
     let output = Command::new("/bin/sh").args(["-c", "echo $0", "zero"]).output().unwrap();
     checks.holds("execve", "by vfork", output.stdout == b"zero\n");
+    if checks.is_emulated {
+        let output = Command::new("/bin/sh").args(["-c", "./of-32-bits"]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        checks.holds("execve", "of a program of 32 bits says so", said.contains("programs of 32 bits cannot run"));
+    }
     checks.holds(
         "execve",
         "that fails in a child",

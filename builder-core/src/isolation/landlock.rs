@@ -34,6 +34,8 @@ const SCOPES: u64 = 0b11;
 /// What a step may do with something and all below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reach {
+    /// See which names there are.
+    List,
     /// Look.
     Read,
     /// Look and execute.
@@ -106,6 +108,7 @@ fn attributes(version: u32) -> [u64; 3] {
 
 fn rights(reach: Reach, is_directory: bool) -> u64 {
     let rights = match reach {
+        Reach::List => READ_DIRECTORY,
         Reach::Read => READ_FILE | READ_DIRECTORY,
         Reach::Execute => READ_FILE | READ_DIRECTORY | EXECUTE,
         Reach::Write => READ_FILE | READ_DIRECTORY | WRITE_FILE | TRUNCATE | IOCTL_DEVICE,
@@ -137,6 +140,7 @@ mod tests {
     fn a_file_has_no_rights_of_a_directory() {
         assert_eq!(rights(Reach::All, false), FILE);
         assert_eq!(rights(Reach::Read, false), READ_FILE);
+        assert_eq!(rights(Reach::List, true), READ_DIRECTORY);
         assert_eq!(rights(Reach::All, true), 0xffff);
     }
 

@@ -191,7 +191,13 @@ fn interpreter(script: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
 
 /// Says before the exec what would go wrong after it.
 fn check_interpreter(bytes: &[u8]) -> Result<(), Answer> {
-    let head = Head::parse(bytes).ok_or(ENOEXEC)?;
+    let Some(head) = Head::parse(bytes) else {
+        // The error alone makes a shell take the program for a script, and says nothing of the reason.
+        if bytes.starts_with(b"\x7fELF\x01") {
+            kernel::write(2, b"cofferdam: programs of 32 bits cannot run in an emulated step\n");
+        }
+        return Err(ENOEXEC);
+    };
     if let Some((offset, length)) = head.interpreter(bytes) {
         // One that stands far behind in the file is checked when it is loaded.
         if let Some(name) = bytes.get(offset..offset + length)

@@ -84,6 +84,8 @@ impl Walls {
                 (needed.stub, Reach::Execute),
                 (Path::new("/proc"), proc_reach()),
                 (Path::new("/sys"), Reach::Read),
+                // Programs that search the whole root fail where they may not even list.
+                (Path::new("/dev"), Reach::List),
                 (Path::new("/dev/shm"), Reach::All),
             ];
             reachable.extend(devices.iter().map(|device| (device.as_path(), Reach::Write)));
