@@ -350,35 +350,30 @@ impl Layout {
     /// The uncompressed layers, each compared with its diff id.
     #[must_use]
     pub fn layer_tars(&self) -> Vec<Vec<u8>> {
-        self.layer_tars_above(0)
+        self.layer_tars_above(0).collect()
     }
 
-    /// The entries of each layer but for the first `count`, which are not read: those of a large base.
-    #[must_use]
-    pub fn layers_above(&self, count: usize) -> Vec<Vec<tree::Node>> {
-        self.layer_tars_above(count).iter().map(|tar| tree::of_tar(tar)).collect()
+    /// The entries of each layer but for the first `count`, which are not read: those of a large base. One layer is in memory at a
+    /// time.
+    pub fn layers_above(&self, count: usize) -> impl Iterator<Item = Vec<tree::Node>> {
+        self.layer_tars_above(count).map(|tar| tree::of_tar(&tar))
     }
 
-    fn layer_tars_above(&self, count: usize) -> Vec<Vec<u8>> {
+    fn layer_tars_above(&self, count: usize) -> impl Iterator<Item = Vec<u8>> {
         let manifest = self.manifest();
         let config = self.config();
-        let layers = manifest["layers"].as_array().expect("an image manifest");
-        let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("an image config");
+        let layers = manifest["layers"].as_array().expect("an image manifest").clone();
+        let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("an image config").clone();
         assert_eq!(layers.len(), diff_ids.len(), "layers and diff ids in {manifest} and {config}");
-        layers
-            .iter()
-            .zip(diff_ids)
-            .skip(count)
-            .map(|(layer, diff_id)| {
-                let tar = unpack(&text_of(&layer["mediaType"]), &self.blob(layer));
-                assert_eq!(sha256(&tar), text_of(diff_id), "the layer has another diff id");
-                tar
-            })
-            .collect()
+        layers.into_iter().zip(diff_ids).skip(count).map(|(layer, diff_id)| {
+            let tar = unpack(&text_of(&layer["mediaType"]), &self.blob(&layer));
+            assert_eq!(sha256(&tar), text_of(&diff_id), "the layer has another diff id");
+            tar
+        })
     }
 
     fn layer_nodes(&self) -> Vec<Vec<tree::Node>> {
-        self.layers_above(0)
+        self.layers_above(0).collect()
     }
 
     fn descriptor(&self) -> Value {
@@ -458,7 +453,7 @@ fn unpack(media_type: &str, bytes: &[u8]) -> Vec<u8> {
 
 /// The digest of these bytes as documents write it.
 #[must_use]
-pub(crate) fn sha256(bytes: &[u8]) -> String {
+pub fn sha256(bytes: &[u8]) -> String {
     format!("sha256:{}", tree::hex(&Sha256::digest(bytes)))
 }
 

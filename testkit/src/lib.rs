@@ -32,7 +32,7 @@ pub mod pod;
 pub use certificates::{Authority, Certificate};
 
 pub use faulty::{Fault, FaultyRegistry, Rule};
-pub use image::{Compression, Image, Layout, MediaTypes, push_index};
+pub use image::{Compression, Image, Layout, MediaTypes, push_index, sha256};
 pub use registry::{Access, Endpoint, Registry, RegistryOptions};
 pub use tokens::{TokenRequest, TokenServer};
 pub use tools::{Bundle, Finished, require, require_root, run, static_cofferdam, target_directory};
