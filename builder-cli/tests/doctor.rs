@@ -116,6 +116,8 @@ fn privileged_in_each_kind_of_pod_it_says_what_a_build_then_does() {
     std::fs::set_permissions(context.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     // The command need not be there: how it is kept apart is said before it is started.
     std::fs::write(context.path().join("Dockerfile"), "FROM scratch\nCOPY Dockerfile /\nRUN [\"/absent\"]\n").unwrap();
+    let alone = "FROM scratch\nCOPY Dockerfile /\nRUN --network=none [\"/absent\"]\n";
+    std::fs::write(context.path().join("alone"), alone).unwrap();
     for kind in PodKind::ALL {
         let expected = match kind {
             PodKind::Privileged | PodKind::Sysadmin | PodKind::HostusersAdmin | PodKind::BaselineUnset => "namespaces",
@@ -134,6 +136,9 @@ fn privileged_in_each_kind_of_pod_it_says_what_a_build_then_does() {
         let built = pod.run(&["cofferdam", "build", "--no-push", "/context"]);
         assert_eq!(built.code, Some(127), "{name}: {}", built.stderr);
         assert!(built.stderr.contains(&format!("isolation: {verdict}")), "{name}: {verdict}: {}", built.stderr);
+        let expected = if report["isolation"]["network_none"] == true { 127 } else { 71 };
+        let alone = pod.run(&["cofferdam", "build", "--no-push", "--dockerfile=/context/alone", "/context"]);
+        assert_eq!(alone.code, Some(expected), "{name}: {}", alone.stderr);
         // What was asked for is answered, and not what would do instead.
         let namespaces = pod.run(&["cofferdam", "doctor", "--isolation=namespaces"]);
         let granted =
