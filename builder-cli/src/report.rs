@@ -166,10 +166,22 @@ impl From<Vec<Problem>> for Failure {
 impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Self {
         let exit = error.kind.into();
-        let mut troubles = vec![Trouble { chain: chain(&error), place: error.place, hint: error.hint }];
+        let room = (exit == Exit::State && is_full(&error)).then(|| ROOM.to_owned());
+        let mut troubles = vec![Trouble { chain: chain(&error), place: error.place, hint: error.hint.or(room) }];
         troubles.extend(error.others.into_iter().flat_map(|other| Self::from(other).troubles));
         Self { exit, troubles }
     }
+}
+
+/// What helps where the state directory is full.
+const ROOM: &str = "name a larger volume with --state-dir, or make room with `cofferdam cache prune`";
+
+/// Whether a full disk is among the causes.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| matches!(cause.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded))
 }
 
 /// An error and its causes, each once: some libraries repeat the cause in their own message.
@@ -366,6 +378,15 @@ mod tests {
 
     fn check(name: &str, actual: &str) {
         crate::golden::check(&format!("{}/testdata/report/{name}", env!("CARGO_MANIFEST_DIR")), actual);
+    }
+
+    #[test]
+    fn a_full_state_directory_is_told_with_what_helps() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        for (kind, hint) in [(ErrorKind::State, Some(ROOM)), (ErrorKind::Export, None)] {
+            let failure = Failure::from(BuildError::new(kind, "cannot write the layer").because(full()));
+            assert_eq!(failure.troubles[0].hint.as_deref(), hint);
+        }
     }
 
     #[test]
