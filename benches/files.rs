@@ -187,7 +187,7 @@ fn disk(criterion: &mut Criterion) {
                 std::mem::replace(&mut rootfs, Rootfs::new(state.path(), overlay, Owners::REAL).expect("a directory can be made"))
             },
             |mut rootfs| {
-                let changed = rootfs.end_step(&tree, SourceId(1)).expect("it can be read").changes.len();
+                let changed = rootfs.end_step(&tree, SourceId(1), None).expect("it can be read").changes.len();
                 (rootfs, changed)
             },
             BatchSize::PerIteration,
@@ -202,7 +202,7 @@ fn disk(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("a root of 100,000 files");
     group.sample_size(10);
     group.bench_function("what changed, in a plain directory", |bencher| {
-        bencher.iter(|| rootfs.end_step(&tree, SourceId(1)).expect("it can be read").changes.len());
+        bencher.iter(|| rootfs.end_step(&tree, SourceId(1), None).expect("it can be read").changes.len());
     });
     group.finish();
 }
