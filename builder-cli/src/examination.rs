@@ -183,7 +183,15 @@ impl Examination {
                 );
             }
         }
-        if let Some(disk) = &state.disk {
+        advice.extend(self.advice_on_room(state.disk.as_ref()));
+        advice
+    }
+
+    /// What would help of disk and memory.
+    fn advice_on_room(&self, disk: Option<&Disk>) -> Vec<Advice> {
+        let mut advice = Vec::new();
+        let mut add = |what, setting| advice.push(Advice { what, setting });
+        if let Some(disk) = disk {
             if disk.file_system == "overlay" {
                 add(
                     "A state directory that outlives the container, so that later builds find results of this one.",
