@@ -142,7 +142,15 @@ static int descriptors_of(int process) {
     snprintf(path, sizeof path, "/proc/%d/fd/0", process);
     return CALL(SYS_readlinkat, AT_FDCWD, path, target, sizeof target) >= 0;
 }
-static int root_of(int process) { return opens(process, "root/", O_RDONLY | O_DIRECTORY); }
+static int root_of(int process) {
+    struct stat own, found;
+    int fd = open_of(process, "root/", O_RDONLY | O_DIRECTORY);
+    if (fd < 0) return 0;
+    // The emulation gives the root of the step in the place of any other, to programs that mean no harm.
+    int is_own = make == plain_call && stat("/", &own) == 0 && fstat(fd, &found) == 0 && own.st_dev == found.st_dev && own.st_ino == found.st_ino;
+    close(fd);
+    return !is_own;
+}
 static int directory_of(int process) { return opens(process, "cwd/", O_RDONLY | O_DIRECTORY); }
 static int maps_of(int process) {
     char byte;
