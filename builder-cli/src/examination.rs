@@ -138,16 +138,17 @@ impl Examination {
                 );
             }
         }
-        if kind != Some(Kind::Namespaces) {
+        let has_namespaces = state.choice.as_ref().is_ok_and(|choice| choice.kind == Kind::Namespaces || choice.apart);
+        if !has_namespaces {
             let (what, setting) = if self.in_user_namespace {
                 (
-                    "Namespaces, a wall between RUN and the builder at no cost. SYS_ADMIN counts only inside the user namespace that \
+                    "Namespaces, a wall between RUN and the builder. SYS_ADMIN counts only inside the user namespace that \
                      this pod has.",
                     "containers[].securityContext: {runAsUser: 0, capabilities: {add: [SYS_ADMIN]}}",
                 )
             } else {
                 (
-                    "Namespaces, a wall between RUN and the builder at no cost. SYS_ADMIN counts only inside the pod's own user \
+                    "Namespaces, a wall between RUN and the builder. SYS_ADMIN counts only inside the pod's own user \
                      namespace.",
                     "spec.hostUsers: false\ncontainers[].securityContext: {runAsUser: 0, capabilities: {add: [SYS_ADMIN]}}",
                 )
@@ -475,6 +476,7 @@ mod tests {
             mount_namespace: EPERM,
             any_owner: EPERM,
             storable_ids: 1,
+            devices: EPERM,
             records: Attempt::Works,
             execution: Attempt::Works,
             emulation: Attempt::Works,
@@ -493,6 +495,7 @@ mod tests {
             overlay: Attempt::Works,
             any_owner: Attempt::Works,
             storable_ids: u32::MAX,
+            devices: Attempt::Works,
             emulation_apart: Attempt::Works,
             ..emulation_only()
         }
@@ -510,6 +513,7 @@ mod tests {
             fresh_proc: EPERM,
             overlay: EPERM,
             overlay_user_attributes: Attempt::Refused { errno: libc_einval() },
+            devices: EPERM,
             ..everything()
         };
         let mut nested = examination(nested, None, UserNamespace::Entered(Entered::Range));

@@ -23,6 +23,8 @@ pub struct HostFacts {
     pub any_owner: Attempt,
     /// A file can be given to users and groups below this id; [`u32::MAX`] where all are possible.
     pub storable_ids: u32,
+    /// Making a device node, which user namespaces refuse also to their root.
+    pub devices: Attempt,
     /// An extended attribute `user.*` on a file of the state directory, where emulation records owners.
     pub records: Attempt,
     /// Executing a program that lies in the state directory.
@@ -50,6 +52,7 @@ impl HostFacts {
             overlay_user_attributes,
             any_owner,
             storable_ids: _,
+            devices,
             records,
             execution,
             emulation,
@@ -65,6 +68,7 @@ impl HostFacts {
             ("overlay", OVERLAY, overlay),
             ("overlay_user_attributes", OVERLAY_USER, overlay_user_attributes),
             ("any_owner", ANY_OWNER, any_owner),
+            ("devices", DEVICES, devices),
             ("records", RECORDS, records),
             ("execution", EXECUTION, execution),
             ("emulation", EMULATION, emulation),
@@ -88,6 +92,7 @@ const NETWORK_NAMESPACE: &str = "a network namespace";
 const OVERLAY: &str = "an overlay with trusted attributes";
 const OVERLAY_USER: &str = "an overlay with user attributes";
 const ANY_OWNER: &str = "any owner of a file";
+const DEVICES: &str = "a device node";
 const RECORDS: &str = "an extended attribute user.* in the state directory";
 const EXECUTION: &str = "a program in the state directory";
 const EMULATION: &str = "a filter that traps system calls";
@@ -192,13 +197,14 @@ pub fn choose(facts: &HostFacts, forced: Option<Kind>) -> Result<Choice, Refused
     let needed = [(MOUNT_NAMESPACE, facts.mount_namespace), (PROCESS_NAMESPACE, facts.process_namespace)];
     let missing = refusals(&needed);
     let emulates = facts.emulation == Attempt::Works;
+    // With a single id, a step that makes users or drops root's rights fails, and without devices one that calls mknod; emulated they
+    // do not.
+    let mut lacking = if facts.storable_ids > 1 { Vec::new() } else { refusals(&[(ANY_OWNER, facts.any_owner)]) };
+    lacking.extend(refusals(&[(DEVICES, facts.devices)]));
     match forced {
-        // With a single id, a step that makes users or drops root's rights fails; emulated it does not.
-        None if missing.is_empty() && (facts.any_owner == Attempt::Works || facts.storable_ids > 1 || !emulates) => {
-            Ok(namespaces(facts))
-        }
+        None if missing.is_empty() && (lacking.is_empty() || !emulates) => Ok(namespaces(facts)),
         Some(Kind::Namespaces) if missing.is_empty() => Ok(namespaces(facts)),
-        None if emulates && missing.is_empty() => Ok(emulated(facts, refusals(&[(ANY_OWNER, facts.any_owner)]))),
+        None if emulates && missing.is_empty() => Ok(emulated(facts, lacking)),
         None if emulates => Ok(emulated(facts, missing)),
         Some(Kind::Emulated) if emulates => Ok(emulated(facts, Vec::new())),
         Some(Kind::Namespaces) => Err(Refused { wanted: forced, refused: tried(missing) }),
@@ -235,6 +241,7 @@ fn namespaces(facts: &HostFacts) -> Choice {
         (FRESH_PROC, facts.fresh_proc),
         (NETWORK_NAMESPACE, facts.network_namespace),
         (ANY_OWNER, facts.any_owner),
+        (DEVICES, facts.devices),
     ];
     Choice {
         kind: Kind::Namespaces,
@@ -336,6 +343,7 @@ mod tests {
             overlay_user_attributes,
             any_owner,
             storable_ids,
+            devices: YES,
             records: emulation,
             execution: emulation,
             emulation,
@@ -419,6 +427,17 @@ mod tests {
             assert_eq!(choice.owners == Owners::RECORDED, choice.kind == Kind::Emulated, "{claim}");
         }
         assert!(choose(&facts_with([YES; 7], NO), Some(Kind::Emulated)).is_err());
+    }
+
+    #[test]
+    fn where_no_device_can_be_made_a_step_is_emulated() {
+        let facts = HostFacts { storable_ids: 65536, devices: NO, ..facts_with([YES, YES, YES, YES, NO, YES, NO], YES) };
+        let chosen = |facts: &HostFacts, forced| choose(facts, forced).unwrap().to_string();
+        assert_eq!(chosen(&facts, None), "emulated, plain directory; a device node refused (Operation not permitted)");
+        let otherwise = "namespaces, overlay with user attributes; an overlay with trusted attributes refused (Operation not permitted); \
+                         any owner of a file refused (Operation not permitted); a device node refused (Operation not permitted)";
+        assert_eq!(chosen(&facts, Some(Kind::Namespaces)), otherwise);
+        assert_eq!(chosen(&HostFacts { emulation: NO, ..facts }, None), otherwise);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub fn probe(state_directory: &Path) -> io::Result<HostFacts> {
 fn attempts(place: &Path) -> io::Result<HostFacts> {
     let mut facts = HostFacts::default();
     (facts.any_owner, facts.storable_ids) = owners(place)?;
+    facts.devices = attempt(device(place));
     facts.records = attempt_io(&super::emulated::attempt_record(place));
     facts.execution = attempt_io(&super::emulated::attempt_execution(place));
     if emulation::STUB.is_empty() {
@@ -92,6 +93,12 @@ fn owners(place: &Path) -> io::Result<(Attempt, u32)> {
         if give(middle).is_ok() { storable = middle } else { refused = middle }
     }
     Ok((any, refused))
+}
+
+/// Makes what `/dev/null` is.
+fn device(place: &Path) -> Result<(), Errno> {
+    use rustix::fs::{CWD, FileType, Mode, makedev, mknodat};
+    mknodat(CWD, place.join("device"), FileType::CharacterDevice, Mode::RUSR | Mode::WUSR, makedev(1, 3))
 }
 
 /// Mounts an overlay and does what a RUN does: a file is deleted, a directory replaced.
