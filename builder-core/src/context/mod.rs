@@ -353,14 +353,13 @@ impl Listing for Context {
     }
 }
 
-/// The mode that a file or directory of a context counts as having: without the permission of group and others to write,
-/// which comes from the umask of whoever checked the files out and not from those who wrote them (Git knows of a mode whether
-/// a file can be executed, and no more). What has a sticky bit was set by hand and stays. docs/decisions/keys.md
+/// The mode that a file or directory of a context counts as having: what a checkout makes under a umask of 002 or 000 is what it
+/// makes under 022 (Git knows of a mode whether a file can be executed, and no more). Any other mode was set by hand and stays.
+/// docs/decisions/keys.md
 fn reduced(node: &Node, mode: u16) -> u16 {
-    const WRITE: u16 = 0o022;
-    const STICKY: u16 = 0o1000;
-    match node {
-        Node::File(_) | Node::Directory if mode & STICKY == 0 => mode & !WRITE,
+    match (node, mode) {
+        (Node::File(_), 0o664 | 0o666) => 0o644,
+        (Node::File(_) | Node::Directory, 0o775 | 0o777) => 0o755,
         _ => mode,
     }
 }

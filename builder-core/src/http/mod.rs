@@ -175,11 +175,24 @@ pub struct Client {
 /// Free places by host: of all requests, and of those that stream.
 type Places = HashMap<String, (Arc<Semaphore>, Arc<Semaphore>)>;
 
-/// Places that a request has until its answer is dropped.
+/// Places that a request has until its answer is dropped, and a moment longer.
 #[derive(Debug)]
-struct Place {
-    _streaming: Option<OwnedSemaphorePermit>,
-    _any: OwnedSemaphorePermit,
+struct Place(Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)>);
+
+/// The connection of an answer that was read goes back to its pool from a task of its own. Whoever took the place before it is there
+/// would open another one.
+const RETURN_OF_A_CONNECTION: Duration = Duration::from_millis(2);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let places = self.0.take();
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                tokio::time::sleep(RETURN_OF_A_CONNECTION).await;
+                drop(places);
+            });
+        }
+    }
 }
 
 impl Client {
@@ -328,7 +341,7 @@ impl Client {
         };
         let take = async |places: Arc<Semaphore>| places.acquire_owned().await.expect("the semaphore is never closed");
         let streaming = if lane == Lane::Brief { None } else { Some(take(streaming).await) };
-        Place { _streaming: streaming, _any: take(any).await }
+        Place(Some((streaming, take(any).await)))
     }
 
     fn transport_for(&self, url: &Url, request: &Request) -> &reqwest::Client {
