@@ -120,7 +120,7 @@ fn privileged_in_each_kind_of_pod_it_says_what_a_build_then_does() {
     std::fs::write(context.path().join("alone"), alone).unwrap();
     for kind in PodKind::ALL {
         let expected = match kind {
-            PodKind::Privileged | PodKind::Sysadmin | PodKind::HostusersAdmin | PodKind::BaselineUnset => "namespaces",
+            PodKind::Privileged | PodKind::Sysadmin => "namespaces",
             _ => "emulated",
         };
         let pod = Pod::new(kind).volume("/cache").read_only_bind(&program, "/usr/bin/cofferdam");
