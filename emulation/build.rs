@@ -26,7 +26,8 @@ fn main() -> ExitCode {
     remap.push("=emulation");
     let mut rustc = Command::new(variable("RUSTC"));
     rustc.args(["--crate-name=stub", "--crate-type=bin", "--edition=2024"]).arg("--target").arg(variable("TARGET"));
-    rustc.args(["-Copt-level=2", "-Cpanic=abort", "-Ccodegen-units=1", "-Cstrip=symbols", "-Cdebuginfo=0"]);
+    // Small code is what matters: each process of a step brings it into its memory anew.
+    rustc.args(["-Copt-level=s", "-Cpanic=abort", "-Ccodegen-units=1", "-Cstrip=symbols", "-Cdebuginfo=0"]);
     // At its fixed place everything is reached relative to the instruction: 32 bits do not hold an address there. The
     // linker's name of the build would differ between machines.
     rustc.arg("-Crelocation-model=pic");

@@ -1,7 +1,7 @@
 //! The table: which calls come to the stub, when, and what is done with each. docs/emulation.md explains it by the same groups,
 //! and a test compares the two.
 
-use super::arch::{Context, number as n};
+use super::arch::number as n;
 use super::files::Times;
 use super::identity::{Capability, LAST_CAPABILITY};
 use super::kernel::{
@@ -37,7 +37,7 @@ pub(crate) struct Row {
 
 /// Writes the table as data, and as the function that answers.
 macro_rules! table {
-    ([$number:ident, $arguments:ident, $context:ident, $here:ident, $a:ident, $b:ident, $c:ident, $d:ident, $e:ident]
+    ([$number:ident, $arguments:ident, $mask:ident, $here:ident, $a:ident, $b:ident, $c:ident, $d:ident, $e:ident]
      $($group:literal { $($(#[$only:meta])* $name:ident $when:expr => $answer:expr,)* })*) => {
         /// All calls that do not simply go to the kernel.
         pub(crate) static TABLE: &[Row] = &[$($($(#[$only])* Row {
@@ -47,9 +47,17 @@ macro_rules! table {
             described: ($group, stringify!($name)),
         },)*)*];
 
-        /// Does what the program has asked for.
-        pub(crate) fn answer($number: i64, $context: &mut Context) -> Answer {
-            let $arguments = $context.arguments();
+        /// When this call comes to the stub; `None` for one that never does.
+        fn when(number: i64) -> Option<When> {
+            match number {
+                $($($(#[$only])* n::$name => Some($when),)*)*
+                _ => None,
+            }
+        }
+
+        /// Does what the program has asked for. `mask` is the signal mask that is in force afterwards, if a signal brought the
+        /// call.
+        pub(crate) fn answer($number: i64, $arguments: [u64; 6], $mask: Option<&mut u64>) -> Answer {
             let [$a, $b, $c, $d, $e, _] = $arguments;
             let $here = AT_FDCWD;
             match $number {
@@ -69,7 +77,7 @@ fn text_or_descriptor(pointer: u64) -> Option<*const u8> {
 }
 
 table! {
-    [number, arguments, context, here, a, b, c, d, e]
+    [number, arguments, mask, here, a, b, c, d, e]
     "open" {
         #[cfg(target_arch = "x86_64")] OPEN Always => files::open(here, text(a), b, c),
         OPENAT Always => files::open(a as i32, text(b), c, d),
@@ -185,7 +193,7 @@ table! {
     }
     "signals" {
         RT_SIGACTION Given(1) => signals::action(a, b, c, d),
-        RT_SIGPROCMASK Given(1) => signals::mask(a, b, c, d, context),
+        RT_SIGPROCMASK Given(1) => signals::mask(a, b, c, d, mask),
         RT_SIGSUSPEND Given(0) => signals::wait(number, arguments, 0),
         PPOLL Given(3) => signals::wait(number, arguments, 3),
         PSELECT6 Given(5) => signals::wait(number, arguments, 5),
@@ -216,6 +224,16 @@ table! {
     }
     "handles" {
         NAME_TO_HANDLE_AT Always => EOPNOTSUPP,
+    }
+}
+
+/// Whether the filter would bring this call, with these arguments.
+pub(crate) fn comes(number: i64, arguments: [u64; 6]) -> bool {
+    match when(number) {
+        Some(Always) => true,
+        Some(Given(argument)) => arguments[argument as usize] != 0,
+        Some(Root(argument)) => arguments[argument as usize] as i32 == ROOT_DESCRIPTOR,
+        Some(Absent) | None => false,
     }
 }
 

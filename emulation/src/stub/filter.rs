@@ -1,7 +1,7 @@
 //! The seccomp filter: which calls come to the stub. A process of the step has it for good, and so have its children.
 
 use super::arch::{AUDIT_ARCH, FOREIGN_CALLS, number as n};
-use super::calls::{Absent, Always, Given, Root, TABLE};
+use super::calls::{Absent, Always, Given, Root, Row, TABLE};
 use super::kernel::{Answer, ENOSYS, call};
 use super::state::ROOT_DESCRIPTOR;
 
@@ -48,11 +48,14 @@ impl Program {
     }
 }
 
-/// The filter. The order matters for speed: a call that is in none of the lists is let through without a look at its
-/// arguments, and the kernel remembers that by its number alone.
+/// Stands for the distance to the end, which is not known yet.
+const TO_TRAP: u32 = u32::MAX;
+/// So many rows are looked at one after the other.
+const TOGETHER: usize = 3;
+
+/// The filter. It runs for each call of the step, the stub's own too, so rows are found by halving. A call that is in none of
+/// them is let through without a look at its arguments, and the kernel remembers that by its number alone.
 fn program() -> Program {
-    /// Stands for the distance to the end, which is not known yet.
-    const TO_TRAP: u32 = u32::MAX;
     let mut program = Program { instructions: [Instruction { code: 0, if_true: 0, if_false: 0, value: 0 }; LENGTH], length: 0 };
     program.put(LOAD, 0, 0, ARCHITECTURE);
     program.put(EQUAL, 1, 0, AUDIT_ARCH);
@@ -61,37 +64,13 @@ fn program() -> Program {
     program.put(LOAD, 0, 0, NUMBER);
     program.put(AT_LEAST, 0, 1, FOREIGN_CALLS);
     program.put(RETURN, 0, 0, ERRNO | ENOSYS.unsigned_abs() as u32);
-    for row in TABLE {
-        let number = row.number as u32;
-        match row.when {
-            Always => {
-                program.put(EQUAL, 0, 1, number);
-                program.put(JUMP, 0, 0, TO_TRAP);
-            }
-            Given(argument) => {
-                let at = ARGUMENTS + 8 * argument;
-                program.put(EQUAL, 0, 6, number);
-                program.put(LOAD, 0, 0, at);
-                program.put(EQUAL, 0, 2, 0);
-                program.put(LOAD, 0, 0, at + 4);
-                program.put(EQUAL, 1, 0, 0);
-                program.put(JUMP, 0, 0, TO_TRAP);
-                program.put(RETURN, 0, 0, ALLOW);
-            }
-            Root(argument) => {
-                program.put(EQUAL, 0, 4, number);
-                program.put(LOAD, 0, 0, ARGUMENTS + 8 * argument);
-                program.put(EQUAL, 0, 1, ROOT_DESCRIPTOR.unsigned_abs());
-                program.put(JUMP, 0, 0, TO_TRAP);
-                program.put(RETURN, 0, 0, ALLOW);
-            }
-            Absent => {
-                program.put(EQUAL, 0, 1, number);
-                program.put(RETURN, 0, 0, ERRNO | ENOSYS.unsigned_abs() as u32);
-            }
-        }
+    let mut rows = [&TABLE[0]; TABLE.len()];
+    for (at, row) in TABLE.iter().enumerate() {
+        let place = rows[..at].iter().rposition(|other| other.number < row.number).map_or(0, |before| before + 1);
+        rows.copy_within(place..at, place + 1);
+        rows[place] = row;
     }
-    program.put(RETURN, 0, 0, ALLOW);
+    program.put_rows(&rows);
     let end = program.length;
     program.put(LOAD, 0, 0, ADDRESS_HIGH);
     program.put(EQUAL, 0, 1, REGION);
@@ -103,6 +82,58 @@ fn program() -> Program {
         }
     }
     program
+}
+
+impl Program {
+    /// What is done with the calls of these rows, in the order of their numbers, and with those that are in none.
+    fn put_rows(&mut self, rows: &[&Row]) {
+        if rows.len() > TOGETHER {
+            let (lower, upper) = rows.split_at(rows.len() / 2);
+            self.put(AT_LEAST, 0, 1, upper[0].number as u32);
+            // A condition reaches only 255 instructions.
+            let jump = self.length;
+            self.put(JUMP, 0, 0, 0);
+            self.put_rows(lower);
+            self.instructions[jump].value = (self.length - jump - 1) as u32;
+            self.put_rows(upper);
+            return;
+        }
+        for row in rows {
+            self.put_row(row);
+        }
+        self.put(RETURN, 0, 0, ALLOW);
+    }
+
+    fn put_row(&mut self, row: &Row) {
+        let number = row.number as u32;
+        match row.when {
+            Always => {
+                self.put(EQUAL, 0, 1, number);
+                self.put(JUMP, 0, 0, TO_TRAP);
+            }
+            Given(argument) => {
+                let at = ARGUMENTS + 8 * argument;
+                self.put(EQUAL, 0, 6, number);
+                self.put(LOAD, 0, 0, at);
+                self.put(EQUAL, 0, 2, 0);
+                self.put(LOAD, 0, 0, at + 4);
+                self.put(EQUAL, 1, 0, 0);
+                self.put(JUMP, 0, 0, TO_TRAP);
+                self.put(RETURN, 0, 0, ALLOW);
+            }
+            Root(argument) => {
+                self.put(EQUAL, 0, 4, number);
+                self.put(LOAD, 0, 0, ARGUMENTS + 8 * argument);
+                self.put(EQUAL, 0, 1, ROOT_DESCRIPTOR.unsigned_abs());
+                self.put(JUMP, 0, 0, TO_TRAP);
+                self.put(RETURN, 0, 0, ALLOW);
+            }
+            Absent => {
+                self.put(EQUAL, 0, 1, number);
+                self.put(RETURN, 0, 0, ERRNO | ENOSYS.unsigned_abs() as u32);
+            }
+        }
+    }
 }
 
 /// Installs the filter, for good, and gives up every way to more rights. Before it, the one that the builder has made: of

@@ -242,7 +242,7 @@ fn put_right(kind: Kind, line: &[u8], out: &mut Text<'_>) {
 
 fn put_mapping(line: &[u8], out: &mut Text<'_>) {
     /// What the addresses of the stub start with; none of the program's does.
-    const STUB: &[u8] = b"20000000";
+    const STUB: &[u8] = b"2000";
     if line.starts_with(STUB) && line.get(12) == Some(&b'-') {
         return;
     }
@@ -365,7 +365,11 @@ mod tests {
     #[test]
     fn the_stub_and_its_variable_are_not_there() {
         let mut buffer = [0; 512];
-        let lines: [&[u8]; 2] = [b"200000000000-200000001000 r-xp 0 0:0 1 /s\n", b"7f0000000000-7f0000001000 rw-p 0 0:0 0\n"];
+        let lines: [&[u8]; 3] = [
+            b"200000000000-20000001f000 r-xp 0 0:0 1 /s\n",
+            b"20000001f000-200000128000 rw-p 0 0:0 1 /s\n",
+            b"7f0000000000-7f0000001000 rw-p 0 0:0 0\n",
+        ];
         assert_eq!(right(Kind::Maps, &lines, &mut buffer), "7f0000000000-7f0000001000 rw-p 0 0:0 0\n");
         let lines: [&[u8]; 2] = [b"A=1\0", b"COFFERDAM_EMULATION=1\0"];
         assert_eq!(right(Kind::Variables, &lines, &mut buffer), "A=1\0");

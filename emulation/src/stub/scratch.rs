@@ -16,6 +16,7 @@ struct Pool {
 // SAFETY: a buffer is used by whoever has set its flag, and by nobody else.
 unsafe impl Sync for Pool {}
 
+#[unsafe(link_section = ".bss.large")]
 static POOL: Pool = Pool { taken: [const { AtomicBool::new(false) }; COUNT], buffers: UnsafeCell::new([[0; LENGTH]; COUNT]) };
 
 /// A buffer, given back when dropped. One that a program jumps out of, by a handler of its own, is lost; then memory of its

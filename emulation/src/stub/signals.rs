@@ -67,8 +67,9 @@ pub(crate) fn action(signal: u64, new: u64, old: u64, size: u64) -> Answer {
     call(n::RT_SIGACTION, [signal, &raw const wanted as u64, old, size, 0, 0])
 }
 
-/// `rt_sigprocmask` with a new set: the mask that comes into force when the handler returns.
-pub(crate) fn mask(how: u64, new: u64, old: u64, size: u64, context: &mut Context) -> Answer {
+/// `rt_sigprocmask` with a new set. A handler runs under the mask of the program; `returned`, if there is one, is the mask that
+/// comes into force when it returns.
+pub(crate) fn mask(how: u64, new: u64, old: u64, size: u64, returned: Option<&mut u64>) -> Answer {
     let mut bytes = [0; 8];
     if size != 8 {
         return EINVAL;
@@ -76,22 +77,23 @@ pub(crate) fn mask(how: u64, new: u64, old: u64, size: u64, context: &mut Contex
     if !memory::read(new, &mut bytes) {
         return EFAULT;
     }
-    let wanted = u64::from_ne_bytes(bytes);
-    let before = context.signal_mask;
+    let wanted = u64::from_ne_bytes(bytes) & !BIT;
+    let Some(returned) = returned else {
+        return call(n::RT_SIGPROCMASK, [how, &raw const wanted as u64, old, 8, 0, 0]);
+    };
     let after = match how as u32 {
-        0 => before | wanted,
-        1 => before & !wanted,
+        0 => *returned | wanted,
+        1 => *returned & !wanted,
         2 => wanted,
         _ => return EINVAL,
     };
     if old != 0 {
-        // The handler runs under the same mask, so that the kernel can write it.
         let written = call(n::RT_SIGPROCMASK, [0, 0, old, 8, 0, 0]);
         if written < 0 {
             return written;
         }
     }
-    context.signal_mask = after & !BIT;
+    *returned = after;
     0
 }
 

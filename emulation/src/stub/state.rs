@@ -6,10 +6,13 @@ use super::kernel::{self, Answer, call};
 use super::signals::Action;
 use super::text::{self, Text};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 /// The descriptor of the root directory, open in every process of the step. Programs can neither close it nor take its place.
-pub(crate) const ROOT_DESCRIPTOR: i32 = 1023;
+///
+/// One of the first 64, for which each process has room anyway: a higher one makes every fork copy a table up to there. High
+/// among them, below those that bash counts down from for `<(…)`.
+pub(crate) const ROOT_DESCRIPTOR: i32 = 59;
 /// The variable that carries the state; always the last one, taken off before the program starts.
 pub(crate) const VARIABLE: &[u8] = b"COFFERDAM_EMULATION=";
 
@@ -123,31 +126,62 @@ struct Child {
 }
 
 const CHILDREN: usize = 16;
+#[unsafe(link_section = ".bss.large")]
 static BORROWERS: [Child; CHILDREN] = [const {
     Child { process: AtomicI32::new(0), leaves: AtomicBool::new(false), state: Cell(UnsafeCell::new(State::empty())) }
 }; CHILDREN];
 /// How many of them are in use: mostly none, and then nobody has to ask who they are.
 static BORROWER_COUNT: AtomicUsize = AtomicUsize::new(0);
 
-/// Whose memory this is; zero in a child that got a copy of it.
+/// What a process knows of itself alone: the kernel wipes it in a child that gets a copy of the memory.
 #[repr(C)]
 #[cfg_attr(target_arch = "x86_64", repr(align(4096)))]
 #[cfg_attr(not(target_arch = "x86_64"), repr(align(65536)))]
-struct OwnerPage(AtomicI32);
-static OWNER: OwnerPage = OwnerPage(AtomicI32::new(0));
+struct OwnPage {
+    /// Whose memory this is; zero in such a child.
+    owner: AtomicI32,
+    /// Places of the program, each with how often a call was trapped there.
+    traps: [AtomicU64; TRAPS],
+}
+const TRAPS: usize = 256;
+#[unsafe(link_section = ".bss.own")]
+static OWN: OwnPage = OwnPage { owner: AtomicI32::new(0), traps: [const { AtomicU64::new(0) }; TRAPS] };
 
 /// After an exec: the memory is this process's own, and the copy that a child gets of it will not be.
 pub(crate) fn own_memory() {
     const WIPE_ON_FORK: u64 = 18;
-    call(n::MADVISE, [&raw const OWNER as u64, size_of::<OwnerPage>() as u64, WIPE_ON_FORK, 0, 0, 0]);
-    OWNER.0.store(kernel::getpid(), Ordering::Relaxed);
+    call(n::MADVISE, [&raw const OWN as u64, size_of::<OwnPage>() as u64, WIPE_ON_FORK, 0, 0, 0]);
+    OWN.owner.store(kernel::getpid(), Ordering::Relaxed);
 }
 
 /// At each call of the program: notes whose memory this is, should it be that of a new child.
 pub(crate) fn see_owner() {
-    if OWNER.0.load(Ordering::Relaxed) == 0 {
+    // By an exchange that changes nothing, which counts as writing: the child needs a page of its own here, and would otherwise
+    // have one fault for looking and one for that.
+    if OWN.owner.compare_exchange(0, 0, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
         adopt();
     }
+}
+
+/// Whether this is the process that the memory belongs to, and not one that borrows it.
+pub(crate) fn owns_memory() -> bool {
+    OWN.owner.load(Ordering::Relaxed) == kernel::getpid()
+}
+
+/// Counts a trap from a place of the program. Places may share a row: the one that traps more often keeps it.
+pub(crate) fn count_trap(place: u64) -> u64 {
+    const COUNT_BITS: u32 = 16;
+    const MOST: u64 = (1 << COUNT_BITS) - 1;
+    let row = &OWN.traps[(place.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % TRAPS];
+    let seen = row.load(Ordering::Relaxed);
+    let (owner, count) = (seen >> COUNT_BITS, seen & MOST);
+    if owner != place && count > 1 {
+        row.store(seen - 1, Ordering::Relaxed);
+        return 0;
+    }
+    let count = if owner == place { (count + 1).min(MOST) } else { 1 };
+    row.store(place << COUNT_BITS | count, Ordering::Relaxed);
+    count
 }
 
 /// This process got a copy of its parent's memory, and with it what the parent was.
@@ -163,7 +197,7 @@ fn adopt() {
         }
         BORROWER_COUNT.store(0, Ordering::Relaxed);
     }
-    OWNER.0.store(kernel::getpid(), Ordering::Relaxed);
+    OWN.owner.store(kernel::getpid(), Ordering::Relaxed);
 }
 
 fn borrower(process: i32) -> Option<&'static Child> {
@@ -174,7 +208,7 @@ fn borrower(process: i32) -> Option<&'static Child> {
 #[cold]
 fn shared() -> *mut State {
     let own = kernel::getpid();
-    let owner = OWNER.0.load(Ordering::Relaxed);
+    let owner = OWN.owner.load(Ordering::Relaxed);
     if own == owner || owner == 0 {
         return STATE.0.get();
     }
@@ -193,7 +227,7 @@ pub(crate) fn state() -> &'static State {
 pub(crate) fn change() -> &'static mut State {
     see_owner();
     let own = kernel::getpid();
-    if OWNER.0.load(Ordering::Relaxed) == own {
+    if OWN.owner.load(Ordering::Relaxed) == own {
         // SAFETY: see `Cell`; no reference is kept across a call that changes.
         return unsafe { &mut *STATE.0.get() };
     }

@@ -82,6 +82,93 @@ impl Context {
     pub(crate) fn set_result(&mut self, value: i64) {
         self.registers[13] = value as u64;
     }
+
+    /// Behind which instruction the program goes on.
+    pub(crate) fn place(&self) -> u64 {
+        self.registers[16]
+    }
+
+    /// Whether the program has given its signals a stack of their own.
+    pub(crate) fn has_signal_stack(&self) -> bool {
+        self.stack[2] != 0
+    }
+}
+
+/// Bytes of the instruction that puts a number where a call expects it, and of the jump that takes its place.
+pub(crate) const JUMP_LENGTH: usize = 5;
+/// Bytes of a call.
+const CALL_LENGTH: usize = 2;
+/// Bytes of what the jump leads to.
+pub(crate) const DETOUR_LENGTH: usize = 32;
+
+/// Where the jump would stand, if the call before `place` is made as nearly every one is: `mov eax, number; syscall`.
+pub(crate) fn before_call(place: u64, number: i64) -> Option<u64> {
+    const LENGTH: u64 = (JUMP_LENGTH + CALL_LENGTH) as u64;
+    let start = place.wrapping_sub(LENGTH);
+    // One byte more is looked at: with a prefix it is another instruction.
+    if (start - 1) / 4096 != (place - 1) / 4096 {
+        return None;
+    }
+    // SAFETY: on the page of the call that was just made.
+    let bytes = unsafe { core::slice::from_raw_parts((start - 1) as *const u8, LENGTH as usize + 1) };
+    let [prefix, 0xb8, a, b, c, d, 0x0f, 0x05] = *bytes else { return None };
+    (prefix & 0xf0 != 0x40 && i64::from(u32::from_le_bytes([a, b, c, d])) == number).then_some(start)
+}
+
+/// The jump from `start` to `detour`; `None` if that is too far.
+pub(crate) fn jump(start: u64, detour: u64) -> Option<[u8; JUMP_LENGTH]> {
+    let distance = i32::try_from((detour as i64).checked_sub(start as i64 + JUMP_LENGTH as i64)?).ok()?;
+    let [a, b, c, d] = distance.to_le_bytes();
+    Some([0xe9, a, b, c, d])
+}
+
+/// Code that hands a call to the stub, which goes on at `place`: `mov eax, number; mov rcx, place; mov r11, direct; jmp r11`.
+/// The kernel, too, leaves something else in these registers.
+pub(crate) fn detour(number: i64, place: u64) -> [u8; DETOUR_LENGTH] {
+    let mut code = [0xcc; DETOUR_LENGTH];
+    code[0] = 0xb8;
+    code[1..5].copy_from_slice(&(number as u32).to_le_bytes());
+    code[5..7].copy_from_slice(&[0x48, 0xb9]);
+    code[7..15].copy_from_slice(&place.to_le_bytes());
+    code[15..17].copy_from_slice(&[0x49, 0xbb]);
+    code[17..25].copy_from_slice(&(direct as extern "C" fn() as usize as u64).to_le_bytes());
+    code[25..28].copy_from_slice(&[0x41, 0xff, 0xe3]);
+    code
+}
+
+/// What [`direct`] has put on the stack.
+#[repr(C)]
+struct Saved {
+    /// r9, r8, r10, rdx, rsi, rdi.
+    arguments: [u64; 6],
+}
+
+/// A call that comes by a jump. As the kernel does, it changes no register but rax, rcx and r11, and nothing of the 128 bytes
+/// below the stack that a program may use without saying so.
+#[unsafe(naked)]
+extern "C" fn direct() {
+    naked_asm!(
+        "lea rsp, [rsp - 128]", "pushfq", "cld", "push rcx", "push rbp",
+        "push rdi", "push rsi", "push rdx", "push r10", "push r8", "push r9",
+        "mov rbp, rsp", "sub rsp, 256", "and rsp, -16",
+        "movaps [rsp], xmm0", "movaps [rsp + 16], xmm1", "movaps [rsp + 32], xmm2", "movaps [rsp + 48], xmm3",
+        "movaps [rsp + 64], xmm4", "movaps [rsp + 80], xmm5", "movaps [rsp + 96], xmm6", "movaps [rsp + 112], xmm7",
+        "movaps [rsp + 128], xmm8", "movaps [rsp + 144], xmm9", "movaps [rsp + 160], xmm10", "movaps [rsp + 176], xmm11",
+        "movaps [rsp + 192], xmm12", "movaps [rsp + 208], xmm13", "movaps [rsp + 224], xmm14", "movaps [rsp + 240], xmm15",
+        "mov rdi, rax", "mov rsi, rbp", "call {came}",
+        "movaps xmm0, [rsp]", "movaps xmm1, [rsp + 16]", "movaps xmm2, [rsp + 32]", "movaps xmm3, [rsp + 48]",
+        "movaps xmm4, [rsp + 64]", "movaps xmm5, [rsp + 80]", "movaps xmm6, [rsp + 96]", "movaps xmm7, [rsp + 112]",
+        "movaps xmm8, [rsp + 128]", "movaps xmm9, [rsp + 144]", "movaps xmm10, [rsp + 160]", "movaps xmm11, [rsp + 176]",
+        "movaps xmm12, [rsp + 192]", "movaps xmm13, [rsp + 208]", "movaps xmm14, [rsp + 224]", "movaps xmm15, [rsp + 240]",
+        "mov rsp, rbp", "pop r9", "pop r8", "pop r10", "pop rdx", "pop rsi", "pop rdi",
+        "pop rbp", "pop rcx", "popfq", "lea rsp, [rsp + 128]", "jmp rcx",
+        came = sym came,
+    )
+}
+
+extern "C" fn came(number: i64, saved: &Saved) -> i64 {
+    let [f, e, d, c, b, a] = saved.arguments;
+    super::came(number, [a, b, c, d, e, f])
 }
 
 /// What a handler returns to.
@@ -201,7 +288,7 @@ pub(crate) mod number {
     macro_rules! numbers { ($($name:ident $value:literal),* $(,)?) => { $(pub(crate) const $name: i64 = $value;)* } }
     numbers! {
         READ 0, WRITE 1, OPEN 2, CLOSE 3, STAT 4, FSTAT 5, LSTAT 6, MMAP 9, MPROTECT 10, MUNMAP 11, RT_SIGACTION 13, RT_SIGPROCMASK 14,
-        PREAD64 17, ACCESS 21, DUP2 33, GETPID 39, CONNECT 42, ACCEPT 43, SENDTO 44, BIND 49, GETSOCKNAME 51, GETPEERNAME 52,
+        PREAD64 17, PWRITE64 18, ACCESS 21, DUP2 33, GETPID 39, CONNECT 42, ACCEPT 43, SENDTO 44, BIND 49, GETSOCKNAME 51, GETPEERNAME 52,
         CLONE 56, EXECVE 59, EXIT_GROUP 231, WAIT4 61, KILL 62, FCNTL 72, TRUNCATE 76, GETDENTS64 217, GETCWD 79, CHDIR 80, FCHDIR 81,
         RENAME 82, MKDIR 83, RMDIR 84, CREAT 85, LINK 86, UNLINK 87, SYMLINK 88, READLINK 89, CHMOD 90, FCHMOD 91, CHOWN 92,
         FCHOWN 93, LCHOWN 94, UMASK 95, GETUID 102, GETGID 104, SETUID 105, SETGID 106, GETEUID 107, GETEGID 108, SETSID 112,
@@ -218,5 +305,37 @@ pub(crate) mod number {
         SENDMSG 46, UNAME 63, SETHOSTNAME 170, SETDOMAINNAME 171, GETPPID 110, GETTID 186, MADVISE 28,
         PROCESS_VM_WRITEV 311, MEMFD_CREATE 319, LSEEK 8, FILE_GETATTR 468, FILE_SETATTR 469, OPEN_TREE 428, FSPICK 433,
         MOUNT_SETATTR 442, LANDLOCK_CREATE_RULESET 444,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Where the call in `code` ends.
+    fn call_in(code: &[u8], number: i64) -> Option<usize> {
+        let place = code.as_ptr() as u64 + code.len() as u64;
+        before_call(place, number).map(|start| (start - code.as_ptr() as u64) as usize)
+    }
+
+    #[test]
+    fn only_a_call_that_is_named_just_before_has_a_place_for_a_jump() {
+        #[repr(align(64))]
+        struct Code<const N: usize>([u8; N]);
+        // ret; mov eax, 257; syscall
+        assert_eq!(call_in(&Code([0xc3, 0xb8, 1, 1, 0, 0, 0x0f, 5]).0, 257), Some(1));
+        assert_eq!(call_in(&Code([0xc3, 0xb8, 1, 1, 0, 0, 0x0f, 5]).0, 258), None);
+        // mov r8d, 257; syscall
+        assert_eq!(call_in(&Code([0x41, 0xb8, 1, 1, 0, 0, 0x0f, 5]).0, 257), None);
+        // mov eax, 257; mov r10d, ecx; syscall
+        assert_eq!(call_in(&Code([0xc3, 0xb8, 1, 1, 0, 0, 0x41, 0x89, 0xca, 0x0f, 5]).0, 257), None);
+    }
+
+    #[test]
+    fn a_jump_goes_as_far_as_32_bits_reach() {
+        assert_eq!(jump(0x1000, 0x2000), Some([0xe9, 0xfb, 0x0f, 0, 0]));
+        assert_eq!(jump(0x2000, 0x1000), Some([0xe9, 0xfb, 0xef, 0xff, 0xff]));
+        assert_eq!(jump(0x1000, 0x1000 + 5 + (1 << 31)), None);
+        assert_eq!(jump(0x7000_0000_0000, 0x1000), None);
     }
 }

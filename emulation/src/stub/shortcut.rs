@@ -1,0 +1,98 @@
+//! Calls without a signal. A signal costs as much as ten calls. So a place of the program from which one call was trapped again
+//! and again is changed: the instruction before the call becomes a jump to the stub, by way of a few instructions near by. The
+//! change is in the memory of this process alone, and of its copies.
+//!
+//! Only what can be changed safely is: the instruction that names the call, just before it, where nobody else can jump to; the
+//! call itself stays as it is. While the process has one thread, nobody else executes it meanwhile. Where the program has a stack
+//! for its signals it may be that its own is small (as those of Go's routines are), and everything stays with the signal.
+
+use super::arch::{self, Context, DETOUR_LENGTH, JUMP_LENGTH, number as n};
+use super::kernel::{self, AT_FDCWD, O_CLOEXEC, O_RDWR, Stat, call};
+use super::state;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// As many traps cost about as much as a shortcut.
+const WORTH: u64 = 8;
+/// Bytes of a piece of memory for detours.
+const PIECE: usize = 4096;
+const PIECES: usize = 8;
+
+/// Memory for detours: where it is, and how many bytes of it are used. Copies of the process have copies of it.
+struct Piece {
+    start: AtomicU64,
+    used: AtomicUsize,
+}
+static DETOURS: [Piece; PIECES] = [const { Piece { start: AtomicU64::new(0), used: AtomicUsize::new(0) } }; PIECES];
+
+/// After a trap: makes a shortcut if it is worth it.
+pub(crate) fn consider(number: i64, context: &Context) {
+    let place = context.place();
+    if state::count_trap(place) == WORTH && !context.has_signal_stack() && state::owns_memory() && has_one_thread() {
+        make(number, place);
+    }
+}
+
+fn has_one_thread() -> bool {
+    /// The links of a directory without others in it.
+    const NONE: u64 = 2;
+    let mut tasks = Stat::empty();
+    kernel::fstatat(AT_FDCWD, c"/proc/self/task".as_ptr().cast(), &mut tasks, 0) == 0 && tasks.links == NONE + 1
+}
+
+fn make(number: i64, place: u64) -> Option<()> {
+    let start = arch::before_call(place, number)?;
+    let (piece, jump) = piece_near(start)?;
+    let used = piece.used.load(Ordering::Relaxed);
+    let detour = piece.start.load(Ordering::Relaxed) + used as u64;
+    // This way memory that cannot be written to can be; no mapping is split for it.
+    let memory = kernel::openat(AT_FDCWD, c"/proc/self/mem".as_ptr().cast(), O_RDWR | O_CLOEXEC, 0);
+    if memory < 0 {
+        return None;
+    }
+    let write = |bytes: &[u8], to: u64| {
+        let arguments = [memory as u64, bytes.as_ptr() as u64, bytes.len() as u64, to, 0, 0];
+        call(n::PWRITE64, arguments) == bytes.len() as i64
+    };
+    if write(&arch::detour(number, place), detour) && write(&jump, start) {
+        piece.used.store(used + DETOUR_LENGTH, Ordering::Relaxed);
+    }
+    kernel::close(memory as i32);
+    Some(())
+}
+
+/// Memory with room for a detour, and the jump there.
+fn piece_near(start: u64) -> Option<(&'static Piece, [u8; JUMP_LENGTH])> {
+    for piece in &DETOURS {
+        let (address, used) = (piece.start.load(Ordering::Relaxed), piece.used.load(Ordering::Relaxed));
+        if address == 0 {
+            let jump = map_near(piece, start)?;
+            return Some((piece, jump));
+        }
+        if used + DETOUR_LENGTH <= PIECE
+            && let Some(jump) = arch::jump(start, address + used as u64)
+        {
+            return Some((piece, jump));
+        }
+    }
+    None
+}
+
+/// Maps memory that a jump from `start` reaches: below libraries and programs there is mostly room, and where programs stand
+/// lowest it is above.
+fn map_near(piece: &Piece, start: u64) -> Option<[u8; JUMP_LENGTH]> {
+    const BELOW: u64 = 64 << 20;
+    const ABOVE: u64 = 1 << 30;
+    const READ_AND_EXECUTE: u64 = 5;
+    const PRIVATE_ANONYMOUS: u64 = 0x22;
+    let wish = if start > 2 * BELOW { start - BELOW } else { start + ABOVE } & !(PIECE as u64 - 1);
+    let address = call(n::MMAP, [wish, PIECE as u64, READ_AND_EXECUTE, PRIVATE_ANONYMOUS, u64::MAX, 0]);
+    if kernel::is_error(address) {
+        return None;
+    }
+    let Some(jump) = arch::jump(start, address as u64) else {
+        kernel::unmap(address as u64, PIECE);
+        return None;
+    };
+    piece.start.store(address as u64, Ordering::Relaxed);
+    Some(jump)
+}
