@@ -3,12 +3,12 @@
 use super::arch::number as n;
 use super::identity::FileCapabilities;
 use super::kernel::{
-    self, AT_EMPTY_PATH, AT_FDCWD, Answer, E2BIG, EACCES, EFAULT, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOMEM, O_CLOEXEC,
+    self, AT_EMPTY_PATH, AT_FDCWD, Answer, E2BIG, EACCES, EBADF, EFAULT, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOMEM, O_CLOEXEC,
     O_PATH, PATH_MAX, Stat, call,
 };
 use super::load::Head;
 use super::memory;
-use super::ownership::{Object, permits, record_of};
+use super::ownership::{Attribute, Object, permits, record_of};
 use super::path;
 use super::state::{self, ROOT_DESCRIPTOR, Start, setting, state};
 use super::text::{self, DescriptorPath, Text};
@@ -30,6 +30,7 @@ const MAX_SCRIPTS: usize = 5;
 struct Ring(UnsafeCell<[[u8; LENGTH]; COUNT]>);
 // SAFETY: each exec has its own, unless more than `COUNT` threads are in the middle of one.
 unsafe impl Sync for Ring {}
+#[unsafe(link_section = ".bss.large")]
 static RING: Ring = Ring(UnsafeCell::new([[0; LENGTH]; COUNT]));
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
@@ -72,6 +73,7 @@ fn prepare(
     // What is mostly short stands close together: each page that is touched has to be made first.
     let (memory, scripts) = memory.split_at_mut(LENGTH - MAX_SCRIPTS * HEAD_LENGTH);
     let (head, memory) = memory.split_at_mut(HEADERS_LENGTH);
+    let mut real = Text::new(&mut memory[..PATH_MAX]);
     let mut before: [*const u8; 2 * MAX_SCRIPTS + 1] = [core::ptr::null(); 2 * MAX_SCRIPTS + 1];
     // A script that is executed by its descriptor is told so.
     let mut script_name = [0; 24];
@@ -82,7 +84,7 @@ fn prepare(
     }
     let (mut shown, mut script_count) = (path, 0);
     let mut at = before.len();
-    let mut file = open(directory, path, flags)?;
+    let mut file = open(directory, path, flags, &mut real)?;
     let mut stat = Stat::empty();
     let (record, length) = loop {
         let object = Object::Descriptor(file.0);
@@ -118,14 +120,19 @@ fn prepare(
         before[at] = name;
         shown = name;
         script_count += 1;
-        file = open(AT_FDCWD, name, 0)?;
+        real.cut(0);
+        file = open(AT_FDCWD, name, 0, &mut real)?;
     };
     check_interpreter(&head[..length])?;
-    let length = kernel::readlinkat(AT_FDCWD, DescriptorPath::new(file.0).as_ptr(), &mut memory[..PATH_MAX - 1]);
-    if length < 0 {
-        return Err(length);
+    if real.as_bytes().is_empty() {
+        real.put_link(DescriptorPath::new(file.0).as_ptr())?;
     }
-    let (real, memory) = memory.split_at_mut(length as usize);
+    if !real.fits() {
+        return Err(ENAMETOOLONG);
+    }
+    let length = real.as_bytes().len();
+    let (real, memory) = memory.split_at_mut(length);
+    let real = &*real;
     let mut credentials = state().credentials;
     // Root's programs gain nothing by it.
     let capabilities = if credentials.user.real == 0 { None } else { capabilities_of(&file) };
@@ -148,7 +155,8 @@ fn prepare(
     start(arguments, environment, &before[at..], variable, &mut memory[pointers..])
 }
 
-fn open(directory: i32, path: *const u8, flags: u64) -> Result<Opened, Answer> {
+/// Opens a program, and writes where it is if that is known without asking /proc.
+fn open(directory: i32, path: *const u8, flags: u64, real: &mut Text<'_>) -> Result<Opened, Answer> {
     // SAFETY: the program's path, or one of ours.
     let is_empty = unsafe { *path } == 0;
     let found = if is_empty && flags & AT_EMPTY_PATH != 0 {
@@ -156,7 +164,7 @@ fn open(directory: i32, path: *const u8, flags: u64) -> Result<Opened, Answer> {
         let name = DescriptorPath::new(directory);
         kernel::openat(AT_FDCWD, name.as_ptr(), O_PATH | O_CLOEXEC, 0)
     } else {
-        path::open_name(directory, path, true)
+        path::open_program(directory, path, real)
     };
     if found < 0 { Err(found) } else { Ok(Opened(found as i32)) }
 }
@@ -164,20 +172,24 @@ fn open(directory: i32, path: *const u8, flags: u64) -> Result<Opened, Answer> {
 /// What is on record of the capabilities of a file.
 fn capabilities_of(file: &Opened) -> Option<FileCapabilities> {
     let mut bytes = [0_u8; 24];
-    let name = super::files::CAPABILITY.as_ptr() as u64;
-    let path = DescriptorPath::new(file.0);
-    let length = call(n::GETXATTR, [path.as_ptr() as u64, name, bytes.as_mut_ptr() as u64, bytes.len() as u64, 0, 0]);
+    let name = super::files::CAPABILITY.as_ptr().cast();
+    let length = Object::Descriptor(file.0).attribute(Attribute::Get, name, bytes.as_mut_ptr(), bytes.len());
     FileCapabilities::parse(bytes.get(..usize::try_from(length).ok()?)?)
 }
 
-/// Reads the start of a file that is open as a name.
-fn read_start(name: i32, buffer: &mut [u8]) -> Result<usize, Answer> {
-    let opened = kernel::openat(AT_FDCWD, DescriptorPath::new(name).as_ptr(), O_CLOEXEC, 0);
-    if opened < 0 {
-        return Err(opened);
+/// Reads the start of a file, which may be open as a name only.
+fn read_start(file: i32, buffer: &mut [u8]) -> Result<usize, Answer> {
+    let read =
+        |file: i32, buffer: &mut [u8]| call(n::PREAD64, [file as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, 0, 0, 0]);
+    let mut length = read(file, buffer);
+    if length == EBADF {
+        let opened = kernel::openat(AT_FDCWD, DescriptorPath::new(file).as_ptr(), O_CLOEXEC, 0);
+        if opened < 0 {
+            return Err(opened);
+        }
+        length = read(opened as i32, buffer);
+        kernel::close(opened as i32);
     }
-    let length = call(n::PREAD64, [opened as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, 0, 0, 0]);
-    kernel::close(opened as i32);
     if length < 0 { Err(length) } else { Ok(length as usize) }
 }
 

@@ -7,7 +7,7 @@ use super::kernel::{
     ENAMETOOLONG, ENOENT, ENOMEM, EOPNOTSUPP, EPERM, ERANGE, O_CREAT, O_EXCL, O_PATH, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
     RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat, Statx, call,
 };
-use super::ownership::{self, Object, created, permits, permits_real, record_of};
+use super::ownership::{self, Attribute, Object, created, permits, permits_real, record_of};
 use super::path::{self, Place};
 use super::scratch::Scratch;
 use super::state::{ROOT_DESCRIPTOR, change, setting, state};
@@ -490,6 +490,10 @@ pub(crate) fn read_link(directory: i32, path: *const u8, out: *mut u8, length: u
     if unsafe_bytes(path) == b"/proc/self/exe" && state().passes() {
         return give(state().shown(setting().program_real.as_bytes()));
     }
+    // Who resolves a path by himself asks this of each of its parts.
+    if path::is_no_link(directory, path, unsafe_bytes(path)) {
+        return EINVAL;
+    }
     let place = match path::place(directory, path) {
         Ok(place) => place,
         Err(errno) => return errno,
@@ -714,7 +718,7 @@ pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, 
             return Ok(0);
         }
         path::forget_passed();
-        object.with_path(|path, _| call(n::REMOVEXATTR, [path as u64, CAPABILITY.as_ptr() as u64, 0, 0, 0, 0]));
+        object.attribute(Attribute::Remove, CAPABILITY.as_ptr().cast(), core::ptr::null_mut(), 0);
         Ok(ownership::store(object, &real, after))
     })
 }
@@ -797,7 +801,12 @@ pub(crate) fn change_times(kind: Times, directory: i32, path: Option<*const u8>,
             let arguments = [place.directory as u64, place.name as u64, times_at, AT_SYMLINK_NOFOLLOW, 0, 0];
             return Ok(call(n::UTIMENSAT, arguments));
         }
-        Ok(object.with_path(|path, _| call(n::UTIMENSAT, [AT_FDCWD as u64, path as u64, times_at, 0, 0, 0])))
+        let nameless = [descriptor as u64, c"".as_ptr() as u64, times_at, AT_EMPTY_PATH, 0, 0];
+        Ok(match call(n::UTIMENSAT, nameless) {
+            // A kernel before 5.8.
+            EINVAL => object.with_path(|path, _| call(n::UTIMENSAT, [AT_FDCWD as u64, path as u64, times_at, 0, 0, 0])),
+            changed => changed,
+        })
     })
 }
 

@@ -34,7 +34,9 @@ pub(crate) const O_WRONLY: u64 = 1;
 pub(crate) const O_RDWR: u64 = 2;
 pub(crate) const O_CREAT: u64 = 0o100;
 pub(crate) const O_EXCL: u64 = 0o200;
+pub(crate) const O_NOCTTY: u64 = 0o400;
 pub(crate) const O_TRUNC: u64 = 0o1000;
+pub(crate) const O_NONBLOCK: u64 = 0o4000;
 pub(crate) const O_CLOEXEC: u64 = 0o2_000_000;
 pub(crate) const O_PATH: u64 = 0o10_000_000;
 /// The bit of `O_TMPFILE` that is not `O_DIRECTORY`.

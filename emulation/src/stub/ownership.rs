@@ -3,7 +3,7 @@
 use super::arch::number as n;
 use super::identity::Capability;
 use super::kernel::{
-    self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Answer, EPERM, STATX_BIRTH, STATX_OURS, Stat, Statx, call,
+    self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Answer, EBADF, EPERM, STATX_BIRTH, STATX_OURS, Stat, Statx, call,
 };
 use super::state::{setting, state};
 use super::text::{DescriptorPath, Text};
@@ -14,6 +14,14 @@ use crate::record::{self, ATTRIBUTE, DIRECTORY, MARK, Record, TYPE};
 pub(crate) enum Object {
     Descriptor(i32),
     At(i32, *const u8),
+}
+
+/// What is done with an attribute.
+#[derive(Clone, Copy)]
+pub(crate) enum Attribute {
+    Get,
+    Set,
+    Remove,
 }
 
 impl Object {
@@ -48,12 +56,41 @@ impl Object {
         }
     }
 
+    /// Reads, sets or removes an attribute.
+    pub(crate) fn attribute(self, what: Attribute, name: *const u8, value: *mut u8, length: usize) -> Answer {
+        let (by_descriptor, by_path, by_link) = match what {
+            Attribute::Get => (n::FGETXATTR, n::GETXATTR, n::LGETXATTR),
+            Attribute::Set => (n::FSETXATTR, n::SETXATTR, n::LSETXATTR),
+            Attribute::Remove => (n::FREMOVEXATTR, n::REMOVEXATTR, n::LREMOVEXATTR),
+        };
+        let rest = [name as u64, value as u64, length as u64];
+        let with = |first: u64| [first, rest[0], rest[1], rest[2], 0, 0];
+        if let Self::Descriptor(descriptor) = self {
+            let answer = call(by_descriptor, with(descriptor as u64));
+            // One that is only a name.
+            if answer != EBADF {
+                return answer;
+            }
+        }
+        self.with_path(|path, follow| call(if follow { by_path } else { by_link }, with(path as u64)))
+    }
+
+    /// Changes the mode that the disk has; not of a link.
+    fn change_mode(self, mode: u32) -> Answer {
+        if let Self::Descriptor(descriptor) = self {
+            let arguments = [descriptor as u64, c"".as_ptr() as u64, u64::from(mode), AT_EMPTY_PATH, 0, 0];
+            let answer = call(n::FCHMODAT2, arguments);
+            // Kernels before 6.6, and filters that do not know it.
+            if answer == 0 {
+                return answer;
+            }
+        }
+        self.with_path(|path, _| call(n::FCHMODAT, [AT_FDCWD as u64, path as u64, u64::from(mode), 0, 0, 0]))
+    }
+
     fn record(self) -> Option<Record> {
         let mut bytes = [0_u8; Record::LENGTH + 1];
-        let length = self.with_path(|path, follow| {
-            let number = if follow { n::GETXATTR } else { n::LGETXATTR };
-            call(number, [path as u64, ATTRIBUTE.as_ptr() as u64, bytes.as_mut_ptr() as u64, bytes.len() as u64, 0, 0])
-        });
+        let length = self.attribute(Attribute::Get, ATTRIBUTE.as_ptr().cast(), bytes.as_mut_ptr(), bytes.len());
         Record::parse(bytes.get(..usize::try_from(length).ok()?)?)
     }
 
@@ -143,35 +180,26 @@ pub(crate) fn store(object: Object, real: &Stat, wanted: Record) -> Answer {
     if !holds_attributes(real.mode) {
         let changed = object.set_side_owner(wanted.uid, wanted.gid);
         if changed == 0 && real.mode & TYPE != 0o120_000 {
-            return object.with_path(|path, _| change_mode(path, wanted.mode & 0o777));
+            return object.change_mode(wanted.mode & 0o777);
         }
         return changed;
     }
     let mode = wanted.real_mode();
-    object.with_path(|path, follow| {
-        if mode != real.mode & 0o7777 {
-            let changed = change_mode(path, mode);
-            if changed < 0 {
-                return changed;
-            }
+    if mode != real.mode & 0o7777 {
+        let changed = object.change_mode(mode);
+        if changed < 0 {
+            return changed;
         }
-        let name = ATTRIBUTE.as_ptr() as u64;
-        if !wanted.is_plain() {
-            let bytes = wanted.to_bytes();
-            let number = if follow { n::SETXATTR } else { n::LSETXATTR };
-            return call(number, [path as u64, name, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0]);
-        }
-        if real.mode & MARK != 0 {
-            let number = if follow { n::REMOVEXATTR } else { n::LREMOVEXATTR };
-            call(number, [path as u64, name, 0, 0, 0, 0]);
-        }
-        0
-    })
-}
-
-/// By a path that is its name, not a link to it.
-fn change_mode(path: *const u8, mode: u32) -> Answer {
-    call(n::FCHMODAT, [AT_FDCWD as u64, path as u64, u64::from(mode), 0, 0, 0])
+    }
+    let name = ATTRIBUTE.as_ptr().cast();
+    if !wanted.is_plain() {
+        let mut bytes = wanted.to_bytes();
+        return object.attribute(Attribute::Set, name, bytes.as_mut_ptr(), bytes.len());
+    }
+    if real.mode & MARK != 0 {
+        object.attribute(Attribute::Remove, name, core::ptr::null_mut(), 0);
+    }
+    0
 }
 
 /// Records the owner of what was just made in `parent`: the one who made it, or the group that the directory hands on.

@@ -6,8 +6,8 @@
 
 use super::arch::{O_DIRECTORY, O_NOFOLLOW};
 use super::kernel::{
-    self, AT_FDCWD, Answer, EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ERANGE, EXDEV, O_CLOEXEC, O_PATH, PATH_MAX,
-    RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat,
+    self, AT_FDCWD, Answer, EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ERANGE, EXDEV, O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_PATH,
+    PATH_MAX, RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat,
 };
 use super::ownership::{Object, permits, record_of};
 use super::proc;
@@ -65,29 +65,54 @@ pub(crate) fn open(directory: i32, path: *const u8, flags: u64) -> Answer {
 }
 
 fn open_judged(directory: i32, path: *const u8, bytes: &[u8], flags: u64) -> Answer {
-    match bytes.first() {
+    let (start, confined) = match bytes.first() {
         None => return ENOENT,
         Some(b'/') => {
             if is_passed(bytes) && state().passes() && !has_dots(bytes) {
                 return open_passed(path, bytes, flags, 0);
             }
-            let found = kernel::openat2(ROOT_DESCRIPTOR, path, flags, 0, RESOLVE_IN_ROOT);
-            if found != ENOENT && found != EXDEV || found == ENOENT && !has_links(path) {
-                return found;
-            }
+            (ROOT_DESCRIPTOR, RESOLVE_IN_ROOT)
         }
-        Some(_) => {
-            let found = kernel::openat2(directory, path, flags, 0, RESOLVE_BENEATH);
-            match found {
-                EXDEV => {}
-                ENOENT if bytes.contains(&b'/') => {}
-                // A link of /proc, which is no path.
-                ELOOP if flags & O_NOFOLLOW == 0 => {}
-                _ => return found,
-            }
-        }
+        Some(_) => (directory, RESOLVE_BENEATH),
+    };
+    // Without links first, where there are mostly none: then what is missing is known to be missing, with one call.
+    let tried =
+        if leads_through_links(bytes) { ELOOP } else { kernel::openat2(start, path, flags, 0, confined | RESOLVE_NO_SYMLINKS) };
+    let found = if tried == ELOOP { kernel::openat2(start, path, flags, 0, confined) } else { tried };
+    match found {
+        EXDEV => {}
+        ENOENT if tried == ENOENT && !names_hosts(bytes) => return ENOENT,
+        ENOENT if start == ROOT_DESCRIPTOR || bytes.contains(&b'/') => {}
+        // A link of /proc, which is no path.
+        ELOOP if start != ROOT_DESCRIPTOR && flags & O_NOFOLLOW == 0 => {}
+        _ => return found,
     }
     walk_and_open(directory, bytes, flags, 0)
+}
+
+/// Whether what a path names is certainly there and no link. Says no where that would take more than a call.
+pub(crate) fn is_no_link(directory: i32, path: *const u8, bytes: &[u8]) -> bool {
+    let is_absolute = bytes.first() == Some(&b'/');
+    if is_absolute && is_passed(bytes) || leads_through_links(bytes) || !state().credentials.may_pass_everywhere() {
+        return false;
+    }
+    let (start, confined) = if is_absolute { (ROOT_DESCRIPTOR, RESOLVE_IN_ROOT) } else { (directory, RESOLVE_BENEATH) };
+    let found = kernel::openat2(start, path, O_PATH | O_CLOEXEC, 0, confined | RESOLVE_NO_SYMLINKS);
+    if found >= 0 {
+        kernel::close(found as i32);
+    }
+    found >= 0
+}
+
+/// Whether a path begins with what is a link in most images of today. Only a guess, which spares a call.
+fn leads_through_links(path: &[u8]) -> bool {
+    const LINKS: [&[u8]; 6] = [b"/lib/", b"/lib64/", b"/bin/", b"/sbin/", b"/var/run/", b"/var/lock/"];
+    matches!(path, [b'/', b'l' | b'b' | b's' | b'v', ..]) && LINKS.iter().any(|link| path.starts_with(link))
+}
+
+/// Whether a part of a path, the last one too, is called as one of the host's directories, or leads upwards.
+fn names_hosts(path: &[u8]) -> bool {
+    path.split(|byte| *byte == b'/').any(|part| matches!(part, b"dev" | b"proc" | b"sys" | b".."))
 }
 
 /// Opens what a walk finds, or creates it there.
@@ -102,6 +127,48 @@ pub(crate) fn walk_and_open(directory: i32, path: &[u8], flags: u64, mode: u64) 
     });
     // A directory so deep that it has no path is not the root, so above it is nothing of the host's.
     if opened == ENAMETOOLONG && path == b".." { kernel::openat(directory, c"..".as_ptr().cast(), flags, mode) } else { opened }
+}
+
+/// Opens a program to read it, and writes where on the host it is. Of what is the host's it writes nothing and opens only the
+/// name.
+///
+/// Nothing of /proc is touched for it, as the kernel would make entries there for each process that does.
+pub(crate) fn open_program(directory: i32, path: *const u8, real: &mut Text<'_>) -> Answer {
+    // What is no program is told from one afterwards, and must not keep us waiting.
+    const FLAGS: u64 = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+    // SAFETY: the program's path.
+    let bytes = unsafe { text::bytes(path) };
+    if let Err(errno) = may_search(directory, bytes) {
+        return errno;
+    }
+    if let [b'/', rest @ ..] = bytes
+        && !(is_passed(bytes) && state().passes())
+        && !leads_through_links(bytes)
+        && rest.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
+    {
+        let found = kernel::openat2(ROOT_DESCRIPTOR, path, FLAGS, 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
+        if found >= 0 {
+            real.put(state().root.as_bytes()).put(bytes);
+            return found;
+        }
+        if found == ENOENT && !names_hosts(bytes) {
+            return ENOENT;
+        }
+    }
+    if bytes.is_empty() {
+        return ENOENT;
+    }
+    let opened = with_walk(directory, bytes, true, |found, is_passed| {
+        // SAFETY: the walk ends its path with zero.
+        let found_bytes = unsafe { text::bytes(found) };
+        if is_passed {
+            return open_passed(found, found_bytes, O_PATH | O_CLOEXEC, 0);
+        }
+        real.put(found_bytes);
+        kernel::openat(AT_FDCWD, found, FLAGS | O_NOFOLLOW, 0)
+    });
+    // So deep that only the kernel can walk there.
+    if opened == ENAMETOOLONG { open_judged(directory, path, bytes, O_PATH | O_CLOEXEC) } else { opened }
 }
 
 /// Opens what is there, as a name only: for a look, or for a change by its descriptor's name.
@@ -280,16 +347,6 @@ pub(crate) fn is_passed(path: &[u8]) -> bool {
 /// Whether a path has a part `..`.
 fn has_dots(path: &[u8]) -> bool {
     path.split(|byte| *byte == b'/').any(|part| part == b"..")
-}
-
-/// Whether there is a link on the way to what does not exist: it may lead to what is the host's.
-fn has_links(path: *const u8) -> bool {
-    let resolve = RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS;
-    let found = kernel::openat2(ROOT_DESCRIPTOR, path, O_PATH | O_CLOEXEC, 0, resolve);
-    if found >= 0 {
-        kernel::close(found as i32);
-    }
-    found != ENOENT
 }
 
 /// Walks along a path and hands over where it leads on the host, and whether that is the host's.

@@ -327,7 +327,7 @@ fn give_up_rights() {
 
 /// Becomes the command: root, filter, identity, directory, program.
 fn become_command(launch: &Launch) -> ! {
-    // Below that of the root: many hosts let a process have 1024 descriptors.
+    // Below that of the root, above which everything is closed.
     let control = call(n::FCNTL, [CONTROL as u64, 1030, ROOT_DESCRIPTOR as u64 - 1, 0, 0, 0]);
     let fail = |stage: Stage, errno: Answer| -> ! {
         kernel::write(control as i32, &launch::report(stage, (-errno) as i32));

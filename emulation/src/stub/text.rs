@@ -1,5 +1,7 @@
 //! Texts that end with zero, and small ones put together without memory of one's own.
 
+use super::kernel::{self, AT_FDCWD, Answer};
+
 /// Length of a text.
 ///
 /// # Safety
@@ -52,6 +54,20 @@ impl<'a> Text<'a> {
         let mut digits = [0; 20];
         let count = crate::record::decimal(&mut digits, number);
         self.put(&digits[..count])
+    }
+
+    /// Appends what a link says.
+    pub(crate) fn put_link(&mut self, link: *const u8) -> Result<(), Answer> {
+        let end = self.length;
+        let room = &mut self.buffer[end..];
+        let length = kernel::readlinkat(AT_FDCWD, link, room);
+        if length < 0 {
+            return Err(length);
+        }
+        let length = length as usize;
+        self.fits &= length < room.len();
+        self.cut(end + length.min(self.buffer.len() - 1 - end));
+        Ok(())
     }
 
     /// Shortens it.
