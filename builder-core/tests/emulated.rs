@@ -643,6 +643,36 @@ fn check_owners_and_modes(checks: &mut Checks) {
     fs::write("group/member", "").unwrap();
     fs::create_dir("group/sub").unwrap();
     checks.holds("open", "in a setgid directory", owner("group/member") == (0o644, 0, 77));
+    // Without a right to write, as dpkg and Git make files: what is written changes nothing of that.
+    for (path, mode) in [("/g/no-rights", 0), ("few-rights", 0o444), ("strange-rights", 0o044), ("own-right", 0o400)] {
+        let closed = call(libc::SYS_open, &[text(path), 0o301, mode as usize]);
+        call(libc::SYS_write, &[closed as usize, text("content"), 7]);
+        checks.holds("open", "that gives few rights", owner(path) == (mode, 0, 0));
+        check!(checks: SYS_fchmod "that gives more" [closed, 0o644] => 0;);
+        checks.holds("fchmod", "of what had few rights", owner(path) == (0o644, 0, 0));
+        check!(checks: SYS_fchmod "that takes them" [closed, mode] => 0;);
+        checks.holds("fchmod", "to few rights", owner(path) == (mode, 0, 0));
+        call(libc::SYS_close, &[closed as usize]);
+    }
+    // By a way that the kernel goes alone, and by one with a link.
+    fs::create_dir("plain-way").unwrap();
+    symlink("plain-way", "linked-way").unwrap();
+    for (path, other) in
+        [("/g/plain-way/new", "/g/plain-way/newer"), ("plain-way/new", "plain-way/newer"), ("linked-way/new", "linked-way/newer")]
+    {
+        let made = call(libc::SYS_open, &[text(path), 0o301, 0o640]);
+        checks.holds("open", "makes a file in a directory", made >= 0 && owner(path) == (0o640, 0, 0));
+        call(libc::SYS_close, &[made as usize]);
+        check!(checks:
+            SYS_open "that must make, in a directory" [text(path), 0o301, 0o600] => -libc::EEXIST;
+            SYS_rename "in a directory" [text(path), text(other)] => 0;
+            SYS_rename "of what is not there any more" [text(path), text(other)] => -libc::ENOENT;
+        );
+        let again = call(libc::SYS_open, &[text(other), 0o1101, 0o600]);
+        checks.holds("open", "may make and finds", again >= 0 && owner(other) == (0o640, 0, 0));
+        call(libc::SYS_close, &[again as usize]);
+        fs::remove_file(other).unwrap();
+    }
     checks.holds("mkdir", "in a setgid directory", owner("group/sub") == (0o2755, 0, 77));
 }
 

@@ -14,6 +14,11 @@ pub const ATTRIBUTE_PREFIX: &[u8] = b"user.cofferdam.";
 pub const OWNERS: &str = ".owners";
 /// The mode bit (sticky) that says that there is a record.
 pub const MARK: u32 = 0o1000;
+/// The mode bit (setgid) that says, of a file that nobody may execute, that its owner has no right to write to it, and to read
+/// it only where somebody else has, too: so dpkg makes each file (0000), and Git each object (0444), and a record for each would
+/// cost more than the file. Without a right to execute it means nothing to the kernel, which keeps it when the file is written
+/// to.
+const CLOSED: u32 = 0o2000;
 
 /// The type bits of a mode.
 pub const TYPE: u32 = 0o170_000;
@@ -69,14 +74,38 @@ impl Record {
             && self.gid == 0
             && (kind == DIRECTORY || kind == REGULAR)
             && self.mode & 0o7000 == 0
-            && self.mode & needed == needed
+            && (self.mode & needed == needed || self.is_closed())
+    }
+
+    fn is_closed(self) -> bool {
+        self.mode & (TYPE | 0o111) == REGULAR && self.mode & 0o700 == owner_of_closed(self.mode)
     }
 
     /// The mode that the file gets on disk.
     pub fn real_mode(self) -> u32 {
-        let mark = if self.is_plain() { 0 } else { MARK };
+        let mark = match (self.is_plain(), self.is_closed()) {
+            (false, _) => MARK,
+            (true, true) => CLOSED,
+            (true, false) => 0,
+        };
         self.mode & 0o777 | usable(self.mode & TYPE) | mark
     }
+}
+
+/// The mode on disk of a file that root makes with these permissions.
+pub fn made_mode(permissions: u32) -> u32 {
+    Record { uid: 0, gid: 0, mode: REGULAR | permissions & 0o777, device: 0 }.real_mode()
+}
+
+/// The permissions that a type and mode on disk stand for, where there is no record.
+pub fn plain_mode(real: u32) -> u32 {
+    let is_closed = real & (TYPE | CLOSED | 0o111) == REGULAR | CLOSED;
+    if is_closed { real & 0o077 | owner_of_closed(real) } else { real & 0o777 }
+}
+
+/// The rights of the owner of a closed file, by those of the others.
+fn owner_of_closed(mode: u32) -> u32 {
+    if mode & 0o044 == 0 { 0 } else { 0o400 }
 }
 
 /// What the builder needs of a file whoever owns it in the image.
@@ -149,7 +178,13 @@ mod tests {
     fn only_what_the_disk_cannot_say_is_recorded() {
         for (uid, mode, plain, real) in [
             (0, REGULAR | 0o644, true, 0o644),
-            (0, REGULAR | 0o444, false, MARK | 0o644),
+            (0, REGULAR | 0o444, true, CLOSED | 0o644),
+            (0, REGULAR, true, CLOSED | 0o600),
+            (0, REGULAR | 0o022, true, CLOSED | 0o622),
+            (0, REGULAR | 0o400, false, MARK | 0o600),
+            (0, REGULAR | 0o044, false, MARK | 0o644),
+            (0, REGULAR | 0o555, false, MARK | 0o755),
+            (33, REGULAR | 0o444, false, MARK | 0o644),
             (0, REGULAR | 0o4755, false, MARK | 0o755),
             (33, REGULAR | 0o640, false, MARK | 0o640),
             (0, DIRECTORY | 0o755, true, 0o755),
@@ -159,6 +194,9 @@ mod tests {
         ] {
             let record = Record { uid, gid: 0, mode, device: 0 };
             assert_eq!((record.is_plain(), record.real_mode()), (plain, real), "{uid} {mode:o}");
+            if plain {
+                assert_eq!(plain_mode(mode & TYPE | real), mode & 0o777, "{mode:o}");
+            }
         }
     }
 

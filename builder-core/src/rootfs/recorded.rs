@@ -46,7 +46,9 @@ impl Recorded {
                 let is_marked = u32::from(stat.mode) & record::MARK != 0;
                 let bytes = if is_marked { directory.attribute(path, ATTRIBUTE)? } else { None };
                 let Some(record) = bytes.as_deref().and_then(Record::parse).filter(|record| fits(record, stat.kind)) else {
-                    (seen.uid, seen.gid, seen.mode) = (0, 0, stat.mode & 0o777);
+                    let kind = if stat.kind == StatKind::File { REGULAR } else { DIRECTORY };
+                    (seen.uid, seen.gid) = (0, 0);
+                    seen.mode = permissions(record::plain_mode(kind | u32::from(stat.mode)));
                     return Ok(seen);
                 };
                 (seen.uid, seen.gid, seen.mode) = (record.uid, record.gid, permissions(record.mode));
@@ -214,6 +216,36 @@ mod tests {
             recorded.set(&root, &path, &wanted).unwrap();
             let seen = recorded.seen(&root, &path, &root.stat(&path).unwrap().unwrap()).unwrap();
             assert_eq!(Recorded::entry(&root, &path, &seen, SourceId(0)).unwrap(), Some(wanted), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_nobody_may_write_to_or_execute_needs_no_record() {
+        let directory = tempfile::tempdir().unwrap();
+        let (recorded, root) =
+            (Recorded::open(&directory.path().join("r")).unwrap(), ConfinedDir::open(directory.path()).unwrap());
+        let modes = [
+            (0, false),
+            (0o444, false),
+            (0o440, false),
+            (0o044, true),
+            (0o001, true),
+            (0o400, true),
+            (0o555, true),
+            (0o755, false),
+        ];
+        for (mode, has_record) in modes {
+            let path = TreePath::clamp(format!("file{mode:o}"));
+            drop(root.create_file(&path, 0o600).unwrap());
+            let content = crate::tree::Content::Inline(Vec::new().into());
+            let file = crate::tree::File { size_bytes: 0, digest: None, content };
+            let entry =
+                Entry { node: Node::File(file), mode, uid: 0, gid: 0, mtime: Timestamp::from_seconds(7), capability: None };
+            recorded.set(&root, &path, &entry).unwrap();
+            let stat = root.stat(&path).unwrap().unwrap();
+            assert_eq!(stat.mode & 0o600, 0o600, "the builder can use it");
+            assert_eq!(recorded.seen(&root, &path, &stat).unwrap().mode, mode, "{mode:o}");
+            assert_eq!(root.attribute(&path, ATTRIBUTE).unwrap().is_some(), has_record, "{mode:o}");
         }
     }
 

@@ -88,8 +88,7 @@ impl Seen {
 }
 
 /// As [`seen`], where nothing of the directory matters: root removes what is in the root.
-fn seen_to_take(directory: i32, path: *const u8) -> Result<Seen, Answer> {
-    let place = place(directory, path)?;
+fn seen_to_take(place: Place) -> Result<Seen, Answer> {
     let who = &state().credentials;
     if place.is_inside && who.may(Capability::OverrideModes) && who.may(Capability::OwnAll) {
         return Ok(Seen { place, above: Stat::empty() });
@@ -109,7 +108,10 @@ fn seen(directory: i32, path: *const u8) -> Result<Seen, Answer> {
 
 /// A place where a name is made: what is the host's stays as it is, whoever the builder is.
 fn place_to_make(directory: i32, path: *const u8) -> Result<Seen, Answer> {
-    let seen = seen(directory, path)?;
+    allowed_to_make(seen(directory, path)?)
+}
+
+fn allowed_to_make(seen: Seen) -> Result<Seen, Answer> {
     let refused = if seen.is_hosts() {
         EPERM
     } else if seen.allows_change() {
@@ -122,7 +124,10 @@ fn place_to_make(directory: i32, path: *const u8) -> Result<Seen, Answer> {
 
 /// A place where a name is taken away.
 fn place_to_take(directory: i32, path: *const u8) -> Result<Seen, Answer> {
-    let seen = seen_to_take(directory, path)?;
+    allowed_to_take(seen_to_take(place(directory, path)?)?)
+}
+
+fn allowed_to_take(seen: Seen) -> Result<Seen, Answer> {
     if seen.is_hosts() {
         return Err(if seen.is_there() { EPERM } else { ENOENT });
     }
@@ -224,9 +229,9 @@ fn make_nameless(directory: i32, path: *const u8, flags: u64, mode: u64) -> Resu
     if real.uid == setting().real_uid && !permits(&record, 3) {
         return Err(EACCES);
     }
-    let made = kernel::openat(held.0, c".".as_ptr().cast(), flags, mode & 0o777 | 0o600);
+    let mode = (mode as u32) & 0o7777 & !state().umask;
+    let made = kernel::openat(held.0, c".".as_ptr().cast(), flags, record::made_mode(mode).into());
     if made >= 0 {
-        let mode = (mode as u32) & 0o7777 & !state().umask;
         created(Object::Descriptor(made as i32), Some((above, &real)), REGULAR, mode, 0);
         return Ok(kernel::lowest(made, core::mem::replace(&mut held.0, -1), flags));
     }
@@ -234,6 +239,9 @@ fn make_nameless(directory: i32, path: *const u8, flags: u64, mode: u64) -> Resu
 }
 
 fn create(directory: i32, path: *const u8, flags: u64, mode: u64) -> Result<Answer, Answer> {
+    if let Some(made) = create_plainly(directory, path, flags, mode) {
+        return Ok(made);
+    }
     let mut seen = seen(directory, path)?;
     let opened = create_at(&seen, directory, path, flags, mode)?;
     Ok(match seen.place.give_up() {
@@ -246,9 +254,36 @@ fn create(directory: i32, path: *const u8, flags: u64, mode: u64) -> Result<Answ
     })
 }
 
-fn create_at(seen: &Seen, directory: i32, path: *const u8, flags: u64, mode: u64) -> Result<Answer, Answer> {
-    let real_mode = mode & 0o777 | 0o600;
+/// Creates a file of root's in a directory of the root to which no link leads: with two calls, where the general way needs five.
+/// `None` if it is not that simple, and nothing was made.
+fn create_plainly(directory: i32, path: *const u8, flags: u64, mode: u64) -> Option<Answer> {
+    if !state().credentials.may(Capability::OverrideModes) {
+        return None;
+    }
+    let walk = path::plain_walk(directory, unsafe_bytes(path))?;
+    let parent = Object::At(walk.start, walk.parent.as_ptr());
+    let mut above = Stat::empty();
+    // Should a link lead to this, then nothing is made either.
+    if parent.stat(&mut above) != 0 || above.mode & TYPE != DIRECTORY || is_outside(above.device) {
+        return None;
+    }
     let recorded_mode = (mode as u32) & 0o7777 & !state().umask;
+    let made = walk.open(path, flags | O_EXCL | O_NOFOLLOW, record::made_mode(recorded_mode).into());
+    if made >= 0 {
+        created(Object::Descriptor(made as i32), Some((parent, &above)), REGULAR, recorded_mode, 0);
+        return Some(made);
+    }
+    match made {
+        EEXIST if flags & O_EXCL != 0 => Some(made),
+        // A link may be there that leads to nothing yet.
+        EEXIST => Some(open(directory, path, flags & !O_CREAT, 0)).filter(|found| *found != ENOENT),
+        _ => None,
+    }
+}
+
+fn create_at(seen: &Seen, directory: i32, path: *const u8, flags: u64, mode: u64) -> Result<Answer, Answer> {
+    let recorded_mode = (mode as u32) & 0o7777 & !state().umask;
+    let real_mode = record::made_mode(recorded_mode).into();
     let refused = if seen.is_hosts() {
         Some(EPERM)
     } else if seen.allows_change() {
@@ -329,10 +364,11 @@ pub(crate) fn open_how(directory: i32, path: *const u8, how: *const u64, length:
         }
         resolve |= if absolute { RESOLVE_IN_ROOT } else { RESOLVE_BENEATH };
     }
-    let own_mode = mode & 0o777 | 0o600;
+    let wanted_mode = (mode as u32) & 0o7777 & !state().umask;
+    let own_mode = record::made_mode(wanted_mode).into();
     let made = if flags & O_CREAT != 0 { kernel::openat2(directory, path, flags | O_EXCL, own_mode, resolve) } else { EEXIST };
     if made >= 0 {
-        created(Object::Descriptor(made as i32), None, REGULAR, (mode as u32) & 0o7777 & !state().umask, 0);
+        created(Object::Descriptor(made as i32), None, REGULAR, wanted_mode, 0);
         return made;
     }
     if made != EEXIST || flags & (O_CREAT | O_EXCL) == O_CREAT | O_EXCL {
@@ -550,13 +586,16 @@ pub(crate) fn make_node(directory: i32, path: *const u8, mode: u64, device: u64)
             return Err(EPERM);
         }
         let place = place_to_make(directory, path)?;
-        let real = if is_device { REGULAR } else { kind };
-        let real_mode = u64::from(real | mode & 0o777 | 0o600);
-        let made = call(n::MKNODAT, [place.directory as u64, place.name as u64, real_mode, 0, 0, 0]);
+        let wanted_mode = mode & 0o7777 & !state().umask;
+        let real_mode = match kind {
+            REGULAR | CHARACTER | BLOCK => REGULAR | record::made_mode(wanted_mode),
+            _ => kind | mode & 0o777 | 0o600,
+        };
+        let made = call(n::MKNODAT, [place.directory as u64, place.name as u64, real_mode.into(), 0, 0, 0]);
         if made == 0 {
             let object = Object::At(place.directory, place.name);
             let device = if is_device { device as u32 } else { 0 };
-            created(object, Some(place.parent()), kind, mode & 0o7777 & !state().umask, device);
+            created(object, Some(place.parent()), kind, wanted_mode, device);
         }
         Ok(made)
     })
@@ -608,10 +647,15 @@ pub(crate) fn rename(from: i32, path: *const u8, to: i32, new: *const u8, flags:
             return Err(EINVAL);
         }
         let old = place_to_take(from, path)?;
+        // Most of what is renamed stays in its directory.
+        let place_of_new = || match path::beside(&old, (from, path), (to, new)) {
+            Some(place) => Ok(place),
+            None => place(to, new),
+        };
         let is_ours = |errno| if errno == EEXIST { EPERM } else { errno };
         // What stands there goes as if it were removed.
-        let new = match place_to_take(to, new) {
-            Err(ENOENT) => place_to_make(to, new).map_err(is_ours)?,
+        let new = match allowed_to_take(seen_to_take(place_of_new()?)?) {
+            Err(ENOENT) => allowed_to_make(look_above(place_of_new()?)?).map_err(is_ours)?,
             other => other?,
         };
         path::forget_passed();

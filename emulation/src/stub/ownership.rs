@@ -166,7 +166,7 @@ pub(crate) fn record_of(object: Object, real: &Stat) -> Record {
         {
             return record;
         }
-        return Record { uid: 0, gid: 0, mode: mode & !0o7000, device: 0 };
+        return Record { uid: 0, gid: 0, mode: mode & TYPE | record::plain_mode(mode), device: 0 };
     }
     let (uid, gid) = object.side_owner();
     Record { uid, gid, mode, device }

@@ -229,6 +229,68 @@ pub(crate) fn place(directory: i32, path: *const u8) -> Result<Place, Answer> {
     if found < 0 { Err(found) } else { Ok(Place { directory: found as i32, name, owned: true, is_inside: false }) }
 }
 
+/// The place of `new`, if that is in the directory of `old`, whose paths begin with the same text.
+pub(crate) fn beside(old: &Place, (from, path): (i32, *const u8), (to, new): (i32, *const u8)) -> Option<Place> {
+    if new.is_null() {
+        return None;
+    }
+    // SAFETY: the program's paths.
+    let (path, new_bytes) = unsafe { (text::bytes(path), text::bytes(new)) };
+    let slash = |bytes: &[u8]| bytes.iter().rposition(|byte| *byte == b'/').filter(|slash| slash + 1 < bytes.len());
+    let (end, new_end) = (slash(path)?, slash(new_bytes)?);
+    let is_same = (from == to || path[0] == b'/') && path[..end] == new_bytes[..new_end] && old.owned;
+    is_same.then(|| Place {
+        directory: old.directory,
+        name: new.wrapping_add(new_end + 1),
+        owned: false,
+        is_inside: old.is_inside,
+    })
+}
+
+/// A way to a name in some directory that the kernel can go alone, if there are no links.
+pub(crate) struct PlainWalk {
+    /// Where it starts.
+    pub(crate) start: i32,
+    /// The directory, from there.
+    pub(crate) parent: PathBuffer,
+    confined: u64,
+}
+
+/// A short path that ends with zero.
+pub(crate) struct PathBuffer([u8; 256]);
+
+impl PathBuffer {
+    pub(crate) fn as_ptr(&self) -> *const u8 {
+        self.0.as_ptr()
+    }
+}
+
+/// Such a way, if this path looks like one. Where it starts is not looked at.
+pub(crate) fn plain_walk(directory: i32, path: &[u8]) -> Option<PlainWalk> {
+    let end = path.iter().rposition(|byte| *byte == b'/')?;
+    let is_absolute = path[0] == b'/';
+    let parent = if is_absolute { path.get(1..end)? } else { &path[..end] };
+    if parent.is_empty()
+        || end + 1 == path.len()
+        || has_dots(path)
+        || is_absolute && (is_passed(path) || leads_through_links(path))
+    {
+        return None;
+    }
+    let mut buffer = [0; 256];
+    // What is left of it are zeros.
+    buffer.get_mut(..parent.len() + 1)?[..parent.len()].copy_from_slice(parent);
+    let (start, confined) = if is_absolute { (ROOT_DESCRIPTOR, RESOLVE_IN_ROOT) } else { (directory, RESOLVE_BENEATH) };
+    Some(PlainWalk { start, parent: PathBuffer(buffer), confined })
+}
+
+impl PlainWalk {
+    /// Opens `path`, which this way is about, or says `ELOOP` if there is a link on it.
+    pub(crate) fn open(&self, path: *const u8, flags: u64, mode: u64) -> Answer {
+        kernel::openat2(self.start, path, flags, mode, self.confined | RESOLVE_NO_SYMLINKS)
+    }
+}
+
 /// Whether the program may pass the directories on the way to the last part of a path; `EACCES` if not. Only others than root
 /// have to ask, and the directory that they asked about last is remembered. Where the last part is a link, the way behind it is
 /// not looked at.

@@ -103,15 +103,14 @@ pub(crate) const DETOUR_LENGTH: usize = 32;
 
 /// Where the jump would stand, if the call before `place` is made as nearly every one is: `mov eax, number; syscall`.
 pub(crate) fn before_call(place: u64, number: i64) -> Option<u64> {
-    const LENGTH: u64 = (JUMP_LENGTH + CALL_LENGTH) as u64;
-    let start = place.wrapping_sub(LENGTH);
-    // One byte more is looked at: with a prefix it is another instruction.
-    if (start - 1) / 4096 != (place - 1) / 4096 {
+    const LENGTH: usize = JUMP_LENGTH + CALL_LENGTH;
+    let start = place.wrapping_sub(LENGTH as u64);
+    // One byte more is looked at: with a prefix it is another instruction. It may be on a page before that of the call.
+    let mut bytes = [0; LENGTH + 1];
+    if !super::memory::read(start - 1, &mut bytes) {
         return None;
     }
-    // SAFETY: on the page of the call that was just made.
-    let bytes = unsafe { core::slice::from_raw_parts((start - 1) as *const u8, LENGTH as usize + 1) };
-    let [prefix, 0xb8, a, b, c, d, 0x0f, 0x05] = *bytes else { return None };
+    let [prefix, 0xb8, a, b, c, d, 0x0f, 0x05] = bytes else { return None };
     (prefix & 0xf0 != 0x40 && i64::from(u32::from_le_bytes([a, b, c, d])) == number).then_some(start)
 }
 
