@@ -29,7 +29,7 @@ const IO: [&str; 19] = [
     "rustix",
     "libc::",
     "tokio",
-    "reqwest",
+    "hyper",
     "tempfile",
     "crossbeam",
 ];

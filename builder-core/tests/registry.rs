@@ -739,6 +739,68 @@ async fn a_proxy_is_asked_as_the_caller_says() {
     assert_eq!(proxy.heads().len(), heads.len());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn tls_is_spoken_through_a_proxy() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = Registry::start_with(RegistryOptions { tls: true, ..RegistryOptions::default() });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = listener.local_addr().unwrap();
+    let (heads, to) = (Arc::new(Mutex::new(Vec::new())), registry.address().to_owned());
+    let seen = heads.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, seen, to) = (client.unwrap(), seen.clone(), to.clone());
+            std::thread::spawn(move || {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    let mut byte = [0];
+                    client.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                seen.lock().unwrap().push(String::from_utf8(head).unwrap());
+                client.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").unwrap();
+                let server = std::net::TcpStream::connect(to).unwrap();
+                for (mut from, mut to) in [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)] {
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut to);
+                        let _ = to.shutdown(std::net::Shutdown::Write);
+                    });
+                }
+            });
+        }
+    });
+    let proxies = http::Proxies { https: Some(format!("user:hunter2@{proxy}")), ..http::Proxies::default() };
+    let http = http::Client::new(http::Options { proxies, ..http::Options::default() }).unwrap();
+    let options = Options { skip_tls_verify: Hosts::All, ..Options::default() };
+    let client = Client::new(http, options, Arc::new(Anonymous)).unwrap();
+    let to: Reference = "registry.invalid/a:b".parse().unwrap();
+    let digest = push_image(&client, &to, &noise(100_000)).await.unwrap();
+    assert_eq!(registry.digest("a:b"), digest.to_string());
+    for head in heads.lock().unwrap().iter() {
+        assert!(head.starts_with("CONNECT registry.invalid:443 HTTP/1.1\r\n"), "{head}");
+        assert!(head.to_lowercase().contains("proxy-authorization: basic "), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_and_a_password_in_an_address_are_used_and_an_authorization_counts_more() {
+    let server = Scripted::start(|_| answer("200 OK", "", b""));
+    let address = format!("http://us%65r:p%40ss@{}/path?query#fragment", server.address());
+    let request = http::Request::new(http::Method::GET, http::Url::parse(&address).unwrap());
+    let own = request.clone().with_header(http::header::AUTHORIZATION, http::header::HeaderValue::from_static("Bearer own"));
+    for request in [&request, &own] {
+        http_client().send(request).await.unwrap();
+    }
+    let heads = server.heads();
+    assert!(heads[0].starts_with("GET /path?query HTTP/1.1\r\n"), "{heads:?}");
+    assert!(heads[0].to_lowercase().contains(&format!("host: {}\r\n", server.address())), "{heads:?}");
+    // user:p@ss
+    assert!(authorization(&heads[0]).unwrap().ends_with("Basic dXNlcjpwQHNz"), "{heads:?}");
+    assert!(authorization(&heads[1]).unwrap().ends_with("Bearer own"), "{heads:?}");
+}
+
 #[tokio::test]
 async fn redirects_end() {
     let registry = Scripted::start(|_| answer("307 Temporary Redirect", "Location: /v2/again\r\n", b""));
@@ -886,6 +948,79 @@ async fn an_upload_ends_with_what_it_is_of_and_where_pieces_are_not_taken() {
     registry.put_blob("a", &blob_of(&bytes).digest.to_string(), bytes.clone());
     let grown = push_while_written(&registry, bytes, true).await;
     assert!(matches!(grown, Grown::WasThere | Grown::Uploaded), "{grown:?}");
+}
+
+// ---- connections ----
+
+/// How many connections of this machine to a port of it are open, as seen by the side that made them.
+fn open_to(address: &str) -> usize {
+    let port: u16 = address.rsplit(':').next().unwrap().parse().unwrap();
+    let table = std::fs::read_to_string("/proc/self/net/tcp").unwrap();
+    let is_open = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // ESTABLISHED, SYN_SENT, and CLOSE_WAIT: the other side is done, and ours is not.
+        fields[2].ends_with(&format!(":{port:04X}")) && matches!(fields[3], "01" | "02" | "08")
+    };
+    table.lines().skip(1).filter(is_open).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_connections_are_open_than_allowed_whatever_becomes_of_the_answers() {
+    // It keeps connections open, as far as the answer says so, and counts them whenever a request comes.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let most = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let (counted, counted_at) = (most.clone(), address.clone());
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (mut connection, counted, address) = (connection.unwrap(), counted.clone(), counted_at.clone());
+            counted.fetch_max(open_to(&address), std::sync::atomic::Ordering::SeqCst);
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(connection.try_clone().unwrap());
+                let mut served = 0;
+                loop {
+                    let mut head = String::new();
+                    while !head.ends_with("\r\n\r\n") {
+                        if !matches!(reader.read_line(&mut head), Ok(1..)) {
+                            return;
+                        }
+                    }
+                    counted.fetch_max(open_to(&address), std::sync::atomic::Ordering::SeqCst);
+                    served += 1;
+                    let body = vec![b'x'; if head.contains("/long") { 3_000_000 } else { 10 }];
+                    let closing = if served == 5 { "Connection: close\r\n" } else { "" };
+                    let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n{closing}\r\n", body.len());
+                    if connection.write_all(&[head.as_bytes(), &body].concat()).is_err() || served == 5 {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let options = http::Options { connections_per_host: 3, ..http::Options::default() };
+    let usual = http::Client::new(options).unwrap();
+    // The same host for others, who trust otherwise and so share no connection.
+    let trusting = BTreeMap::from([(address.clone(), http::Trust::default())]);
+    let other = usual.clone().trusting(None, trusting).unwrap();
+    let work = (0..300_usize).map(|number| {
+        let client = if number % 4 == 0 { other.clone() } else { usual.clone() };
+        let path = if number % 3 == 0 { "long" } else { "short" };
+        let mut request = http::Request::new(http::Method::GET, http::Url::parse(&format!("http://{address}/{path}")).unwrap());
+        request.lane = if number % 2 == 0 { http::Lane::Download } else { http::Lane::Brief };
+        tokio::spawn(async move {
+            let mut answer = client.send(&request).await.unwrap();
+            match number % 5 {
+                0 => drop(answer),
+                1 => drop(answer.chunk().await.unwrap()),
+                _ => drop(answer.bytes(4 << 20).await.unwrap()),
+            }
+        })
+    });
+    let work = futures_util::future::join_all(work.collect::<Vec<_>>());
+    for outcome in tokio::time::timeout(Duration::from_mins(1), work).await.expect("nobody waits for ever") {
+        outcome.unwrap();
+    }
+    assert_eq!(most.load(std::sync::atomic::Ordering::SeqCst), 3);
 }
 
 #[tokio::test]

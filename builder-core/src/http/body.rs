@@ -1,12 +1,22 @@
 //! Bodies: what is sent (replayable, streamed from a blocking reader) and what comes back (counted, timed).
 
-use super::{HttpError, Place, StatusCode, Url, error, retry};
+use super::{HttpError, Seat, StatusCode, Url, error, places::Line, retry};
 use bytes::{Bytes, BytesMut};
-use reqwest::header::HeaderMap;
+use hyper::{
+    HeaderMap,
+    body::{Body as _, Frame, Incoming, SizeHint},
+    http::response::Parts,
+};
 use std::{
     fmt,
+    future::poll_fn,
     io::{self, Read},
-    sync::{Arc, Mutex, PoisonError},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, ready},
     time::{Duration, Instant, SystemTime},
 };
 use tokio::sync::mpsc;
@@ -51,10 +61,11 @@ impl Body {
 const CHUNK_BYTES: usize = 128 << 10;
 const CHUNKS_AHEAD: usize = 4;
 
-/// What the sender of a body tells the waiting side: when it last got on, and why it could not read.
+/// What the sender of a body tells the waiting side: when it last got on, why it could not read, whether all was taken.
 #[derive(Clone, Debug)]
 pub(super) struct Sending {
     state: Arc<Mutex<State>>,
+    is_whole: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -65,7 +76,8 @@ struct State {
 
 impl Sending {
     pub(super) fn new() -> Self {
-        Self { state: Arc::new(Mutex::new(State { last_progress: Instant::now(), failure: None })) }
+        let state = Arc::new(Mutex::new(State { last_progress: Instant::now(), failure: None }));
+        Self { state, is_whole: Arc::default() }
     }
 
     pub(super) fn idle(&self) -> Duration {
@@ -84,8 +96,24 @@ impl Sending {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).failure = Some(error);
     }
 
-    /// A body that is read on a blocking thread, a few chunks ahead of the network.
-    pub(super) fn stream(&self, size_bytes: u64, open: Opener) -> reqwest::Body {
+    /// Whether the connection has taken all of the body.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole.load(Ordering::Acquire)
+    }
+
+    /// What the connection sends; a stream is read on a blocking thread, a few chunks ahead of the network.
+    pub(super) fn outgoing(&self, body: Body) -> Outgoing {
+        let left = body.size_bytes();
+        self.is_whole.store(left == 0, Ordering::Release);
+        let chunks = match body {
+            Body::Empty => Chunks::One(Bytes::new()),
+            Body::Bytes(bytes) => Chunks::One(bytes),
+            Body::Stream { size_bytes, open } => Chunks::Many(self.stream(size_bytes, open)),
+        };
+        Outgoing { chunks, left, is_whole: self.is_whole.clone() }
+    }
+
+    fn stream(&self, size_bytes: u64, open: Opener) -> mpsc::Receiver<io::Result<Bytes>> {
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(CHUNKS_AHEAD);
         let sending = self.clone();
         tokio::task::spawn_blocking(move || {
@@ -100,9 +128,53 @@ impl Sending {
                 let _ = sender.blocking_send(Err(io::Error::other("the source failed")));
             }
         });
-        reqwest::Body::wrap_stream(futures_util::stream::unfold(receiver, |mut receiver| async move {
-            receiver.recv().await.map(|chunk| (chunk, receiver))
-        }))
+        receiver
+    }
+}
+
+/// A body as the connection takes it.
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    chunks: Chunks,
+    left: u64,
+    is_whole: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+enum Chunks {
+    One(Bytes),
+    Many(mpsc::Receiver<io::Result<Bytes>>),
+}
+
+impl hyper::body::Body for Outgoing {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let this = self.get_mut();
+        if this.left == 0 {
+            return Poll::Ready(None);
+        }
+        let chunk = match &mut this.chunks {
+            Chunks::One(bytes) => std::mem::take(bytes),
+            Chunks::Many(receiver) => match ready!(receiver.poll_recv(context)) {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                // The thread that reads gives all or an error.
+                None => return Poll::Ready(Some(Err(io::Error::other("the source is gone")))),
+            },
+        };
+        this.left = this.left.saturating_sub(chunk.len() as u64);
+        this.is_whole.store(this.left == 0, Ordering::Release);
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.left == 0
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.left)
     }
 }
 
@@ -136,28 +208,57 @@ fn feed(size_bytes: u64, open: &Opener, mut take: impl FnMut(Bytes) -> bool) -> 
 }
 
 /// An answer whose head has come; the body comes as it is asked for. Holds one of the host's places until it is dropped.
+///
+/// One that is dropped before its end costs the connection.
 #[derive(Debug)]
 pub struct Response {
-    pub(super) inner: reqwest::Response,
-    pub(super) url: Url,
-    pub(super) idle_limit: Duration,
-    pub(super) _place: Place,
+    head: Parts,
+    body: Incoming,
+    line: Line,
+    sending: Sending,
+    url: Url,
+    idle_limit: Duration,
 }
 
 impl Response {
+    pub(super) fn new(answer: hyper::Response<Incoming>, line: Line, sending: Sending, url: Url, idle_limit: Duration) -> Self {
+        let (head, body) = answer.into_parts();
+        let mut response = Self { head, body, line, sending, url, idle_limit };
+        response.look_for_the_end(false);
+        response
+    }
+
+    fn look_for_the_end(&mut self, is_end: bool) {
+        self.line.is_clear = (is_end || self.body.is_end_stream()) && self.sending.is_whole();
+    }
+
+    /// The place that it holds, for a request to the same host that follows it ([`super::Request::seat`]).
+    pub fn seat(&self) -> Seat {
+        Seat(self.line.place.clone())
+    }
+
+    /// Reads what is left of a body that nobody wants, so that the connection can be used again, unless it is long.
+    pub(super) async fn drain(mut self, limit_bytes: usize) {
+        let mut left = limit_bytes;
+        while let Ok(Some(bytes)) = self.chunk().await {
+            let Some(less) = left.checked_sub(bytes.len()) else { return };
+            left = less;
+        }
+    }
+
     /// The status.
     pub fn status(&self) -> StatusCode {
-        self.inner.status()
+        self.head.status
     }
 
     /// All headers.
     pub fn headers(&self) -> &HeaderMap {
-        self.inner.headers()
+        &self.head.headers
     }
 
     /// The first header of that name, if it is text.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.inner.headers().get(name)?.to_str().ok()
+        self.head.headers.get(name)?.to_str().ok()
     }
 
     /// How long the server wants us to wait before we ask again, if it says so.
@@ -180,8 +281,27 @@ impl Response {
     /// # Errors
     /// [`HttpError::Broken`] or [`HttpError::Timeout`] if the connection ends before the body does.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
-        match tokio::time::timeout(self.idle_limit, self.inner.chunk()).await {
-            Ok(read) => read.map_err(|error| error::classify(error, &self.url)),
+        let body = &mut self.body;
+        let read = async {
+            loop {
+                match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await {
+                    // Trailers are nothing to us.
+                    Some(Ok(frame)) => {
+                        if let Ok(data) = frame.into_data() {
+                            return Ok(Some(data));
+                        }
+                    }
+                    Some(Err(error)) => return Err(error),
+                    None => return Ok(None),
+                }
+            }
+        };
+        match tokio::time::timeout(self.idle_limit, read).await {
+            Ok(Ok(chunk)) => {
+                self.look_for_the_end(chunk.is_none());
+                Ok(chunk)
+            }
+            Ok(Err(error)) => Err(error::classify(&error, &self.url, error::During::Exchange)),
             Err(_) => Err(HttpError::Timeout { host: error::host_of(&self.url), waited: self.idle_limit }),
         }
     }

@@ -117,16 +117,25 @@ impl fmt::Display for Cause {
 
 impl Error for Cause {}
 
-/// Sorts the client library's error.
-pub(super) fn classify(error: reqwest::Error, url: &Url) -> HttpError {
+/// What failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum During {
+    /// A connection was being made.
+    Connecting,
+    /// A request or its answer was under way.
+    Exchange,
+}
+
+/// Sorts an error of the libraries that speak.
+pub(super) fn classify(error: &(dyn Error + 'static), url: &Url, during: During) -> HttpError {
     let host = host_of(url);
-    // The text of a reqwest error ends with the URL, query string and all.
-    let error = error.without_url();
-    match tls_cause(&error) {
-        Some(cause @ rustls::Error::InvalidCertificate(_)) => HttpError::Untrusted { host, source: Cause(cause.to_string()) },
-        Some(cause) => HttpError::Tls { host, source: Cause(cause.to_string()) },
-        None if error.is_connect() => HttpError::Connect { host, source: Cause(innermost(&error)) },
-        None => HttpError::Broken { host, source: Cause(innermost(&error)) },
+    match (tls_cause(error), during) {
+        (Some(cause @ rustls::Error::InvalidCertificate(_)), _) => {
+            HttpError::Untrusted { host, source: Cause(cause.to_string()) }
+        }
+        (Some(cause), _) => HttpError::Tls { host, source: Cause(cause.to_string()) },
+        (None, During::Connecting) => HttpError::Connect { host, source: Cause(innermost(error)) },
+        (None, During::Exchange) => HttpError::Broken { host, source: Cause(innermost(error)) },
     }
 }
 

@@ -5,20 +5,26 @@
 //! nor query strings. Nothing is read from the environment: proxies and places of certificates are given by the caller.
 
 mod body;
+mod connect;
 mod error;
+mod places;
 mod retry;
 mod secret;
 mod tls;
 
 pub use body::{Body, Opener, Response};
 pub use error::{Cause, HttpError, host_of, redacted};
-pub use reqwest::{Method, StatusCode, Url, header};
+pub use hyper::{Method, StatusCode, header};
 pub use retry::{RetryPolicy, is_transient};
 pub use secret::Secret;
 pub use tls::{CaPaths, ClientCertificate, Trust, Verification};
+pub use url::Url;
 
+use base64::Engine as _;
 use body::Sending;
+use connect::Transport;
 use header::{HeaderMap, HeaderName, HeaderValue};
+use places::{Host, Line, Place};
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
@@ -26,7 +32,6 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How the network is used.
 #[derive(Clone, Debug)]
@@ -49,9 +54,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long a server may take to answer after it has received all of an upload.
     pub commit_timeout: Duration,
-    /// How many connections one host gets at a time. A connection whose answer was just read is not free at once, so there is
-    /// one request less under way, and of those one is no stream ([`Lane`]), so that questions do not wait for long transfers;
-    /// but never less than one.
+    /// How many connections to one host are open at a time, and how many requests under way. One of them is no stream
+    /// ([`Lane`]), so that questions do not wait for long transfers; but at least one may be.
     pub connections_per_host: usize,
 }
 
@@ -95,8 +99,8 @@ impl fmt::Debug for Proxies {
 
 /// What kind of traffic a request is.
 ///
-/// All share the places of a host. Whoever holds an answer or an upload must not need another place of that host to be done
-/// with it.
+/// All share the places of a host. Whoever holds an answer, an upload or a [`Seat`] must not need another place of that host to
+/// be done with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
     /// A question with a short answer.
@@ -136,7 +140,13 @@ pub struct Request {
     /// The `host[:port]` whose [`Trust`] counts where the server's own host has none: a registry's token server and its
     /// object store usually stand behind the same private authority.
     pub trusted_as: Option<String>,
+    /// A place to use where it is one of the host's and no other request uses it.
+    pub seat: Option<Seat>,
 }
+
+/// A place at a host that is kept between requests. The host has it back when all its clones and the answer that uses it are gone.
+#[derive(Clone, Debug)]
+pub struct Seat(Arc<Place>);
 
 impl Request {
     /// A request without body that is sent once if it changes something and again if it only asks.
@@ -151,6 +161,7 @@ impl Request {
             replay,
             most_redirects: 10,
             trusted_as: None,
+            seat: None,
         }
     }
 
@@ -166,34 +177,15 @@ impl Request {
 #[derive(Clone, Debug)]
 pub struct Client {
     options: Arc<Options>,
-    usual: reqwest::Client,
-    /// Clients with a [`Trust`] of their own, by `host[:port]`.
-    particular: Arc<BTreeMap<String, reqwest::Client>>,
-    places: Arc<Mutex<Places>>,
+    user_agent: HeaderValue,
+    usual: Arc<Transport>,
+    /// Those with a [`Trust`] of their own, by `host[:port]`.
+    particular: Arc<BTreeMap<String, Arc<Transport>>>,
+    hosts: Arc<Mutex<HashMap<String, Arc<Host>>>>,
 }
 
-/// Free places by host: of all requests, and of those that stream.
-type Places = HashMap<String, (Arc<Semaphore>, Arc<Semaphore>)>;
-
-/// Places that a request has until its answer is dropped, and a moment longer.
-#[derive(Debug)]
-struct Place(Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)>);
-
-/// The connection of an answer that was read goes back to its pool from a task of its own. Whoever took the place before it is there
-/// would open another one.
-const RETURN_OF_A_CONNECTION: Duration = Duration::from_millis(2);
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let places = self.0.take();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                tokio::time::sleep(RETURN_OF_A_CONNECTION).await;
-                drop(places);
-            });
-        }
-    }
-}
+/// What is read of an answer that nobody wants, for the sake of its connection.
+const UNWANTED_BYTES: usize = 64 << 10;
 
 impl Client {
     /// A client that has not spoken to anybody yet.
@@ -201,14 +193,17 @@ impl Client {
     /// # Errors
     /// If a proxy's address or a certificate cannot be used.
     pub fn new(options: Options) -> Result<Self, HttpError> {
-        let usual = transport(&options, "the usual servers", &options.trust)?;
-        let particular = options.hosts.iter().map(|(host, trust)| Ok((host.clone(), transport(&options, host, trust)?)));
+        let transport = |host: &str, trust| Ok::<_, HttpError>(Arc::new(Transport::new(&options, host, trust)?));
+        let user_agent = HeaderValue::from_str(&options.user_agent)
+            .map_err(|_| HttpError::Setup { source: Cause("the user agent is no text for a header".to_owned()) })?;
+        let usual = transport("the usual servers", &options.trust)?;
+        let particular = options.hosts.iter().map(|(host, trust)| Ok((host.clone(), transport(host, trust)?)));
         let particular = Arc::new(particular.collect::<Result<_, HttpError>>()?);
-        Ok(Self { options: Arc::new(options), usual, particular, places: Arc::default() })
+        Ok(Self { options: Arc::new(options), user_agent, usual, particular, hosts: Arc::default() })
     }
 
     /// A client with the same options except for whom it trusts: `usual` for everybody (if given), `hosts` in addition to
-    /// those known already.
+    /// those known already. Both share the places of a host, and no connection.
     ///
     /// # Errors
     /// If a certificate cannot be used.
@@ -219,7 +214,7 @@ impl Client {
         let mut options = Options::clone(&self.options);
         options.trust = usual.unwrap_or(options.trust);
         options.hosts.extend(hosts);
-        Self::new(options)
+        Ok(Self { hosts: self.hosts, ..Self::new(options)? })
     }
 
     /// How the network is used.
@@ -244,7 +239,9 @@ impl Client {
             match self.options.retry.wait(attempts, retry_after, jitter()) {
                 Some(wait) if request.replay == Replay::Allowed => {
                     // The place is free while we wait.
-                    drop(outcome);
+                    if let Ok(response) = outcome {
+                        response.drain(UNWANTED_BYTES).await;
+                    }
                     tokio::time::sleep(wait).await;
                 }
                 _ => return outcome,
@@ -272,7 +269,8 @@ impl Client {
         let mut headers = request.headers.clone();
         let mut followed = 0;
         loop {
-            let response = self.exchange(request, &url, headers.clone()).await?;
+            // Boxed, so that whoever waits for an answer does not hold all that a connection takes to be made.
+            let response = Box::pin(self.exchange(request, &url, headers.clone())).await?;
             let Some(location) = redirect(&request.method, &response) else { return Ok(response) };
             if request.most_redirects == 0 {
                 return Ok(response);
@@ -290,6 +288,7 @@ impl Client {
                 headers.remove(header::AUTHORIZATION);
                 headers.remove(header::COOKIE);
             }
+            response.drain(UNWANTED_BYTES).await;
             url = next;
         }
     }
@@ -298,57 +297,107 @@ impl Client {
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
             return Err(HttpError::Address { url: redacted(url) });
         }
-        let place = self.place(url, request.lane).await;
+        let transport = self.transport_for(url, request);
+        let route = transport.route(url)?;
+        let mut line = Line::new(self.place(url, request).await, transport.clone(), url);
         let sending = Sending::new();
-        let mut outgoing = self.transport_for(url, request).request(request.method.clone(), url.clone()).headers(headers);
-        outgoing = match request.body.clone() {
-            // Registries behind some proxies insist on a length where a body could be.
-            Body::Empty if matches!(request.method, Method::POST | Method::PUT) => outgoing.header(header::CONTENT_LENGTH, 0),
-            Body::Empty => outgoing,
-            Body::Bytes(bytes) => outgoing.body(bytes),
-            Body::Stream { size_bytes, open } => {
-                outgoing.header(header::CONTENT_LENGTH, size_bytes).body(sending.stream(size_bytes, open))
-            }
-        };
+        let mut outgoing = self.message(request, url, &route, headers, &sending)?;
         let patience = if request.body.size_bytes() > 0 { self.options.commit_timeout } else { self.options.idle_timeout };
-        let answer = outgoing.send();
-        tokio::pin!(answer);
         let inner = loop {
-            let left = patience.saturating_sub(sending.idle());
-            match tokio::time::timeout(left, &mut answer).await {
-                Ok(Ok(inner)) => break inner,
-                Ok(Err(error)) => {
-                    return Err(match sending.take_failure() {
-                        Some(source) => HttpError::Source { host: host_of(url), source },
-                        None => error::classify(error, url),
-                    });
+            let connection = line.connection(&route, url).await?;
+            let answer = connection.sender.try_send_request(outgoing);
+            tokio::pin!(answer);
+            let outcome = loop {
+                let left = patience.saturating_sub(sending.idle());
+                match tokio::time::timeout(left, &mut answer).await {
+                    Ok(outcome) => break outcome,
+                    Err(_) if sending.idle() >= patience => {
+                        return Err(HttpError::Timeout { host: host_of(url), waited: patience });
+                    }
+                    Err(_) => {}
                 }
-                Err(_) if sending.idle() >= patience => {
-                    return Err(HttpError::Timeout { host: host_of(url), waited: patience });
-                }
-                Err(_) => {}
+            };
+            match outcome {
+                Ok(inner) => break inner,
+                Err(mut failure) => match (sending.take_failure(), failure.take_message()) {
+                    (Some(source), _) => return Err(HttpError::Source { host: host_of(url), source }),
+                    // The server closed a connection that had waited, and has seen nothing of the request.
+                    (None, Some(unsent)) if line.is_old => outgoing = unsent,
+                    (None, _) => return Err(error::classify(failure.error(), url, error::During::Exchange)),
+                },
             }
         };
-        Ok(Response { inner, url: url.clone(), idle_limit: self.options.idle_timeout, _place: place })
+        Ok(Response::new(inner, line, sending, url.clone(), self.options.idle_timeout))
     }
 
-    /// Waits for a place at the host of `url`.
-    async fn place(&self, url: &Url, lane: Lane) -> Place {
-        let (any, streaming) = {
-            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-            let free = |in_use: usize| Arc::new(Semaphore::new(self.options.connections_per_host.saturating_sub(in_use).max(1)));
-            places.entry(host_of(url)).or_insert_with(|| (free(1), free(2))).clone()
-        };
-        let take = async |places: Arc<Semaphore>| places.acquire_owned().await.expect("the semaphore is never closed");
-        let streaming = if lane == Lane::Brief { None } else { Some(take(streaming).await) };
-        Place(Some((streaming, take(any).await)))
+    /// The request as it is said to the server or the proxy.
+    fn message(
+        &self,
+        request: &Request,
+        url: &Url,
+        route: &connect::Route,
+        mut headers: HeaderMap,
+        sending: &Sending,
+    ) -> Result<hyper::Request<body::Outgoing>, HttpError> {
+        let address = || HttpError::Address { url: redacted(url) };
+        let (target, host, proxy_pass) = route.addressed().ok_or_else(address)?;
+        headers.insert(header::HOST, host);
+        headers.entry(header::USER_AGENT).or_insert_with(|| self.user_agent.clone());
+        headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+        if let Some(pass) = proxy_pass {
+            headers.insert(header::PROXY_AUTHORIZATION, pass);
+        }
+        if let Some(pass) = pass_in(url) {
+            headers.entry(header::AUTHORIZATION).or_insert(pass);
+        }
+        let size_bytes = request.body.size_bytes();
+        // Registries behind some proxies insist on a length where a body could be.
+        if size_bytes > 0 || matches!(request.method, Method::POST | Method::PUT) {
+            headers.insert(header::CONTENT_LENGTH, size_bytes.into());
+        }
+        let mut message = hyper::Request::new(sending.outgoing(request.body.clone()));
+        (*message.method_mut(), *message.uri_mut(), *message.headers_mut()) = (request.method.clone(), target, headers);
+        Ok(message)
     }
 
-    fn transport_for(&self, url: &Url, request: &Request) -> &reqwest::Client {
+    /// A place for a stream at the host of `url`, if one is free and nobody waits for it.
+    pub fn spare_seat(&self, url: &Url) -> Option<Seat> {
+        self.host(url).spare_place().map(Seat)
+    }
+
+    /// The place that `request` brings, or waits for one at the host of `url`; nobody else uses it.
+    async fn place(&self, url: &Url, request: &Request) -> Arc<Place> {
+        let host = self.host(url);
+        if let Some(Seat(place)) = request.seat.as_ref().filter(|seat| seat.0.claim(&host)) {
+            return place.clone();
+        }
+        let place = host.place(request.lane != Lane::Brief).await;
+        place.claim(&host);
+        place
+    }
+
+    fn host(&self, url: &Url) -> Arc<Host> {
+        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
+        hosts.entry(host_of(url)).or_insert_with(|| Arc::new(Host::new(self.options.connections_per_host))).clone()
+    }
+
+    fn transport_for(&self, url: &Url, request: &Request) -> &Arc<Transport> {
         let own = self.particular.get(&host_of(url));
         let borrowed = || self.particular.get(request.trusted_as.as_deref()?);
         own.or_else(borrowed).unwrap_or(&self.usual)
     }
+}
+
+/// The user and password that stand in an address.
+fn pass_in(url: &Url) -> Option<HeaderValue> {
+    let decoded = |text: &str| percent_encoding::percent_decode_str(text).collect::<Vec<u8>>();
+    if url.username().is_empty() && url.password().is_none() {
+        return None;
+    }
+    let pair = [&decoded(url.username())[..], b":", &decoded(url.password().unwrap_or_default())].concat();
+    let mut pass = HeaderValue::try_from(format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(pair))).ok()?;
+    pass.set_sensitive(true);
+    Some(pass)
 }
 
 /// Where `response` sends a request of `method`, if it does.
@@ -360,29 +409,6 @@ fn redirect(method: &Method, response: &Response) -> Option<String> {
         _ => false,
     };
     followed.then(|| response.header("location").map(str::to_owned)).flatten()
-}
-
-fn transport(options: &Options, host: &str, trust: &Trust) -> Result<reqwest::Client, HttpError> {
-    let mut builder = reqwest::Client::builder()
-        .user_agent(&options.user_agent)
-        .tls_backend_preconfigured(tls::config(host, trust, &options.ca_paths)?)
-        // HTTP/2 shares one connection's window among all transfers, which stalled uploads at several registries.
-        .http1_only()
-        // reqwest would ask the environment.
-        .no_proxy()
-        .redirect(reqwest::redirect::Policy::none())
-        .connect_timeout(options.connect_timeout)
-        .pool_idle_timeout(Duration::from_secs(30))
-        .referer(false);
-    let direct = format!("localhost,127.0.0.0/8,::1,{}", options.proxies.no_proxy.as_deref().unwrap_or_default());
-    for (scheme, address) in [("http", &options.proxies.http), ("https", &options.proxies.https)] {
-        let Some(address) = address.as_deref().filter(|address| !address.is_empty()) else { continue };
-        let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
-        let proxy = if scheme == "http" { reqwest::Proxy::http(address) } else { reqwest::Proxy::https(address) };
-        let proxy = proxy.map_err(|_| HttpError::Proxy { scheme })?;
-        builder = builder.proxy(proxy.no_proxy(reqwest::NoProxy::from_string(&direct)));
-    }
-    builder.build().map_err(|error| HttpError::Setup { source: Cause(error.without_url().to_string()) })
 }
 
 /// A number from 0 to 1 that differs from process to process and from call to call.

@@ -407,7 +407,7 @@ impl BlobReader {
             let range = format!("bytes={}-", self.received);
             call.headers.insert(RANGE, HeaderValue::try_from(range).expect("a number is good in a header"));
         }
-        let response = self.client.send(&call).await?;
+        let response = Box::pin(self.client.send(&call)).await?;
         match response.status() {
             StatusCode::OK => self.skip = self.received,
             StatusCode::PARTIAL_CONTENT if self.received > 0 && starts_at(&response, self.received) => self.skip = 0,
