@@ -16,7 +16,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpListener,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{Arc, Condvar, Mutex},
     time::{Duration, Instant},
 };
 use testkit::{Access, Endpoint, Fault, FaultyRegistry, Image, Registry, RegistryOptions, Rule, TokenServer};
@@ -948,6 +948,259 @@ async fn an_upload_ends_with_what_it_is_of_and_where_pieces_are_not_taken() {
     registry.put_blob("a", &blob_of(&bytes).digest.to_string(), bytes.clone());
     let grown = push_while_written(&registry, bytes, true).await;
     assert!(matches!(grown, Grown::WasThere | Grown::Uploaded), "{grown:?}");
+}
+
+// ---- large blobs, in pieces ----
+
+const LARGE: usize = 40_000_000;
+/// What is asked for at a time (`registry/pieces.rs`).
+const PIECE: usize = 4 << 20;
+
+/// The range that a request asks for.
+fn asked_range(head: &str) -> Option<std::ops::Range<usize>> {
+    let line = head.lines().find(|line| line.to_lowercase().starts_with("range:"))?;
+    let (first, last) = line.split_once("bytes=")?.1.split_once('-')?;
+    Some(first.parse().unwrap()..last.parse().map_or(usize::MAX, |last: usize| last + 1))
+}
+
+/// An answer of the range that is asked for, or of everything.
+fn ranged(head: &str, bytes: &[u8]) -> Vec<u8> {
+    let Some(range) = asked_range(head) else { return answer("200 OK", "", bytes) };
+    let range = range.start..range.end.min(bytes.len());
+    let header = format!("Content-Range: bytes {}-{}/{}\r\n", range.start, range.end - 1, bytes.len());
+    answer("206 Partial Content", &header, &bytes[range])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_blob_comes_in_ranges() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = token_registry(false);
+    let to = at(&registry, "a:b");
+    let client = client_with(Options::default(), docker_config(&registry));
+    let bytes = noise(LARGE);
+    client.push_blob(&to, &blob_of(&bytes), bytes_opener(&bytes)).await.unwrap();
+    assert!(read_all(client.blob(&to, &blob_of(&bytes)).await.unwrap()).await.unwrap() == bytes);
+    let (mut reader, _download) = client.blob(&to, &blob_of(&bytes)).await.unwrap().into_read(&tokio::runtime::Handle::current());
+    let read = tokio::task::spawn_blocking(move || {
+        let mut read = Vec::new();
+        reader.read_to_end(&mut read).map(|_| read)
+    });
+    assert!(read.await.unwrap().unwrap() == bytes);
+    let parts = registry.requests().iter().filter(|line| line.starts_with("GET /v2/a/blobs/") && line.ends_with(" 206")).count();
+    assert!(parts >= 4, "{:#?}", registry.requests());
+    assert_eq!(registry.tokens().requests().len(), 2, "one to push and one to pull");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_are_fetched_side_by_side_and_no_more_of_them_than_there_are_places() {
+    #[derive(Default)]
+    struct Seen {
+        third_piece: bool,
+        under_way: usize,
+        most: usize,
+    }
+    let bytes = Arc::new(noise(LARGE));
+    let seen = Arc::new((Mutex::new(Seen::default()), Condvar::new()));
+    let (served, shared) = (bytes.clone(), seen.clone());
+    let registry = Scripted::start(move |asked| {
+        let start = asked_range(&asked.head).unwrap().start;
+        let (seen, changed) = &*shared;
+        let mut now = seen.lock().unwrap();
+        now.under_way += 1;
+        now.most = now.most.max(now.under_way);
+        now.third_piece |= start == 2 * PIECE;
+        changed.notify_all();
+        // The second piece is not answered before the third is asked for.
+        if start == PIECE {
+            now = changed.wait_timeout_while(now, Duration::from_secs(30), |now| !now.third_piece).unwrap().0;
+            if !now.third_piece {
+                return answer("404 Not Found", "", b"");
+            }
+        }
+        now.under_way -= 1;
+        drop(now);
+        ranged(&asked.head, &served)
+    });
+    let reader = client().blob(&at(&registry, "a"), &blob_of(&bytes)).await.unwrap();
+    assert!(read_all(reader).await.unwrap() == *bytes);
+    assert!(registry.heads().iter().all(|head| asked_range(head).is_some()), "no piece was in vain");
+    let most = seen.0.lock().unwrap().most;
+    assert!((2..=3).contains(&most), "{most} at a time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_that_fails_is_fetched_again_alone() {
+    let bytes = noise(LARGE);
+    let blob = blob_of(&bytes);
+    let whole = LARGE.div_ceil(PIECE);
+    for (fault, passing) in [
+        (Fault::CutAfter(100_000), true),
+        (Fault::CutAfter(0), true),
+        (Fault::HangUp, true),
+        (Fault::status(503), true),
+        (Fault::retry_after(1), true),
+        (Fault::Delay(Duration::from_millis(200)), true),
+        (Fault::IgnoreRange, false),
+        (Fault::WrongRange, false),
+        (Fault::status(416), false),
+        (Fault::status(403), false),
+    ] {
+        for undisturbed in [1, 3] {
+            let registry = FaultyRegistry::start();
+            registry.put_blob("a", &blob.digest.to_string(), bytes.clone());
+            registry.fail(rule("GET", "/blobs/", undisturbed, Fault::Delay(Duration::ZERO)));
+            registry.fail(rule("GET", "/blobs/", 1, fault.clone()));
+            let reader = client().blob(&at(&registry, "a"), &blob).await.unwrap();
+            assert!(read_all(reader).await.unwrap() == bytes, "{fault:?}");
+            let gets = count(&registry, "GET /v2/a/blobs/");
+            let most = if passing { whole + 1 } else { undisturbed + 1 + 4 + 1 };
+            assert!(gets <= most, "{fault:?}: {gets} requests");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_without_ranges_sends_a_large_blob_once() {
+    let bytes = noise(LARGE);
+    let blob = blob_of(&bytes);
+    for (fault, requests) in [(Fault::IgnoreRange, 1), (Fault::WrongRange, 2)] {
+        let registry = FaultyRegistry::start();
+        registry.put_blob("a", &blob.digest.to_string(), bytes.clone());
+        registry.fail(rule("GET", "/blobs/", usize::MAX, fault.clone()));
+        let reader = client().blob(&at(&registry, "a"), &blob).await.unwrap();
+        assert!(read_all(reader).await.unwrap() == bytes, "{fault:?}");
+        assert_eq!(count(&registry, "GET /v2/a/blobs/"), requests, "{fault:?}");
+    }
+    for status in [400, 416, 501] {
+        let served = bytes.clone();
+        let registry = Scripted::start(move |asked| match asked_range(&asked.head) {
+            Some(_) => answer(&format!("{status} No Ranges"), "", b""),
+            None => answer("200 OK", "", &served),
+        });
+        let reader = client().blob(&at(&registry, "a"), &blob).await.unwrap();
+        assert!(read_all(reader).await.unwrap() == bytes, "{status}");
+        assert!(registry.heads().len() <= 2, "{:#?}", registry.heads());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_of_wrong_bytes_or_of_another_size_is_caught() {
+    let bytes = noise(LARGE);
+    let blob = blob_of(&bytes);
+    let registry = FaultyRegistry::start();
+    registry.put_blob("a", &blob.digest.to_string(), bytes.clone());
+    registry.fail(rule("GET", "/blobs/", 2, Fault::Delay(Duration::ZERO)));
+    registry.fail(rule("GET", "/blobs/", 1, Fault::WrongByte));
+    let error = read_all(client().blob(&at(&registry, "a"), &blob).await.unwrap()).await.unwrap_err();
+    assert!(matches!(error, RegistryError::Digest { .. }), "{error:?}");
+
+    for size_bytes in [blob.size_bytes - 1, blob.size_bytes + 1, u64::MAX] {
+        let lying = Descriptor { size_bytes, ..blob.clone() };
+        let error = client().blob(&at(&registry, "a"), &lying).await.unwrap_err();
+        assert!(matches!(error, RegistryError::Size { actual_bytes: Some(40_000_000), .. }), "{error:?}");
+    }
+
+    // It says what was asked for and sends more; what it sends as one stream is right.
+    let served = bytes.clone();
+    let registry = Scripted::start(move |asked| match asked_range(&asked.head) {
+        Some(range) if range.end != usize::MAX => {
+            let total = served.len();
+            let header = format!("Content-Range: bytes {}-{}/{total}\r\n", range.start, range.end - 1);
+            answer("206 Partial Content", &header, &served[range.start..served.len().min(range.end + 10)])
+        }
+        _ => ranged(&asked.head, &served),
+    });
+    assert!(read_all(client().blob(&at(&registry, "a"), &blob).await.unwrap()).await.unwrap() == bytes);
+    // Nothing that it sends ever ends well.
+    let served = bytes[..30_000_000].to_vec();
+    let registry = Scripted::start(move |asked| {
+        let range = asked_range(&asked.head).unwrap_or(0..LARGE);
+        let header = format!("Content-Range: bytes {}-{}/{LARGE}\r\n", range.start, range.end.min(LARGE) - 1);
+        let part = served.get(range.start..range.end.min(served.len())).unwrap_or_default();
+        answer("206 Partial Content", &header, part)
+    });
+    assert!(read_all(client().blob(&at(&registry, "a"), &blob).await.unwrap()).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pieces_come_from_where_the_registry_sent_us_until_that_expires() {
+    let bytes = noise(LARGE);
+    let (served, answered) = (bytes.clone(), Mutex::new(BTreeMap::<String, usize>::new()));
+    // Each address is good for four requests.
+    let store = Scripted::start(move |asked| {
+        let address = asked.head.split(' ').nth(1).unwrap().to_owned();
+        let mut answered = answered.lock().unwrap();
+        let times = answered.entry(address).or_default();
+        *times += 1;
+        if *times > 4 { answer("403 Forbidden", "", b"expired") } else { ranged(&asked.head, &served) }
+    });
+    let (address, signed) = (store.address().to_owned(), Mutex::new(0));
+    let registry = Scripted::start(move |asked| {
+        if authorization(&asked.head).is_none() {
+            return answer("401 Unauthorized", "WWW-Authenticate: Basic realm=\"x\"\r\n", b"");
+        }
+        let mut signed = signed.lock().unwrap();
+        *signed += 1;
+        answer("307 Temporary Redirect", &format!("Location: http://{address}/blob?signature={signed}\r\n"), b"moved")
+    });
+    let client = client_with(Options::default(), password_for(&registry));
+    let reader = client.blob(&at(&registry, "a"), &blob_of(&bytes)).await.unwrap();
+    assert!(read_all(reader).await.unwrap() == bytes);
+    assert!(store.heads().iter().all(|head| authorization(head).is_none()), "{:?}", store.heads());
+    let asked = registry.heads().iter().filter(|head| authorization(head).is_some()).count();
+    assert!((2..=LARGE.div_ceil(PIECE)).contains(&asked), "{asked} questions");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_a_large_blob_that_stops_leaves_room_for_others_and_reads_little_ahead() {
+    let (large, small) = (noise(LARGE), noise(1_000_000));
+    let registry = FaultyRegistry::start();
+    for bytes in [&large, &small] {
+        registry.put_blob("a", &blob_of(bytes).digest.to_string(), bytes.clone());
+    }
+    let options = http::Options { connections_per_host: 3, ..http::Options::default() };
+    let client = Client::new(http::Client::new(options).unwrap(), Options::default(), Arc::new(Anonymous)).unwrap();
+    let to = at(&registry, "a");
+    let mut reader = client.blob(&to, &blob_of(&large)).await.unwrap();
+    let mut read = reader.chunk().await.unwrap().unwrap().to_vec();
+    let others = async {
+        for _ in 0..5 {
+            assert!(read_all(client.blob(&to, &blob_of(&small)).await.unwrap()).await.unwrap() == small);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), others).await.expect("a place is free");
+    let pieces = registry.requests().iter().filter(|line| line.contains(&blob_of(&large).digest.to_string())).count();
+    assert!(pieces <= 4, "{pieces} pieces of 4 MiB");
+    while let Some(bytes) = reader.chunk().await.unwrap() {
+        read.extend_from_slice(&bytes);
+    }
+    assert!(read == large);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_large_blobs_at_once_all_arrive() {
+    let blobs: Vec<Vec<u8>> = (0..4).map(|number| noise(LARGE + number)).collect();
+    let registry = FaultyRegistry::start();
+    for bytes in &blobs {
+        let digest = blob_of(bytes).digest.to_string();
+        registry.put_blob("a", &digest, bytes.clone());
+        for fault in [Fault::Delay(Duration::ZERO), Fault::CutAfter(1_000_000), Fault::status(503), Fault::HangUp] {
+            registry.fail(rule("GET", &digest, 1, fault));
+        }
+    }
+    for connections_per_host in [1, 2, 3, 4, 8] {
+        let options = http::Options { connections_per_host, ..http::Options::default() };
+        let client = Client::new(http::Client::new(options).unwrap(), Options::default(), Arc::new(Anonymous)).unwrap();
+        let to = at(&registry, "a");
+        let reading = blobs.iter().map(|bytes| {
+            let (client, to) = (client.clone(), to.clone());
+            async move { read_all(client.blob(&to, &blob_of(bytes)).await.unwrap()).await.unwrap() == *bytes }
+        });
+        let reading = tokio::time::timeout(Duration::from_mins(1), futures_util::future::join_all(reading));
+        assert!(reading.await.expect("nobody waits for ever").into_iter().all(|is_equal| is_equal));
+    }
 }
 
 // ---- connections ----

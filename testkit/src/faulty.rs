@@ -24,6 +24,8 @@ pub enum Fault {
     Delay(Duration),
     /// A range is asked for, and everything is answered.
     IgnoreRange,
+    /// The answer of a range says that it begins one byte later than it does.
+    WrongRange,
 }
 
 impl Fault {
@@ -175,6 +177,15 @@ impl State {
                 }
                 Some(response)
             }
+            Some(Fault::WrongRange) => {
+                let mut response = self.serve(request);
+                for (_, value) in response.headers.iter_mut().filter(|(name, _)| name == "Content-Range") {
+                    let range = value.trim_start_matches("bytes ");
+                    let (first, rest) = range.split_once('-').unwrap_or((range, ""));
+                    *value = format!("bytes {}-{rest}", first.parse::<u64>().unwrap_or_default() + 1);
+                }
+                Some(response)
+            }
             Some(Fault::IgnoreRange) => {
                 let mut request = request.clone();
                 request.headers.retain(|(name, _)| name != "range");
@@ -281,15 +292,16 @@ fn sized(request: &Request, status: u16, bytes: &[u8]) -> Response {
 }
 
 fn ranged(request: &Request, bytes: &[u8]) -> Response {
-    let first = request
-        .header("range")
-        .and_then(|range| range.strip_prefix("bytes="))
-        .and_then(|range| range.split('-').next()?.parse().ok())
-        .filter(|first| *first < bytes.len());
-    match first {
+    let asked = request.header("range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+    let range = asked.and_then(|(first, last)| {
+        let first: usize = first.parse().ok()?;
+        let end = last.parse().map_or(bytes.len(), |last: usize| bytes.len().min(last + 1));
+        (first < end).then_some(first..end)
+    });
+    match range {
         None => sized(request, 200, bytes),
-        Some(first) => sized(request, 206, &bytes[first..])
-            .with("Content-Range", format!("bytes {first}-{}/{}", bytes.len() - 1, bytes.len())),
+        Some(range) => sized(request, 206, &bytes[range.clone()])
+            .with("Content-Range", format!("bytes {}-{}/{}", range.start, range.end - 1, bytes.len())),
     }
 }
 
@@ -352,6 +364,13 @@ mod tests {
         let (head, body) = get(&registry, path, "Range: bytes=7-\r\n");
         assert!(head.starts_with("HTTP/1.1 206 ") && head.contains("Content-Range: bytes 7-9/10"), "{head}");
         assert_eq!(body, b"789");
+        let (head, body) = get(&registry, path, "Range: bytes=2-4\r\n");
+        assert!(head.starts_with("HTTP/1.1 206 ") && head.contains("Content-Range: bytes 2-4/10"), "{head}");
+        assert_eq!(body, b"234");
+        registry.fail(Rule { method: "GET", path_contains: String::new(), times: 1, fault: Fault::WrongRange });
+        let (head, body) = get(&registry, path, "Range: bytes=2-4\r\n");
+        assert!(head.contains("Content-Range: bytes 3-4/10"), "{head}");
+        assert_eq!(body, b"234");
         registry.fail(Rule { method: "GET", path_contains: String::new(), times: 1, fault: Fault::IgnoreRange });
         let (head, body) = get(&registry, path, "Range: bytes=7-\r\n");
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");

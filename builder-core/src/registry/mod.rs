@@ -25,6 +25,7 @@ mod access;
 mod challenge;
 mod credentials;
 mod error;
+mod pieces;
 mod place;
 mod pull;
 mod upload;
@@ -113,6 +114,8 @@ struct Call<'a> {
     replay: Replay,
     /// What a token has to permit.
     scopes: Scopes,
+    /// A place that was kept for it.
+    seat: Option<http::Seat>,
 }
 
 /// Where a request goes.
@@ -128,7 +131,7 @@ impl<'a> Call<'a> {
         let scopes = if method.is_safe() { Scopes::pull(place.repository()) } else { Scopes::push(place.repository()) };
         let replay = if method.is_safe() { Replay::Allowed } else { Replay::Forbidden };
         let (headers, body, lane) = (HeaderMap::new(), Body::Empty, Lane::Brief);
-        Self { action, place, method, target: Target::Path(path), headers, body, lane, replay, scopes }
+        Self { action, place, method, target: Target::Path(path), headers, body, lane, replay, scopes, seat: None }
     }
 
     fn refused(&self, answer: Answer) -> RegistryError {
@@ -192,6 +195,10 @@ impl Client {
         &self.0.plain_http
     }
 
+    fn http(&self) -> &http::Client {
+        &self.0.http
+    }
+
     /// Sends `call` with the pass that it needs. Any status is an answer, except 401 when nothing helps against it.
     async fn send(&self, call: &Call<'_>) -> Result<Response, RegistryError> {
         let name = call.place.registry();
@@ -220,6 +227,7 @@ impl Client {
             lane: call.lane,
             replay: call.replay,
             trusted_as: Some(http::host_of(base)),
+            seat: call.seat.clone(),
             ..Request::new(call.method.clone(), url)
         };
         let mut pass = if at_home { registry.access.known(visit).await? } else { None };

@@ -1,6 +1,11 @@
 //! Pulling: from a reference to verified documents, and blobs verified while they stream.
 
-use super::{Call, Client, RegistryError, answer_of, error::Action, place::places};
+use super::{
+    Call, Client, RegistryError, answer_of,
+    error::Action,
+    pieces::{Arrival, LARGE_BYTES, Opened, Pieces, Source},
+    place::places,
+};
 use crate::http::{
     HttpError, Lane, Method, Response, StatusCode,
     header::{ACCEPT, ACCEPT_ENCODING, HeaderValue, RANGE},
@@ -11,7 +16,7 @@ use futures_util::{
     Stream,
     future::{BoxFuture, FutureExt as _},
 };
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
 
 /// Manifests and indexes are small; registries refuse larger ones (distribution specification).
@@ -253,7 +258,7 @@ fn not_found(place: &Reference) -> RegistryError {
     RegistryError::NotFound { reference: place.to_string(), tried: Vec::new() }
 }
 
-fn blob_of(reference: &Reference, digest: Digest) -> String {
+pub(super) fn blob_of(reference: &Reference, digest: Digest) -> String {
     format!("blob {digest} of {}/{}", reference.registry(), reference.repository())
 }
 
@@ -274,13 +279,18 @@ const MOST_RESUMPTIONS: u32 = 100;
 ///
 /// The last piece is given only after the digest was found to be right; the pieces before it are as yet unverified, so a
 /// reader must not act on them in a way that cannot be undone when an error follows. Broken connections are resumed where
-/// they broke. A reader holds one of the host's places for downloads until it is dropped.
+/// they broke. A reader holds one of the host's places for downloads until it is dropped; a large blob is fetched from further
+/// places as well, as long as nobody else wants them, and up to 16 MiB ahead of its reader.
 #[derive(Debug)]
 pub struct BlobReader {
     client: Client,
     place: Reference,
     blob: Descriptor,
     response: Option<Response>,
+    /// In place of one response, where the registry sends ranges.
+    pieces: Option<Box<Pieces>>,
+    /// Whether ranges side by side are not tried, or not any more.
+    is_one_stream: bool,
     received: u64,
     /// What a server that knows no ranges sends a second time.
     skip: u64,
@@ -292,11 +302,15 @@ pub struct BlobReader {
 
 impl BlobReader {
     fn new(client: Client, place: Reference, blob: Descriptor) -> Self {
+        // One place is always left to questions: with two there is none to spare.
+        let is_one_stream = blob.size_bytes < LARGE_BYTES || client.http().options().connections_per_host <= 2;
         Self {
             client,
             place,
             blob,
             response: None,
+            pieces: None,
+            is_one_stream,
             received: 0,
             skip: 0,
             hasher: Hasher::new(),
@@ -325,6 +339,27 @@ impl BlobReader {
         loop {
             if self.received == self.blob.size_bytes && !self.verified {
                 self.verify()?;
+            }
+            if let Some(pieces) = &mut self.pieces {
+                if self.verified {
+                    self.pieces = None;
+                    return Ok(None);
+                }
+                match pieces.next().await {
+                    Arrival::Bytes(bytes) => {
+                        if let Some(bytes) = self.accept(bytes)? {
+                            return Ok(Some(bytes));
+                        }
+                    }
+                    Arrival::Interrupted { error, retry_after } => {
+                        if !self.is_worth_another_try(retry_after).await {
+                            self.pieces = None;
+                            return Err(error);
+                        }
+                    }
+                    Arrival::Odd => (self.pieces, self.is_one_stream) = (None, true),
+                }
+                continue;
             }
             let Some(response) = &mut self.response else {
                 if self.verified {
@@ -398,6 +433,23 @@ impl BlobReader {
 
     /// Opens the blob where we are in it.
     async fn open(&mut self) -> Result<(), RegistryError> {
+        if !self.is_one_stream && self.received == 0 {
+            let source = Source::new(self.client.clone(), self.place.clone(), self.blob.clone());
+            match Box::pin(source.open()).await? {
+                Opened::Pieces(pieces) => {
+                    self.pieces = Some(pieces);
+                    return Ok(());
+                }
+                Opened::Whole(response) => {
+                    self.is_one_stream = true;
+                    return self.take_up(*response);
+                }
+                Opened::Size(actual) => return Err(self.wrong_size(Some(actual))),
+                Opened::Missing => return Err(self.missing()),
+                // Asked without a range, the registry does it or says why it does not.
+                Opened::Odd => self.is_one_stream = true,
+            }
+        }
         let action = Action { doing: "download", what: blob_of(&self.place, self.blob.digest) };
         let mut call = Call::new(action, &self.place, Method::GET, format!("blobs/{}", self.blob.digest));
         call.lane = Lane::Download;
@@ -411,13 +463,16 @@ impl BlobReader {
         match response.status() {
             StatusCode::OK => self.skip = self.received,
             StatusCode::PARTIAL_CONTENT if self.received > 0 && starts_at(&response, self.received) => self.skip = 0,
-            StatusCode::NOT_FOUND if self.received == 0 => {
-                return Err(RegistryError::NotFound { reference: blob_of(&self.place, self.blob.digest), tried: Vec::new() });
-            }
+            StatusCode::NOT_FOUND if self.received == 0 => return Err(self.missing()),
             // The blob ends where we are: it is shorter than its descriptor says.
             StatusCode::RANGE_NOT_SATISFIABLE => return Err(self.wrong_size(Some(self.received))),
             _ => return Err(call.refused(answer_of(response).await)),
         }
+        self.take_up(response)
+    }
+
+    /// Goes on with `response`, if its length is right.
+    fn take_up(&mut self, response: Response) -> Result<(), RegistryError> {
         let whole = response.content_length().map(|length| length.saturating_add(self.received - self.skip));
         if let Some(actual) = whole.filter(|actual| *actual != self.blob.size_bytes) {
             return Err(self.wrong_size(Some(actual)));
@@ -436,7 +491,7 @@ impl BlobReader {
         }
         self.received += bytes.len() as u64;
         if self.received > self.blob.size_bytes {
-            self.response = None;
+            (self.response, self.pieces) = (None, None);
             return Err(self.wrong_size(None));
         }
         self.hasher.update(&bytes);
@@ -450,7 +505,7 @@ impl BlobReader {
     fn verify(&mut self) -> Result<(), RegistryError> {
         let (expected, actual) = (self.blob.digest, std::mem::take(&mut self.hasher).finish());
         if expected != actual {
-            self.response = None;
+            (self.response, self.pieces) = (None, None);
             return Err(RegistryError::Digest { what: blob_of(&self.place, expected), expected, actual });
         }
         self.verified = true;
@@ -460,11 +515,8 @@ impl BlobReader {
     /// Prepares to resume after the download ended too early, as long as that gets us on.
     async fn interrupted(&mut self, error: Option<HttpError>) -> Result<(), RegistryError> {
         self.response = None;
-        self.barren += 1;
-        self.resumptions += 1;
-        let patient = self.barren <= MOST_BARREN_ATTEMPTS && self.resumptions <= MOST_RESUMPTIONS;
-        let hopeful = error.as_ref().is_none_or(HttpError::is_transient);
-        if patient && hopeful && self.client.0.http.pause(self.barren).await {
+        let is_hopeful = error.as_ref().is_none_or(HttpError::is_transient);
+        if is_hopeful && self.is_worth_another_try(None).await {
             return Ok(());
         }
         Err(match error {
@@ -473,6 +525,18 @@ impl BlobReader {
             }
             None => self.wrong_size(Some(self.received)),
         })
+    }
+
+    /// Counts a failure and waits, as long as that is of use.
+    async fn is_worth_another_try(&mut self, retry_after: Option<Duration>) -> bool {
+        self.barren += 1;
+        self.resumptions += 1;
+        let is_patient = self.barren <= MOST_BARREN_ATTEMPTS && self.resumptions <= MOST_RESUMPTIONS;
+        is_patient && self.client.http().pause_as_asked(self.barren, retry_after).await
+    }
+
+    fn missing(&self) -> RegistryError {
+        RegistryError::NotFound { reference: blob_of(&self.place, self.blob.digest), tried: Vec::new() }
     }
 
     fn wrong_size(&self, actual_bytes: Option<u64>) -> RegistryError {
