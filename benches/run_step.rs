@@ -57,6 +57,12 @@ const WORKLOADS: &[Workload] = &[
         run: "dpkg -i debs/*.deb >/dev/null && dpkg --purge p1 p2 p3 p4 >/dev/null",
     },
     Workload {
+        name: "apt-get, 3 packages of 40 MB",
+        prepare: r"mkdir apt; n=0; for d in /usr/lib/python3.11 /usr/share/perl /usr/lib/git-core; do n=$((n+1)); p=apt/q$n; mkdir -p $p/DEBIAN $p/opt; cp -a $d $p/opt/q$n
+            printf 'Package: q%d\nVersion: 1\nArchitecture: all\nMaintainer: n <n@example.org>\nDescription: d\n' $n >$p/DEBIAN/control; dpkg-deb -Zxz -z1 --build $p apt/q$n.deb >/dev/null; rm -r $p; done",
+        run: "apt-get install -qq --yes ./apt/*.deb >/dev/null && dpkg --purge q1 q2 q3 >/dev/null",
+    },
+    Workload {
         name: "pip, a wheel of 400 modules",
         prepare: r#"mkdir pip; cd pip; python3 - <<'END'
 import zipfile

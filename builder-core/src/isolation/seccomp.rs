@@ -126,20 +126,34 @@ pub(super) fn filter() -> Vec<sock_filter> {
 }
 
 fn body(interface: &Interface) -> Vec<sock_filter> {
-    let mut body = vec![put(LOAD, 0, 0, NUMBER)];
-    body.extend([put(AT_LEAST, 0, 1, interface.end), put(RETURN, 0, 0, UNKNOWN)]);
-    for number in interface.refused.iter().chain(&REFUSED_EVERYWHERE) {
-        body.extend([put(EQUAL, 0, 1, *number), put(RETURN, 0, 0, NOT_PERMITTED)]);
-    }
-    body.extend([put(EQUAL, 0, 1, CLONE3), put(RETURN, 0, 0, UNKNOWN)]);
+    let answer = |number: u32, answer: u32| (number, vec![put(EQUAL, 0, 1, number), put(RETURN, 0, 0, answer)]);
+    let mut rows: Vec<(u32, Vec<sock_filter>)> =
+        interface.refused.iter().chain(&REFUSED_EVERYWHERE).map(|number| answer(*number, NOT_PERMITTED)).collect();
+    rows.push(answer(CLONE3, UNKNOWN));
     for (number, flags) in [(interface.clone, NAMESPACES), (interface.unshare, NAMESPACES | TIME_NAMESPACE)] {
         // The kernel looks at the lower half of the argument.
         let argument = FIRST_ARGUMENT + if cfg!(target_endian = "big") { 4 } else { 0 };
-        body.extend([put(EQUAL, 0, 4, number), put(LOAD, 0, 0, argument)]);
-        body.extend([put(ANY_BIT, 0, 1, flags), put(RETURN, 0, 0, NOT_PERMITTED), put(RETURN, 0, 0, ALLOW)]);
+        let mut row = vec![put(EQUAL, 0, 4, number), put(LOAD, 0, 0, argument)];
+        row.extend([put(ANY_BIT, 0, 1, flags), put(RETURN, 0, 0, NOT_PERMITTED), put(RETURN, 0, 0, ALLOW)]);
+        rows.push((number, row));
     }
-    body.push(put(RETURN, 0, 0, ALLOW));
+    rows.sort_by_key(|(number, _)| *number);
+    let mut body = vec![put(LOAD, 0, 0, NUMBER)];
+    body.extend([put(AT_LEAST, 0, 1, interface.end), put(RETURN, 0, 0, UNKNOWN)]);
+    body.extend(halved(&rows));
     body
+}
+
+/// The rows, found by halving: where another filter looks at arguments, this one runs for each call too.
+fn halved(rows: &[(u32, Vec<sock_filter>)]) -> Vec<sock_filter> {
+    const TOGETHER: usize = 4;
+    if rows.len() <= TOGETHER {
+        return rows.iter().flat_map(|(_, row)| row.iter().copied()).chain([put(RETURN, 0, 0, ALLOW)]).collect();
+    }
+    let (lower, upper) = rows.split_at(rows.len() / 2);
+    let (first, lower) = (upper[0].0, halved(lower));
+    let over = u32::try_from(lower.len()).expect("a few hundred");
+    [put(AT_LEAST, 0, 1, first), put(JUMP, 0, 0, over)].into_iter().chain(lower).chain(halved(upper)).collect()
 }
 
 fn put(code: u16, jt: u8, jf: u8, k: u32) -> sock_filter {

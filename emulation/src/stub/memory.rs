@@ -10,10 +10,12 @@ const PAGE: u64 = 4096;
 /// No program has memory below, or above the limit of the architecture.
 const LOWEST: u64 = 4096;
 
-/// Whether the page of an address can be read. The kernel reads a mask there, and then refuses what it is told to do with it.
+/// Whether the page of an address can be read. The kernel reads a mask there, and then refuses the flags that come with it. Of the
+/// calls that do nothing but that it is one that the filter lets through by its number alone, which makes it the cheapest.
 fn is_readable(address: u64) -> bool {
-    const NOTHING: u64 = 99;
-    (LOWEST..ADDRESS_LIMIT).contains(&address) && call(n::RT_SIGPROCMASK, [NOTHING, address & !7, 0, 8, 0, 0]) != EFAULT
+    const UNKNOWN: u64 = 0xffff_ffff;
+    let arguments = [u64::MAX, address & !7, 8, UNKNOWN, 0, 0];
+    (LOWEST..ADDRESS_LIMIT).contains(&address) && call(n::SIGNALFD4, arguments) != EFAULT
 }
 
 /// Reads from an address that the program gave.
