@@ -13,7 +13,7 @@ fn tree() -> Tree {
     let mut changes = Vec::new();
     for directory in 0..100 {
         let path = |name: &str| TreePath::clamp(format!("src/part-{directory}{name}"));
-        changes.push(Change::Put { path: path(""), entry: Entry::directory(Timestamp::default()) });
+        changes.push(Change::put(path(""), Entry::directory(Timestamp::default())));
         for number in 0..1000 {
             let bytes = format!("file {number} of {directory}");
             let file = File {
@@ -22,7 +22,7 @@ fn tree() -> Tree {
                 content: Content::Inline(bytes.into_bytes().into()),
             };
             let entry = Entry { node: Node::File(file), mode: 0o644, ..Entry::directory(Timestamp::default()) };
-            changes.push(Change::Put { path: path(&format!("/file-{number}.c")), entry });
+            changes.push(Change::put(path(&format!("/file-{number}.c")), entry));
         }
     }
     let mut tree = Tree::new();

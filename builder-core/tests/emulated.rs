@@ -135,7 +135,7 @@ impl Fixture {
     fn changes(&mut self) -> Vec<String> {
         let mut changes = self.rootfs.end_step(&self.tree, SourceId(1), None).unwrap().changes;
         for change in &mut changes {
-            if let Change::Put { entry, .. } = change {
+            if let Some(entry) = change.entry_mut() {
                 entry.mtime = Timestamp::default();
             }
         }
@@ -151,9 +151,9 @@ impl Fixture {
 }
 
 fn busybox() -> Vec<Change> {
-    let put = |path: &str, node: Node| Change::Put {
-        path: TreePath::clamp(path),
-        entry: Entry { node, mode: 0o755, uid: 0, gid: 0, mtime: Timestamp::from_seconds(9), capability: None },
+    let put = |path: &str, node: Node| {
+        let mtime = Timestamp::from_seconds(9);
+        Change::put(TreePath::clamp(path), Entry { node, mode: 0o755, uid: 0, gid: 0, mtime, capability: None })
     };
     let program = fs::read("/bin/busybox").unwrap();
     let program = File {

@@ -71,7 +71,7 @@ impl Root {
         let step = self.rootfs.end_step(&self.tree, SourceId(1), None).unwrap();
         let mut changes = step.changes;
         for change in &mut changes {
-            let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = change else { continue };
+            let Some(file) = change.file_mut() else { continue };
             let Content::Host { path, .. } = &file.content else { panic!("not on the host") };
             let mut bytes = Vec::new();
             step.files.open_file(path).unwrap().read_to_end(&mut bytes).unwrap();
@@ -79,7 +79,7 @@ impl Root {
         }
         self.tree.apply(&changes);
         for change in &mut changes {
-            if let Change::Put { entry, .. } = change
+            if let Some(entry) = change.entry_mut()
                 && (entry.mtime.seconds > 1_500_000_000 || entry.is_directory())
             {
                 entry.mtime = Timestamp::default();
@@ -135,9 +135,9 @@ fn isolation(state: &Path) -> Namespaces {
 /// A layer with busybox and its names.
 fn busybox() -> Vec<Change> {
     let program = fs::read("/bin/busybox").unwrap();
-    let put = |path: TreePath, node: Node| Change::Put {
-        path,
-        entry: Entry { node, mode: 0o755, uid: 0, gid: 0, mtime: Timestamp::from_seconds(9), capability: None },
+    let put = |path: TreePath, node: Node| {
+        let mtime = Timestamp::from_seconds(9);
+        Change::put(path, Entry { node, mode: 0o755, uid: 0, gid: 0, mtime, capability: None })
     };
     let names = [
         "sh", "mv", "rm", "ln", "mkdir", "touch", "chmod", "chown", "cat", "mkfifo", "mknod", "cp", "ls", "test", "rmdir",
@@ -269,7 +269,7 @@ fn privileged_what_a_layer_would_say_again_has_not_changed() {
             let step = root.rootfs.end_step(&root.tree, SourceId(1), Some(dating)).unwrap();
             let mut changes = step.changes;
             for change in &mut changes {
-                let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = change else { continue };
+                let Some(file) = change.file_mut() else { continue };
                 let Content::Host { path, .. } = &file.content else { panic!("not on the host") };
                 let mut bytes = Vec::new();
                 step.files.open_file(path).unwrap().read_to_end(&mut bytes).unwrap();

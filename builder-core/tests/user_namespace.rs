@@ -116,9 +116,9 @@ fn run(isolation: &Namespaces, root: RootMount, identity: Identity, script: &str
 
 /// Busybox with its names, files of others and a device that may be impossible to make.
 fn layer() -> Vec<Change> {
-    let put = |path: &str, node: Node| Change::Put {
-        path: TreePath::clamp(path),
-        entry: Entry { node, mode: 0o755, uid: 0, gid: 0, mtime: Timestamp::from_seconds(9), capability: None },
+    let put = |path: &str, node: Node| {
+        let mtime = Timestamp::from_seconds(9);
+        Change::put(TreePath::clamp(path), Entry { node, mode: 0o755, uid: 0, gid: 0, mtime, capability: None })
     };
     let program = fs::read("/bin/busybox").unwrap();
     let program = File {
@@ -140,10 +140,8 @@ fn add_to(rootfs: &mut Rootfs, mut tree: Tree, changes: Vec<Change>) -> Tree {
     let index = LayerIndex { changes };
     let mut unpacker = rootfs.unpacker(&tree, &index).unwrap();
     for change in &index.changes {
-        let bytes = match change {
-            Change::Put { entry: Entry { node: Node::File(File { content: Content::Inline(bytes), .. }), .. }, .. } => {
-                bytes.to_vec()
-            }
+        let bytes = match change.file() {
+            Some(File { content: Content::Inline(bytes), .. }) => bytes.to_vec(),
             _ => Vec::new(),
         };
         unpacker.visit(change, &mut &bytes[..]).unwrap();
@@ -156,7 +154,7 @@ fn add_to(rootfs: &mut Rootfs, mut tree: Tree, changes: Vec<Change>) -> Tree {
 
 fn without_time(change: &Change) -> String {
     let mut change = change.clone();
-    if let Change::Put { entry, .. } = &mut change {
+    if let Some(entry) = change.entry_mut() {
         entry.mtime = Timestamp::default();
     }
     text::format_change(&change)

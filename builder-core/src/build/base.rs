@@ -10,7 +10,7 @@ use crate::oci::{Descriptor, DiffId, Document, Hasher, ImageConfig, Platform, Re
 use crate::registry::Resolved;
 use crate::rootfs::{LoneLayer, LoneUnpacker};
 use crate::store::{BaseRecord, BlobWriter, Store, UnpackedWriter};
-use crate::tree::{Change, Content, Entry, LayerIndex, Node, TreePath};
+use crate::tree::{Change, Content, LayerIndex, TreePath};
 use futures_util::future::try_join_all;
 use std::{
     collections::BTreeMap,
@@ -386,7 +386,8 @@ impl Accounts {
     /// The bytes of the file, if it is one of those.
     fn take(&mut self, change: &Change, data: &mut dyn Read) -> io::Result<Option<&[u8]>> {
         const MOST: u64 = 1 << 20;
-        if let Change::Put { path, entry: Entry { node: Node::File(file), .. } } = change
+        let path = change.path();
+        if let Some(file) = change.file()
             && matches!(path.as_bytes(), b"etc/passwd" | b"etc/group")
             && file.size_bytes <= MOST
         {
@@ -401,8 +402,9 @@ impl Accounts {
 
     fn inline(mut self, index: &mut LayerIndex) {
         for change in &mut index.changes {
-            if let Change::Put { path, entry: Entry { node: Node::File(file), .. } } = change
-                && let Some(bytes) = self.0.remove(path)
+            if change.file().is_some()
+                && let Some(bytes) = self.0.remove(change.path())
+                && let Some(file) = change.file_mut()
             {
                 file.content = Content::Inline(bytes.into());
             }

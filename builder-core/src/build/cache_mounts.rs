@@ -15,7 +15,7 @@ use crate::oci::{Compression, Descriptor, DiffId, Digest, ImageConfig, Manifest,
 use crate::registry::{self, RegistryError, file_opener};
 use crate::rootfs::{self, Owners, RootfsError, StepChanges, Unpacker};
 use crate::store::{CacheLease, Sharing};
-use crate::tree::{Change, Content, Entry, LayerIndex, Node, SourceId, Tree};
+use crate::tree::{Change, Content, LayerIndex, SourceId, Tree};
 use std::{
     collections::BTreeMap,
     fs,
@@ -320,7 +320,7 @@ fn note_exported(lease: &CacheLease, place: &str, fingerprint: &str) -> Result<(
 fn fingerprint(changes: &[Change]) -> String {
     let mut changes = changes.to_vec();
     for change in &mut changes {
-        if let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = change {
+        if let Some(file) = change.file_mut() {
             (file.content, file.digest) = (Content::Inline(Arc::default()), None);
         }
     }
@@ -329,11 +329,7 @@ fn fingerprint(changes: &[Change]) -> String {
 }
 
 fn size_of(changes: &[Change]) -> u64 {
-    let file = |change: &Change| match change {
-        Change::Put { entry, .. } => entry.file().map_or(0, |file| file.size_bytes),
-        _ => 0,
-    };
-    changes.iter().map(file).fold(0, u64::saturating_add)
+    changes.iter().filter_map(Change::file).map(|file| file.size_bytes).fold(0, u64::saturating_add)
 }
 
 /// The blob of an image that has one.

@@ -128,10 +128,10 @@ impl Contents {
                 Ok(moved)
             })?;
             for change in changes.iter_mut() {
-                if let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = change
-                    && let Content::Layer { diff_id, offset_bytes } = file.content
-                    && diff_id == layer
-                    && let Some(content) = moved.get(&offset_bytes)
+                if let Some(Content::Layer { diff_id, offset_bytes }) = change.file().map(|file| &file.content)
+                    && *diff_id == layer
+                    && let Some(content) = moved.get(offset_bytes)
+                    && let Some(file) = change.file_mut()
                 {
                     file.content = content.clone();
                 }
@@ -164,7 +164,7 @@ impl Contents {
     pub(super) fn small_file(&self, file: &File) -> Result<Vec<u8>, BuildError> {
         const MOST: u64 = 16 << 20;
         let entry = Entry { node: Node::File(file.clone()), ..Entry::directory(crate::tree::Timestamp::default()) };
-        let mut changes = [Change::Put { path: crate::tree::TreePath::root(), entry }];
+        let mut changes = [Change::put(crate::tree::TreePath::root(), entry)];
         self.take_out_of_layers(&mut changes)?;
         let content = files(&changes).next().map_or(&file.content, |file| &file.content);
         let mut bytes = Vec::new();
@@ -175,7 +175,7 @@ impl Contents {
 }
 
 fn files(changes: &[Change]) -> impl Iterator<Item = &File> {
-    changes.iter().filter_map(|change| if let Change::Put { entry, .. } = change { entry.file() } else { None })
+    changes.iter().filter_map(Change::file)
 }
 
 impl OpenContent for Contents {

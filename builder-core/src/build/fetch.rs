@@ -286,7 +286,7 @@ impl Fetch<'_> {
                     let mut changes = index.changes;
                     for change in &mut changes {
                         // Files of a context are root's, whoever packed them.
-                        if let crate::tree::Change::Put { entry, .. } = change {
+                        if let Some(entry) = change.entry_mut() {
                             (entry.uid, entry.gid) = (0, 0);
                         }
                     }

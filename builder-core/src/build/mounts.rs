@@ -483,9 +483,9 @@ impl Build {
         }
         let mut changes = match &cache.seed {
             Some(seed) => changes(&seed.selection, &TreePath::root()),
-            None => vec![Change::Put { path: TreePath::root(), entry: Entry::directory(Timestamp::default()) }],
+            None => vec![Change::put(TreePath::root(), Entry::directory(Timestamp::default()))],
         };
-        if let Some(Change::Put { entry, .. }) = changes.first_mut() {
+        if let Some(entry) = changes.first_mut().and_then(Change::entry_mut) {
             entry.mode = cache.mode.map_or(entry.mode, permissions);
             (entry.uid, entry.gid) = (cache.uid.unwrap_or(entry.uid), cache.gid.unwrap_or(entry.gid));
         }
@@ -657,8 +657,7 @@ fn changes(selection: &Selection, place: &TreePath) -> Vec<Change> {
 /// Shows the unpacker the files with their bytes.
 fn write(index: &LayerIndex, contents: &Contents, unpacker: &mut Unpacker) -> Result<(), BuildError> {
     for change in &index.changes {
-        let file = if let Change::Put { entry, .. } = change { entry.file() } else { None };
-        let visited = match file {
+        let visited = match change.file() {
             Some(file) => contents.open(&file.content).and_then(|bytes| unpacker.visit(change, &mut bytes.take(file.size_bytes))),
             None => unpacker.visit(change, &mut io::empty()),
         };

@@ -5,7 +5,7 @@
 
 use super::{Key, Record};
 use crate::oci::{Descriptor, DiffId, Digest, MediaType};
-use crate::tree::{Change, Content, Entry, LayerIndex, Node, TreePath};
+use crate::tree::{Change, Content, LayerIndex, TreePath};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -258,15 +258,14 @@ fn is_sound(layer: DiffId, index: &LayerIndex) -> bool {
     let clean = |path: &TreePath| TreePath::parse(path.as_bytes()).is_ok_and(|parsed| parsed == *path);
     index.changes.iter().all(|change| {
         let sound = match change {
-            Change::Put { entry: Entry { node: Node::File(file), mode, .. }, .. } => {
-                let own = match &file.content {
+            Change::Put { entry, .. } => {
+                let own = entry.file().is_none_or(|file| match &file.content {
                     Content::Layer { diff_id, .. } => *diff_id == layer,
                     Content::Inline(bytes) => bytes.len() as u64 == file.size_bytes,
                     Content::Host { .. } | Content::Range { .. } => false,
-                };
-                own && *mode <= 0o7777
+                });
+                own && entry.mode <= 0o7777
             }
-            Change::Put { entry, .. } => entry.mode <= 0o7777,
             Change::Link { target, .. } => clean(target) && !target.is_root(),
             Change::Remove { path } => !path.is_root(),
             Change::Opaque { .. } => true,
@@ -292,7 +291,7 @@ pub(super) fn decompress(bytes: &[u8], limit_bytes: u64) -> io::Result<Vec<u8>> 
 mod tests {
     use super::*;
     use crate::cache::KeyBuilder;
-    use crate::tree::{SourceId, text};
+    use crate::tree::{Entry, Node, SourceId, text};
 
     fn key(name: &str) -> Key {
         KeyBuilder::new(name, None).finish()
@@ -387,7 +386,7 @@ mod tests {
         let own = |name: &str| {
             let mut changes = text::parse("a 0644 0:0 @7 \"x\"\nb = a\n- c\nd -> e").unwrap();
             for change in &mut changes {
-                if let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = change {
+                if let Some(file) = change.file_mut() {
                     file.content = Content::Layer { diff_id: layer(name), offset_bytes: 512 };
                 }
             }
@@ -416,7 +415,7 @@ mod tests {
         let other = Content::Layer { diff_id: layer("other"), offset_bytes: 0 };
         let long = Content::Inline(vec![0; 2].into());
         for content in [host, range, other, long] {
-            let changes = vec![Change::Put { path: TreePath::clamp("a"), entry: file(content) }];
+            let changes = vec![Change::put(TreePath::clamp("a"), file(content))];
             let packs = pack([(layer("a"), LayerIndex { changes })]);
             assert_eq!(Pack::open(&packs[0].1).unwrap().index(layer("a")), None);
         }

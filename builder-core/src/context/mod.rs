@@ -14,7 +14,7 @@ pub use git::GitSource;
 pub use ignore_file::find_rules;
 
 use crate::confined::{ConfinedDir, ConfinedError, Stat, StatKind};
-use crate::copy::{Child, IgnoreError, Listing, Rules, Selection, Verdict};
+use crate::copy::{Child, Identified, IgnoreError, Listing, Rules, Selection, Verdict};
 use crate::tree::{Content, ContentDigest, ContentHasher, Entry, File as TreeFile, Node, SourceId, Timestamp, TreePath};
 use std::{
     collections::HashMap,
@@ -22,7 +22,7 @@ use std::{
     io::{self, Read as _},
     num::NonZeroUsize,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// A directory to take files from. All that is read of it is remembered: within one build it does not change.
@@ -81,12 +81,11 @@ struct Known {
     read: HashMap<TreePath, Vec<(Vec<u8>, Stat)>>,
     /// Directories that were listed.
     listed: HashMap<TreePath, Vec<Child<HostInode>>>,
-    /// Files that were read.
-    digests: HashMap<TreePath, Completed>,
+    /// Files that were read and are in no directory that was listed: of the others the list has all.
+    completed: HashMap<TreePath, Arc<Entry>>,
 }
 
 /// What only reading a file tells.
-#[derive(Clone, Debug)]
 struct Completed {
     digest: ContentDigest,
     capability: Option<Vec<u8>>,
@@ -182,18 +181,19 @@ impl Context {
         }
     }
 
-    fn complete_entry(&self, entry: &mut Entry, buffer: &mut [u8], stop: &Stop<'_>) -> Result<(), ContextError> {
+    fn complete_entry(&self, entry: &mut Arc<Entry>, buffer: &mut [u8], stop: &Stop<'_>) -> Result<(), ContextError> {
         let Some((path, size_bytes)) = self.file_to_read(entry) else { return Ok(()) };
-        let known = self.known().digests.get(&path).cloned();
-        let completed = match known {
+        let known = self.known().completed(&path);
+        let Completed { digest, capability } = match known {
             Some(completed) => completed,
             None => self.read(&path, size_bytes, entry.mode, buffer, stop)?,
         };
-        entry.capability.clone_from(&completed.capability);
-        if let Node::File(file) = &mut entry.node {
-            file.digest = Some(completed.digest);
+        let complete = Arc::make_mut(entry);
+        complete.capability = capability;
+        if let Some(file) = complete.file_mut() {
+            file.digest = Some(digest);
         }
-        self.known().digests.insert(path, completed);
+        self.known().complete(path, entry);
         Ok(())
     }
 
@@ -308,7 +308,7 @@ impl Context {
         let mtime = Timestamp::truncated(stat.mtime);
         let mode = reduced(&node, stat.mode);
         let entry = Entry { node, mode, uid: 0, gid: 0, mtime, capability: None };
-        Ok(Some((path, (stat.device, stat.inode), entry)))
+        Ok(Some((path, (stat.device, stat.inode), entry.into())))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -316,11 +316,34 @@ impl Context {
     }
 }
 
+impl Known {
+    /// The place of a file in the list of its directory, if there is one.
+    fn listed(&mut self, path: &TreePath) -> Option<&mut Arc<Entry>> {
+        let children = self.listed.get_mut(&path.parent()?)?;
+        let at = children.binary_search_by(|(child, ..)| child.cmp(path)).ok()?;
+        Some(&mut children[at].2)
+    }
+
+    fn completed(&mut self, path: &TreePath) -> Option<Completed> {
+        let digest = |entry: &Arc<Entry>| entry.file().and_then(|file| file.digest);
+        let listed = self.listed(path).filter(|entry| digest(entry).is_some()).map(|entry| entry.clone());
+        let entry = listed.or_else(|| self.completed.get(path).cloned())?;
+        Some(Completed { digest: digest(&entry)?, capability: entry.capability.clone() })
+    }
+
+    fn complete(&mut self, path: TreePath, entry: &Arc<Entry>) {
+        match self.listed(&path) {
+            Some(listed) => *listed = entry.clone(),
+            None => drop(self.completed.insert(path, entry.clone())),
+        }
+    }
+}
+
 impl Listing for Context {
     type Inode = HostInode;
     type Error = ContextError;
 
-    fn get(&self, path: &TreePath) -> Result<Option<(HostInode, Entry)>, ContextError> {
+    fn get(&self, path: &TreePath) -> Result<Option<Identified<HostInode>>, ContextError> {
         // The door follows links on the way; an entry of a tree has none above it.
         for directory in path.ancestors() {
             if self.directory.stat(&directory)?.is_none_or(|stat| stat.kind != StatKind::Directory) {

@@ -18,4 +18,6 @@ pub use chmod::{Chmod, ChmodError};
 pub use glob::GlobError;
 pub use ignore::{IgnoreError, Rules, Verdict};
 pub use place::{Ground, Item, PlaceError, Placement, check_destination, place, workdir};
-pub use select::{Child, Kind, Listing, SelectError, Selected, Selection, content_digest, file_digests, select, select_path};
+pub use select::{
+    Child, Identified, Kind, Listing, SelectError, Selected, Selection, content_digest, file_digests, select, select_path,
+};

@@ -6,7 +6,10 @@
 
 use super::{Chmod, Kind, Selected, Selection, select::Role};
 use crate::tree::{Change, Entry, Last, Met, Node, ResolveError, Timestamp, Tree, TreePath, follow};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
 
 /// Where and how to place.
 #[derive(Clone, Debug)]
@@ -126,7 +129,7 @@ pub fn workdir(tree: &Tree, path: &TreePath, owner: (u32, u32), now: Timestamp) 
     let mut stage = Stage { base: tree, entries: BTreeMap::new(), replaced: BTreeSet::new(), link_count: 0 };
     let path = stage.follow(path, Last::Followed)?;
     let (uid, gid) = owner;
-    stage.make_directories(&path, &Entry { uid, gid, ..Entry::directory(now) })?;
+    stage.make_directories(&path, &Entry { uid, gid, ..Entry::directory(now) }.into())?;
     Ok(stage.changes())
 }
 
@@ -145,19 +148,24 @@ impl Placement {
         Entry { mode, uid, gid, ..Entry::directory(self.now) }
     }
 
-    fn adapt(&self, entry: &Entry) -> Entry {
+    fn adapt(&self, entry: &Arc<Entry>) -> Arc<Entry> {
         let mut entry = self.own(entry);
         if let Some(chmod) = &self.chmod
             && !matches!(entry.node, Node::Symlink(_))
         {
-            entry.mode = chmod.apply(entry.mode, entry.is_directory());
+            let mode = chmod.apply(entry.mode, entry.is_directory());
+            Arc::make_mut(&mut entry).mode = mode;
         }
         entry
     }
 
-    fn own(&self, entry: &Entry) -> Entry {
-        let (uid, gid) = self.owner.unwrap_or((entry.uid, entry.gid));
-        Entry { uid, gid, ..entry.clone() }
+    fn own(&self, entry: &Arc<Entry>) -> Arc<Entry> {
+        let mut entry = entry.clone();
+        if let Some((uid, gid)) = self.owner {
+            let entry = Arc::make_mut(&mut entry);
+            (entry.uid, entry.gid) = (uid, gid);
+        }
+        entry
     }
 }
 
@@ -175,7 +183,7 @@ struct Stage<'a> {
 }
 
 struct Staged {
-    entry: Entry,
+    entry: Arc<Entry>,
     /// Equal for the names of one file.
     link: Option<usize>,
 }
@@ -183,7 +191,7 @@ struct Staged {
 impl Stage<'_> {
     fn copy(&mut self, selection: &Selection, destination: &TreePath, placement: &Placement) -> Result<(), PlaceError> {
         let Some((top, below)) = selection.entries.split_first() else { return Ok(()) };
-        let made = placement.made_directory();
+        let made = placement.made_directory().into();
         let directory =
             if names_directory(&placement.destination) { destination.clone() } else { destination.parent().unwrap_or_default() };
         let directory = self.follow(&directory, Last::Followed)?;
@@ -222,7 +230,7 @@ impl Stage<'_> {
             match (there.is_directory(), entry.is_directory()) {
                 // Where paths are selected rather than a directory's contents, an existing directory only takes the mode.
                 (true, true) if kind == Kind::Parents || selected.role == Role::Parent => {
-                    entry = Entry { mode: selected.entry.mode, ..there.clone() };
+                    entry = Entry { mode: selected.entry.mode, ..there.clone() }.into();
                 }
                 (true, true) | (false, false) => {}
                 (false, true) => return Err(PlaceError::DirectoryOverFile(path)),
@@ -238,8 +246,8 @@ impl Stage<'_> {
     fn extract(&mut self, changes: &[Change], destination: &TreePath, placement: &Placement) -> Result<(), PlaceError> {
         let root = self.follow(destination, Last::Followed)?;
         let (uid, gid) = placement.owner.unwrap_or_default();
-        self.make_directories(&root, &Entry { uid, gid, ..Entry::directory(placement.now) })?;
-        let implied = Entry::directory(placement.now);
+        self.make_directories(&root, &Entry { uid, gid, ..Entry::directory(placement.now) }.into())?;
+        let implied = Entry::directory(placement.now).into();
         for change in changes {
             let path = self.follow_below(&root, change.path())?;
             match change {
@@ -253,7 +261,7 @@ impl Stage<'_> {
                 }
                 Change::Link { target, .. } => {
                     let target = self.follow_below(&root, target)?;
-                    let file = self.get(&target).filter(|entry| !entry.is_directory()).cloned();
+                    let file = self.shared(&target).filter(|entry| !entry.is_directory());
                     let Some(entry) = file else { return Err(PlaceError::ArchiveLink { path, target }) };
                     if path == target {
                         continue;
@@ -287,11 +295,24 @@ impl Stage<'_> {
     }
 
     fn get(&self, path: &TreePath) -> Option<&Entry> {
-        if let Some(staged) = self.entries.get(path) {
-            return Some(&staged.entry);
+        match self.entries.get(path) {
+            Some(staged) => Some(&staged.entry),
+            None if self.is_gone(path) => None,
+            None => self.base.get(path),
         }
-        let is_gone = !self.replaced.is_empty() && path.ancestors().any(|above| self.replaced.contains(&above));
-        if is_gone { None } else { self.base.get(path) }
+    }
+
+    fn shared(&self, path: &TreePath) -> Option<Arc<Entry>> {
+        match self.entries.get(path) {
+            Some(staged) => Some(staged.entry.clone()),
+            None if self.is_gone(path) => None,
+            None => self.base.shared(path),
+        }
+    }
+
+    /// Whether a directory of the base above `path` was replaced.
+    fn is_gone(&self, path: &TreePath) -> bool {
+        !self.replaced.is_empty() && path.ancestors().any(|above| self.replaced.contains(&above))
     }
 
     fn follow(&self, path: &TreePath, last: Last) -> Result<TreePath, PlaceError> {
@@ -309,7 +330,7 @@ impl Stage<'_> {
     }
 
     /// Makes `path` and what is missing above it. No part of it is a link.
-    fn make_directories(&mut self, path: &TreePath, made: &Entry) -> Result<(), PlaceError> {
+    fn make_directories(&mut self, path: &TreePath, made: &Arc<Entry>) -> Result<(), PlaceError> {
         if path.is_root() {
             return Ok(());
         }

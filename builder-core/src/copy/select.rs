@@ -10,10 +10,12 @@ use super::{
 use crate::tree::{
     Content, ContentDigest, ContentHasher, Entry, File, Inode, Last, Met, Node, ResolveError, Timestamp, Tree, TreePath, follow,
 };
-use std::{collections::HashMap, convert::Infallible, error::Error, hash::Hash};
+use std::{collections::HashMap, convert::Infallible, error::Error, hash::Hash, sync::Arc};
 
+/// What stands at a path: identity, entry.
+pub type Identified<Inode> = (Inode, Arc<Entry>);
 /// What a directory holds: path, identity, entry.
-pub type Child<Inode> = (TreePath, Inode, Entry);
+pub type Child<Inode> = (TreePath, Inode, Arc<Entry>);
 
 /// A tree whose directories can be listed.
 pub trait Listing {
@@ -26,7 +28,7 @@ pub trait Listing {
     ///
     /// # Errors
     /// If the medium fails. What does not exist is `None`.
-    fn get(&self, path: &TreePath) -> Result<Option<(Self::Inode, Entry)>, Self::Error>;
+    fn get(&self, path: &TreePath) -> Result<Option<Identified<Self::Inode>>, Self::Error>;
 
     /// What is directly in a directory, by name.
     ///
@@ -39,13 +41,13 @@ impl Listing for Tree {
     type Inode = Inode;
     type Error = Infallible;
 
-    fn get(&self, path: &TreePath) -> Result<Option<(Inode, Entry)>, Infallible> {
-        Ok(self.inode(path).zip(Tree::get(self, path).cloned()))
+    fn get(&self, path: &TreePath) -> Result<Option<Identified<Inode>>, Infallible> {
+        Ok(self.inode(path).zip(self.shared(path)))
     }
 
     fn children(&self, directory: &TreePath) -> Result<Vec<Child<Inode>>, Infallible> {
-        let children = Tree::children(self, directory);
-        Ok(children.filter_map(|(path, entry)| Some((path.clone(), self.inode(path)?, entry.clone()))).collect())
+        let children = self.shared_children(directory);
+        Ok(children.map(|(path, inode, entry)| (path.clone(), inode, entry.clone())).collect())
     }
 }
 
@@ -67,7 +69,7 @@ pub struct Selected {
     /// Its place below the selection's root.
     pub path: TreePath,
     /// What it is. The digest of a file may be unknown until somebody needs it.
-    pub entry: Entry,
+    pub entry: Arc<Entry>,
     /// Equal for the names of one file within this selection.
     pub link: Option<usize>,
     pub(super) role: Role,
@@ -278,10 +280,10 @@ impl<L: Listing> Source<'_, L> {
     }
 
     fn follow(&self, path: &TreePath) -> Result<TreePath, SelectError> {
-        follow(path, Last::Followed, |path| Ok(self.get(path)?.map(|(_, entry)| Met::from(entry.node))))
+        follow(path, Last::Followed, |path| Ok(self.get(path)?.map(|(_, entry)| Met::from(Arc::unwrap_or_clone(entry).node))))
     }
 
-    fn get(&self, path: &TreePath) -> Result<Option<(L::Inode, Entry)>, SelectError> {
+    fn get(&self, path: &TreePath) -> Result<Option<Identified<L::Inode>>, SelectError> {
         self.from.get(path).map_err(|error| SelectError::Read { path: path.clone(), source: error.into() })
     }
 
@@ -297,7 +299,7 @@ impl<L: Listing> Source<'_, L> {
 impl Selection {
     /// A file that is in no tree: a heredoc, a download.
     pub fn file(name: impl Into<Vec<u8>>, entry: Entry) -> Self {
-        let entries = vec![Selected { path: TreePath::root(), entry, link: None, role: Role::Wanted }];
+        let entries = vec![Selected { path: TreePath::root(), entry: entry.into(), link: None, role: Role::Wanted }];
         Self { name: name.into(), origin: TreePath::root(), entries, kind: Kind::Contents }
     }
 

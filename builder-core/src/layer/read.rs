@@ -268,7 +268,7 @@ pub(super) fn walk(
         let failed = |source| ReadError::Visit { path: change.path().clone(), source };
         visitor.visit(&change, &mut data).map_err(failed)?;
         let digest = data.finish().map_err(failed)?;
-        if let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = &mut change {
+        if let Some(file) = change.file_mut() {
             file.digest = Some(digest);
         }
         changes.push(change);
@@ -318,12 +318,13 @@ impl Tally {
     fn change(&mut self, change: &Change) -> Result<(), TooLarge> {
         let mut bytes = change.path().as_bytes().len();
         match change {
-            Change::Put { entry: Entry { node: Node::Symlink(target), .. }, .. } => bytes += target.len(),
+            Change::Put { entry, .. } => match &entry.node {
+                Node::Symlink(target) => bytes += target.len(),
+                Node::File(file) => self.file_bytes = self.file_bytes.saturating_add(file.size_bytes),
+                _ => {}
+            },
             Change::Link { target, .. } => bytes += target.as_bytes().len(),
-            Change::Put { entry: Entry { node: Node::File(file), .. }, .. } => {
-                self.file_bytes = self.file_bytes.saturating_add(file.size_bytes);
-            }
-            _ => {}
+            Change::Remove { .. } | Change::Opaque { .. } => {}
         }
         let mut parent = change.path().parent();
         while let Some(directory) = parent.filter(|directory| !directory.is_root() && !self.parents.contains(directory)) {
@@ -390,7 +391,7 @@ fn change(member: Member, content: Content, whiteouts: bool) -> Result<Option<Ch
     }
     let entry =
         Entry { node, mode: record.mode, uid: record.uid, gid: record.gid, mtime: record.mtime, capability: record.capability };
-    Ok(Some(Change::Put { path, entry }))
+    Ok(Some(Change::put(path, entry)))
 }
 
 #[cfg(test)]

@@ -141,18 +141,18 @@ pub fn pack(
     out: impl Write + Send,
 ) -> Result<Packed, PackError> {
     let present = check(changes)?;
-    let expected_bytes = changes.iter().filter_map(file_of).map(|file| file.size_bytes).fold(0, u64::saturating_add);
+    let expected_bytes = changes.iter().filter_map(Change::file).map(|file| file.size_bytes).fold(0, u64::saturating_add);
     let settings = Settings::new(options.compression, options.level, options.threads);
-    let write_all = |input: &mut Input| -> Result<BTreeMap<usize, (u64, ContentDigest)>, Failure<PackError>> {
-        let mut files = BTreeMap::new();
-        for (at, change) in changes.iter().enumerate() {
+    let write_all = |input: &mut Input| -> Result<Vec<Stored>, Failure<PackError>> {
+        let mut files = Vec::new();
+        for change in changes {
             input.put(
                 &tar::header(&member(change, &present, options.mtime_limit))
                     .map_err(|error| Failure::Own(PackError::Header(error)))?,
             )?;
-            if let Some(file) = file_of(change) {
+            if let Some(file) = change.file() {
                 let offset_bytes = input.position();
-                files.insert(at, (offset_bytes, put_file(input, change.path(), file, open)?));
+                files.push(Stored { offset_bytes, digest: put_file(input, change.path(), file, open)? });
                 input.put(&tar::END[..tar::padding(file.size_bytes)])?;
             }
         }
@@ -164,7 +164,7 @@ pub fn pack(
     Ok(Packed {
         diff_id,
         blob: descriptor(options.compression, blob),
-        index: index(changes, options.mtime_limit, &files, diff_id),
+        index: index(changes, options.mtime_limit, files, diff_id),
         uncompressed_bytes: tar.size_bytes,
     })
 }
@@ -177,10 +177,6 @@ fn descriptor(compression: Compression, blob: Written) -> Descriptor {
         platform: None,
         annotations: BTreeMap::new(),
     }
-}
-
-fn file_of(change: &Change) -> Option<&File> {
-    if let Change::Put { entry, .. } = change { entry.file() } else { None }
 }
 
 /// Copies exactly the promised bytes of a file.
@@ -229,20 +225,24 @@ fn read_some(source: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// What a reader would find.
-fn index(
-    changes: &[Change],
-    mtime_limit: Option<Timestamp>,
-    files: &BTreeMap<usize, (u64, ContentDigest)>,
-    diff_id: DiffId,
-) -> LayerIndex {
+/// A file that is in the layer now.
+struct Stored {
+    offset_bytes: u64,
+    digest: ContentDigest,
+}
+
+/// What a reader would find; `files` are those of `changes`, in their order.
+fn index(changes: &[Change], mtime_limit: Option<Timestamp>, files: Vec<Stored>, diff_id: DiffId) -> LayerIndex {
     let mut changes = changes.to_vec();
-    for (at, change) in changes.iter_mut().enumerate() {
-        let Change::Put { entry, .. } = change else { continue };
+    let mut files = files.into_iter();
+    for change in &mut changes {
+        let Some(entry) = change.entry_mut() else { continue };
         (entry.mode, entry.mtime) = (mode(entry), mtime(entry, mtime_limit));
-        if let (Node::File(file), Some((offset_bytes, digest))) = (&mut entry.node, files.get(&at)) {
-            file.content = Content::Layer { diff_id, offset_bytes: *offset_bytes };
-            file.digest = Some(*digest);
+        if let Some(file) = entry.file_mut()
+            && let Some(Stored { offset_bytes, digest }) = files.next()
+        {
+            file.content = Content::Layer { diff_id, offset_bytes };
+            file.digest = Some(digest);
         }
     }
     LayerIndex { changes }
@@ -270,7 +270,7 @@ fn check(changes: &[Change]) -> Result<Present<'_>, PackError> {
             Change::Put { entry, .. } if path.is_root() && !entry.is_directory() => {
                 return Err(invalid("the root is a directory"));
             }
-            Change::Put { entry, .. } => Some(entry),
+            Change::Put { entry, .. } => Some(&**entry),
             Change::Link { target, .. } => {
                 let file = seen.get(target).copied().flatten().filter(|entry| !entry.is_directory());
                 Some(file.ok_or_else(|| invalid("it is a hard link to what is no file earlier in the layer"))?)

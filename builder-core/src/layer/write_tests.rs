@@ -33,7 +33,7 @@ const ALL: [Compression; 3] = [Compression::Uncompressed, Compression::Gzip, Com
 fn file(path: &str, content: Content, size_bytes: u64) -> Change {
     let node = Node::File(File { size_bytes, digest: None, content });
     let entry = Entry { node, mode: 0o644, uid: 0, gid: 0, mtime: Timestamp::default(), capability: None };
-    Change::Put { path: TreePath::parse(path).unwrap(), entry }
+    Change::put(TreePath::parse(path).unwrap(), entry)
 }
 
 fn host(path: &str, source: u32, size_bytes: u64) -> Change {
@@ -130,7 +130,7 @@ fn gzip_itself_reads_several_members() {
 #[test]
 fn later_times_are_clamped_and_fractions_dropped() {
     let mut changes = text::parse("a/ 0755 0:0 @10\nb/ 0755 0:0 @30\nc/ 0755 0:0 @-7").unwrap();
-    let Change::Put { entry, .. } = &mut changes[0] else { panic!("a directory") };
+    let Some(entry) = changes[0].entry_mut() else { panic!("a directory") };
     entry.mtime.nanoseconds = 5;
     let options = PackOptions { mtime_limit: Some(Timestamp::from_seconds(20)), ..options(Compression::Gzip, 1) };
     let packed = pack(&changes, &Files(vec![]), &options, io::sink()).unwrap();
@@ -180,7 +180,7 @@ fn what_is_no_layer_is_refused() {
 fn a_file_that_changed_is_named() {
     let files = Files(vec![b"hello".to_vec()]);
     let mut other = host("d/f", 0, 5);
-    let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = &mut other else { panic!("a file") };
+    let Some(file) = other.file_mut() else { panic!("a file") };
     file.digest = Some(ContentDigest::of(b"hullo"));
     for (change, expected) in [
         (host("d/f", 0, 6), "/d/f changed while it was read: it had 6 bytes and has fewer now"),
@@ -261,7 +261,7 @@ fn changes_strategy() -> impl Strategy<Value = Vec<Change>> {
             let mut changes = Vec::new();
             for (path, what) in entries {
                 changes.push(match what {
-                    Some(entry) => Change::Put { path, entry },
+                    Some(entry) => Change::put(path, entry),
                     None => Change::Remove { path },
                 });
             }
@@ -295,7 +295,7 @@ proptest! {
         let without_content = |changes: &[Change]| {
             let mut changes = changes.to_vec();
             for change in &mut changes {
-                if let Change::Put { entry: Entry { node: Node::File(file), .. }, .. } = change {
+                if let Some(file) = change.file_mut() {
                     file.content = Content::Inline(Arc::from([]));
                 }
             }

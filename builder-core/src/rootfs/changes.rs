@@ -185,13 +185,13 @@ impl Comparison<'_> {
         let mut first_names: HashMap<u64, TreePath> = HashMap::new();
         let change = |(path, found)| match found {
             Found::Remove => Change::Remove { path },
-            Found::Put(entry, None) => Change::Put { path, entry },
+            Found::Put(entry, None) => Change::put(path, entry),
             Found::Put(entry, Some(inode)) => {
                 if let Some(target) = first_names.get(&inode) {
                     return Change::Link { path, target: target.clone() };
                 }
                 first_names.insert(inode, path.clone());
-                Change::Put { path, entry }
+                Change::put(path, entry)
             }
         };
         self.changes.into_iter().map(change).collect()

@@ -285,7 +285,7 @@ impl Rootfs {
                 let files = ConfinedDir::open(&*root)?;
                 let (changes, after) = changes::in_directory(&files, records, unmade, tree, source, self.owners, dating)?;
                 // What the step removed or replaced is not waiting to be made any more.
-                let takes_away = |change: &&Change| !matches!(change, Change::Put { entry, .. } if entry.is_directory());
+                let takes_away = |change: &&Change| !change.entry().is_some_and(Entry::is_directory);
                 let gone: Vec<&TreePath> = changes.iter().filter(takes_away).map(Change::path).collect();
                 unmade.retain(|path| !gone.iter().any(|gone| path.below(gone).is_some()));
                 *records = after;

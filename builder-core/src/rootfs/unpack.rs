@@ -11,6 +11,7 @@ use std::{
     collections::{BTreeSet, HashSet},
     io::{self, Read, Write as _},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Bytes that go to the disk at once.
@@ -147,7 +148,7 @@ impl Unpacker {
         }
     }
 
-    fn put(&mut self, path: &TreePath, entry: &Entry, data: &mut dyn Read) -> Result<(), Taking> {
+    fn put(&mut self, path: &TreePath, entry: &Arc<Entry>, data: &mut dyn Read) -> Result<(), Taking> {
         let Some(path) = self.make_parents(path)? else {
             // The root itself: it is there.
             if entry.is_directory() {
@@ -170,7 +171,7 @@ impl Unpacker {
 
     fn link(&mut self, path: &TreePath, target: &TreePath) -> Result<(), RootfsError> {
         let Ok(target) = self.tree.resolve_parent(target) else { return Ok(()) };
-        let Some(entry) = self.tree.get(&target).filter(|entry| !entry.is_directory()).cloned() else { return Ok(()) };
+        let Some(entry) = self.tree.shared(&target).filter(|entry| !entry.is_directory()) else { return Ok(()) };
         let Some(path) = self.make_parents(path)? else { return Ok(()) };
         // As `Tree::link` does: neither may the target make room for its new name.
         if target.below(&path).is_some() || self.tree.get(&target).is_none_or(Entry::is_directory) {

@@ -1,7 +1,8 @@
 //! What a layer does to the tree below it. Pure.
 
-use super::{Entry, TreePath};
+use super::{Entry, File, TreePath};
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// One record of a layer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,8 +12,8 @@ pub enum Change {
     Put {
         /// Where.
         path: TreePath,
-        /// What.
-        entry: Entry,
+        /// What; shared with the trees and lists that have it too.
+        entry: Arc<Entry>,
     },
     /// A further name of the file at `target`, which was put earlier in this layer or lies below it.
     Link {
@@ -41,6 +42,34 @@ pub struct LayerIndex {
 }
 
 impl Change {
+    /// Puts `entry` at `path`.
+    #[must_use]
+    pub fn put(path: TreePath, entry: impl Into<Arc<Entry>>) -> Self {
+        Self::Put { path, entry: entry.into() }
+    }
+
+    /// What it puts there.
+    #[must_use]
+    pub fn entry(&self) -> Option<&Entry> {
+        if let Self::Put { entry, .. } = self { Some(entry) } else { None }
+    }
+
+    /// The regular file that it puts there, if it is one.
+    #[must_use]
+    pub fn file(&self) -> Option<&File> {
+        self.entry()?.file()
+    }
+
+    /// What it puts there, to be changed here alone.
+    pub fn entry_mut(&mut self) -> Option<&mut Entry> {
+        if let Self::Put { entry, .. } = self { Some(Arc::make_mut(entry)) } else { None }
+    }
+
+    /// The regular file that it puts there, to be changed here alone.
+    pub fn file_mut(&mut self) -> Option<&mut File> {
+        if self.file().is_some() { self.entry_mut()?.file_mut() } else { None }
+    }
+
     /// Where it happens.
     #[must_use]
     pub fn path(&self) -> &TreePath {

@@ -127,6 +127,11 @@ impl Entry {
     pub fn file(&self) -> Option<&File> {
         if let Node::File(file) = &self.node { Some(file) } else { None }
     }
+
+    /// The same, to be changed.
+    pub fn file_mut(&mut self) -> Option<&mut File> {
+        if let Node::File(file) = &mut self.node { Some(file) } else { None }
+    }
 }
 
 impl Timestamp {

@@ -37,6 +37,12 @@ impl Tree {
         self.entries.get(path).map(|(_, entry)| &**entry)
     }
 
+    /// The same, to be kept elsewhere as well.
+    #[must_use]
+    pub fn shared(&self, path: &TreePath) -> Option<Arc<Entry>> {
+        self.entries.get(path).map(|(_, entry)| entry.clone())
+    }
+
     /// The file identity at exactly this path.
     #[must_use]
     pub fn inode(&self, path: &TreePath) -> Option<Inode> {
@@ -62,6 +68,11 @@ impl Tree {
 
     /// What is directly in `directory`, by path.
     pub fn children(&self, directory: &TreePath) -> impl Iterator<Item = (&TreePath, &Entry)> {
+        self.shared_children(directory).map(|(path, _, entry)| (path, &**entry))
+    }
+
+    /// The same with identities, and the entries to be kept elsewhere as well.
+    pub fn shared_children(&self, directory: &TreePath) -> impl Iterator<Item = (&TreePath, Inode, &Arc<Entry>)> {
         let (from, to) = range_below(directory);
         Children { tree: self, directory: directory.clone(), from, to }
     }
@@ -115,7 +126,8 @@ impl Tree {
     }
 
     /// Puts `entry` at `path`, as [`Change::Put`] says.
-    pub fn put(&mut self, path: &TreePath, entry: Entry) {
+    pub fn put(&mut self, path: &TreePath, entry: impl Into<Arc<Entry>>) {
+        let entry = entry.into();
         let path = self.make_parents(path);
         if path.is_root() && !entry.is_directory() {
             return;
@@ -125,7 +137,7 @@ impl Tree {
             self.remove(&path);
         }
         let inode = self.new_inode();
-        self.entries.insert(path, (inode, Arc::new(entry)));
+        self.entries.insert(path, (inode, entry));
     }
 
     /// Makes `path` a further name of the file at `target`. A target that does not exist or is a directory changes nothing.
@@ -200,17 +212,17 @@ struct Children<'a> {
 }
 
 impl<'a> Iterator for Children<'a> {
-    type Item = (&'a TreePath, &'a Entry);
+    type Item = (&'a TreePath, Inode, &'a Arc<Entry>);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let (path, (_, entry)) = self.tree.entries.range::<TreePath, _>((self.from.clone(), self.to.clone())).next()?;
+            let (path, (inode, entry)) = self.tree.entries.range::<TreePath, _>((self.from.clone(), self.to.clone())).next()?;
             let rest = path.below(&self.directory)?;
             let mut parts = rest.parts();
             let child = self.directory.child(parts.next()?);
             if parts.next().is_none() {
                 self.from = Bound::Excluded(child);
-                return Some((path, entry));
+                return Some((path, *inode, entry));
             }
             // All that is below a child stands in one block from `child/` to before `child0`, with siblings such as `child-x` before it.
             self.from = Bound::Included(child.with_suffix(b'0'));

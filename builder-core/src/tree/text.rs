@@ -106,10 +106,8 @@ fn record(line: &str) -> Option<Change> {
             None => (target, (0, 0)),
         };
         let node = Node::Symlink(unescape(target)?);
-        return Some(Change::Put {
-            path,
-            entry: Entry { node, mode: 0o777, uid, gid, mtime: Timestamp::default(), capability: None },
-        });
+        let entry = Entry { node, mode: 0o777, uid, gid, mtime: Timestamp::default(), capability: None };
+        return Some(Change::put(path, entry));
     }
     let (mode, rest) = rest.split_once(' ')?;
     let mode = u16::from_str_radix(mode, 8).ok()?;
@@ -142,7 +140,7 @@ fn record(line: &str) -> Option<Change> {
         Some(("b", numbers)) => pair(numbers).map(|(major, minor)| Node::BlockDevice { major, minor })?,
         _ => return None,
     };
-    Some(Change::Put { path, entry })
+    Some(Change::put(path, entry))
 }
 
 fn pair(text: &str) -> Option<(u32, u32)> {

@@ -355,7 +355,7 @@ impl Checkout {
     /// [`GitError::Read`] or [`GitError::Run`] if a file cannot be read.
     pub fn tree(&self, directory: &ConfinedDir, source: SourceId) -> Result<Tree, GitError> {
         let made = Entry::directory(self.time);
-        let mut changes = vec![Change::Put { path: TreePath::root(), entry: made.clone() }];
+        let mut changes = vec![Change::put(TreePath::root(), made.clone())];
         let mut left = vec![TreePath::root()];
         let mut buffer = vec![0; 128 << 10];
         while let Some(parent) = left.pop() {
@@ -379,7 +379,7 @@ impl Checkout {
                     // A repository holds nothing else.
                     _ => continue,
                 };
-                changes.push(Change::Put { path, entry });
+                changes.push(Change::put(path, entry));
             }
         }
         let mut tree = Tree::new();
