@@ -176,8 +176,13 @@ impl Store {
 
     /// Writes `bytes` to `path`, whole or not at all.
     fn write_whole(&self, path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+        self.fill_whole(path, |file| io::Write::write_all(file, bytes))
+    }
+
+    /// Lets `fill` write what shall stand at `path`, whole or not at all.
+    fn fill_whole(&self, path: &Path, fill: impl FnOnce(&mut fs::File) -> io::Result<()>) -> Result<(), StoreError> {
         let mut file = self.staged_file()?;
-        io::Write::write_all(&mut file, bytes).map_err(|error| StoreError::io("write", path, error))?;
+        fill(file.as_file_mut()).map_err(|error| StoreError::io("write", path, error))?;
         file.persist(path).map_err(|error| StoreError::io("put in place", path, error.error))?;
         Ok(())
     }

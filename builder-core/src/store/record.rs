@@ -4,7 +4,10 @@ use super::{Store, StoreError, uses::LockFor};
 use crate::oci::{Descriptor, DiffId, Digest};
 use crate::tree::LayerIndex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use std::path::{Path, PathBuf};
+use std::{
+    io::{self, BufWriter, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
 
 /// An image that builds have started from, as it was found last.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,9 @@ const INDEX_VERSION: [u8; 4] = *b"cli1";
 /// Length of the BLAKE3 checksum that stands between version and content.
 const CHECKSUM_BYTES: usize = 32;
 
+/// How much of an index is written at once.
+const BUFFER_BYTES: usize = 64 << 10;
+
 impl Store {
     /// The index of a layer, if it is known.
     ///
@@ -50,7 +56,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it cannot be written.
     pub fn put_layer_index(&self, layer: DiffId, index: &LayerIndex) -> Result<(), StoreError> {
-        self.write_whole(&self.index_path(layer), &encode(index))
+        self.fill_whole(&self.index_path(layer), |file| encode(index, file))
     }
 
     /// The blobs that are known to hold a layer, those of this store and those of registries, in the order they became known.
@@ -154,7 +160,7 @@ impl Store {
 
     fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
         let bytes =
-            serde_json::to_vec(value).map_err(|error| StoreError::io("write a record to", path, std::io::Error::other(error)))?;
+            serde_json::to_vec(value).map_err(|error| StoreError::io("write a record to", path, io::Error::other(error)))?;
         self.write_whole(path, &bytes)
     }
 
@@ -179,10 +185,32 @@ fn base_name(reference: &str, platform: &str) -> PathBuf {
     Path::new("bases").join(Digest::of(format!("{reference} {platform}").as_bytes()).hex())
 }
 
-/// Version, checksum, postcard.
-fn encode(index: &LayerIndex) -> Vec<u8> {
-    let content = postcard::to_stdvec(index).expect("an index holds only bytes, numbers and lists");
-    [&INDEX_VERSION[..], blake3::hash(&content).as_bytes(), &content].concat()
+/// Writes version, checksum, postcard. An index of many files is large, so its bytes are never all in memory.
+fn encode(index: &LayerIndex, mut file: impl Write + Seek) -> io::Result<()> {
+    file.write_all(&[&INDEX_VERSION[..], &[0; CHECKSUM_BYTES]].concat())?;
+    let mut content = BufWriter::with_capacity(BUFFER_BYTES, Hashing { to: &mut file, hasher: blake3::Hasher::new() });
+    postcard::to_io(index, &mut content).map_err(io::Error::other)?;
+    let checksum = content.into_inner()?.hasher.finalize();
+    file.seek(SeekFrom::Start(INDEX_VERSION.len() as u64))?;
+    file.write_all(checksum.as_bytes())
+}
+
+/// Hashes what is written.
+struct Hashing<W> {
+    to: W,
+    hasher: blake3::Hasher,
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.to.write(bytes)?;
+        self.hasher.update(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.to.flush()
+    }
 }
 
 fn decode(bytes: &[u8]) -> Option<LayerIndex> {
@@ -210,7 +238,8 @@ mod tests {
         store.put_layer_index(layer, &index).unwrap();
         assert_eq!(store.layer_index(layer).unwrap(), Some(index.clone()));
         assert!(store.has_layer_index(layer) && !store.has_layer_index(DiffId(Digest::of(b"other"))));
-        let whole = encode(&index);
+        let mut whole = Vec::new();
+        encode(&index, io::Cursor::new(&mut whole)).unwrap();
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
             damaged[at] ^= 1;
