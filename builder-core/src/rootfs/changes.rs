@@ -7,7 +7,7 @@ use super::{Dating, Owners, RootfsError, recorded::Recorded, records::Records};
 use crate::confined::{ConfinedDir, Stat, StatKind};
 use crate::tree::{Change, Content, ContentDigest, ContentHasher, Entry, Node, SourceId, Timestamp, Tree, TreePath};
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::Read as _,
 };
 
@@ -46,8 +46,7 @@ pub(super) fn in_upper(
     while let Some((path, hides)) = open.pop() {
         let children = directory.list_stats(&path)?;
         if hides {
-            let names: HashSet<&[u8]> = children.iter().map(|(name, _)| &name[..]).collect();
-            comparison.remove_others(&path, |child| child.name().is_some_and(|name| names.contains(name)));
+            comparison.remove_others(&path, &children, |_| false);
         }
         for (name, stat) in &children {
             let child = path.child(name);
@@ -84,20 +83,18 @@ pub(super) fn in_directory(
     let mut open = vec![TreePath::root()];
     while let Some(path) = open.pop() {
         let children = directory.list_stats(&path)?;
-        let names: HashSet<&[u8]> = children.iter().map(|(name, _)| &name[..]).collect();
-        comparison.remove_others(&path, |child| unmade.contains(child) || child.name().is_some_and(|name| names.contains(name)));
+        comparison.remove_others(&path, &children, |child| unmade.contains(child));
+        let mut noted = before.directory(&path);
         for (name, stat) in &children {
-            let child = path.child(name);
             if stat.kind == StatKind::Directory {
+                let child = path.child(name);
                 comparison.compare(&child, stat)?;
                 open.push(child);
-                continue;
+            } else if !noted.is_unchanged(name, stat) {
+                comparison.compare(&path.child(name), stat)?;
             }
-            if !before.is_unchanged(&child, stat) {
-                comparison.compare(&child, stat)?;
-            }
-            after.insert(child, stat);
         }
+        after.insert_all(path, children.into_iter().filter(|(_, stat)| stat.kind != StatKind::Directory));
     }
     Ok((comparison.finish(), after))
 }
@@ -150,12 +147,15 @@ impl Comparison<'_> {
         }
     }
 
-    /// Notes that the tree's children of `path` are gone, but for those that `stays` names.
-    fn remove_others(&mut self, path: &TreePath, stays: impl Fn(&TreePath) -> bool) {
-        let gone: Vec<TreePath> =
-            self.tree.children(path).filter(|(child, _)| !stays(child)).map(|(child, _)| child.clone()).collect();
-        for child in gone {
-            self.remove(child);
+    /// Notes that the tree's children of `path` are gone, but for those that have one of `names`, sorted, and those that `stay`.
+    fn remove_others(&mut self, path: &TreePath, names: &[(Vec<u8>, Stat)], stay: impl Fn(&TreePath) -> bool) {
+        let mut names = names.iter().map(|(name, _)| &name[..]).peekable();
+        for (child, _) in self.tree.children(path) {
+            let Some(name) = child.name() else { continue };
+            while names.next_if(|earlier| *earlier < name).is_some() {}
+            if names.peek() != Some(&name) && !stay(child) {
+                self.changes.insert(child.clone(), Found::Remove);
+            }
         }
     }
 

@@ -265,7 +265,7 @@ impl Unpacker {
         if matches!(self.below, Below::Here) {
             let (directory, name) = open_parent(&self.directory, &mut self.parent, path)?;
             if let Some(stat) = directory.stat(&name)? {
-                self.unpacked.records.insert(path.clone(), &stat);
+                self.unpacked.records.insert(path, &stat);
             }
         }
         Ok(())

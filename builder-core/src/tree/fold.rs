@@ -4,7 +4,11 @@ use super::{
     Change, Entry, Timestamp, TreePath,
     follow::{Last, Met, ResolveError, follow},
 };
-use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map},
+    ops::Bound,
+    sync::Arc,
+};
 
 /// A file system: path → entry. The root is always there and is a directory.
 #[derive(Clone, Debug)]
@@ -74,7 +78,8 @@ impl Tree {
     /// The same with identities, and the entries to be kept elsewhere as well.
     pub fn shared_children(&self, directory: &TreePath) -> impl Iterator<Item = (&TreePath, Inode, &Arc<Entry>)> {
         let (from, to) = range_below(directory);
-        Children { tree: self, directory: directory.clone(), from, to }
+        let prefix_bytes = if directory.is_root() { 0 } else { directory.as_bytes().len() + 1 };
+        Children { tree: self, prefix_bytes, entries: self.entries.range((from, to.clone())), to }
     }
 
     /// Follows the links in `path` inside this root and says where it leads. Parts that do not exist are taken as they
@@ -203,11 +208,12 @@ fn range_below(directory: &TreePath) -> (Bound<TreePath>, Bound<TreePath>) {
     (Bound::Excluded(directory.with_suffix(b'/')), Bound::Excluded(directory.with_suffix(b'0')))
 }
 
-/// Jumps from child to child without visiting what is below each.
+/// Goes from child to child, and leaps over what is below each.
 struct Children<'a> {
     tree: &'a Tree,
-    directory: TreePath,
-    from: Bound<TreePath>,
+    /// Of the directory with its slash.
+    prefix_bytes: usize,
+    entries: btree_map::Range<'a, TreePath, (Inode, Arc<Entry>)>,
     to: Bound<TreePath>,
 }
 
@@ -216,16 +222,12 @@ impl<'a> Iterator for Children<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let (path, (inode, entry)) = self.tree.entries.range::<TreePath, _>((self.from.clone(), self.to.clone())).next()?;
-            let rest = path.below(&self.directory)?;
-            let mut parts = rest.parts();
-            let child = self.directory.child(parts.next()?);
-            if parts.next().is_none() {
-                self.from = Bound::Excluded(child);
-                return Some((path, *inode, entry));
-            }
+            let (path, (inode, entry)) = self.entries.next()?;
+            let slash = path.as_bytes()[self.prefix_bytes..].iter().position(|byte| *byte == b'/');
+            let Some(at) = slash else { return Some((path, *inode, entry)) };
             // All that is below a child stands in one block from `child/` to before `child0`, with siblings such as `child-x` before it.
-            self.from = Bound::Included(child.with_suffix(b'0'));
+            let behind = path.behind_block(self.prefix_bytes + at);
+            self.entries = self.tree.entries.range((Bound::Included(behind), self.to.clone()));
         }
     }
 }

@@ -139,6 +139,11 @@ impl TreePath {
         Self([&self.0[..], &[byte]].concat().into())
     }
 
+    /// The first path behind all that is below the directory which ends before the slash at `slash`.
+    pub(super) fn behind_block(&self, slash: usize) -> Self {
+        Self([&self.0[..slash], b"0"].concat().into())
+    }
+
     /// What is left of it below `directory`; `None` if it is not there. The directory itself leaves the root.
     #[must_use]
     pub fn below(&self, directory: &TreePath) -> Option<TreePath> {
