@@ -471,6 +471,28 @@ impl ConfinedDir {
         set().map_err(|errno| self.error("set the attributes of", path, errno))
     }
 
+    /// As [`set_file_attributes`](Self::set_file_attributes), for a file that was just made: what is right from the start is not
+    /// set again. Gives what the file is in the end.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settle_file(
+        &self,
+        path: &TreePath,
+        file: &File,
+        entry: &Entry,
+        attributes: Attributes,
+    ) -> Result<Stat, ConfinedError> {
+        let failed = |errno| self.error("set the attributes of", path, errno);
+        fs::futimens(file, &both_times(entry.mtime)).map_err(failed)?;
+        let stat = stat_of(file).map_err(failed)?;
+        if (stat.uid, stat.gid, stat.mode) == (entry.uid, entry.gid, entry.mode) && entry.capability.is_none() {
+            return Ok(stat);
+        }
+        self.set_file_attributes(path, file, entry, attributes)?;
+        stat_of(file).map_err(failed)
+    }
+
     /// Sets what the kernel has not set by itself when the file was made with [`AsMade::creation_mode`].
     ///
     /// # Errors
@@ -723,7 +745,16 @@ fn descriptor_path(descriptor: &OwnedFd) -> String {
 }
 
 fn stat_at(parent: BorrowedFd<'_>, name: &Path) -> Result<Stat, Errno> {
-    let found = fs::statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?;
+    stat_from(&fs::statx(parent, name, AtFlags::SYMLINK_NOFOLLOW, WANTED)?)
+}
+
+fn stat_of(file: &File) -> Result<Stat, Errno> {
+    stat_from(&fs::statx(file, "", AtFlags::EMPTY_PATH, WANTED)?)
+}
+
+const WANTED: StatxFlags = StatxFlags::BASIC_STATS.union(StatxFlags::BTIME);
+
+fn stat_from(found: &fs::Statx) -> Result<Stat, Errno> {
     let has_birth = StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::BTIME);
     let birth = Timestamp { seconds: found.stx_btime.tv_sec, nanoseconds: found.stx_btime.tv_nsec };
     let (major, minor) = (found.stx_rdev_major, found.stx_rdev_minor);

@@ -6,6 +6,7 @@ use crate::confined::{Attributes, ConfinedDir, ConfinedError, Stat, StatKind};
 use crate::tree::{Entry, Node, SourceId, TreePath};
 use emulation::record::{self, BLOCK, CHARACTER, DIRECTORY, OWNERS, REGULAR, Record, TYPE};
 use std::{
+    borrow::Cow,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -83,26 +84,34 @@ impl Recorded {
 
     /// Makes what stands at `name` in `directory` what `entry` says. A device stands there as an empty file.
     pub(super) fn set(&self, directory: &ConfinedDir, name: &TreePath, entry: &Entry) -> Result<(), ConfinedError> {
-        let mut real = Entry { uid: self.uid, gid: self.gid, capability: None, ..entry.clone() };
-        let (kind, device) = match entry.node {
-            Node::Directory => (DIRECTORY, 0),
-            Node::File(_) => (REGULAR, 0),
-            Node::CharDevice { major, minor } => (CHARACTER, device(major, minor)),
-            Node::BlockDevice { major, minor } => (BLOCK, device(major, minor)),
-            Node::Symlink(_) | Node::Fifo => {
-                directory.set_attributes(name, &real, Attributes::WherePossible)?;
-                return self.set_owner(directory, name, entry);
-            }
-        };
-        let record = Record { uid: entry.uid, gid: entry.gid, mode: kind | u32::from(entry.mode), device };
+        self.note(directory, name, entry)?;
+        directory.set_attributes(name, &self.real(entry), Attributes::WherePossible)
+    }
+
+    /// Records what the kernel does not store of what stands at `name` in `directory`; it must still let itself be written.
+    pub(super) fn note(&self, directory: &ConfinedDir, name: &TreePath, entry: &Entry) -> Result<(), ConfinedError> {
+        let Some(record) = record_of(entry) else { return self.set_owner(directory, name, entry) };
         if !record.is_plain() {
             directory.set_attribute(name, ATTRIBUTE, &record.to_bytes())?;
         }
-        if let Some(capability) = &entry.capability {
-            directory.set_attribute(name, CAPABILITY, capability)?;
+        match &entry.capability {
+            Some(capability) => directory.set_attribute(name, CAPABILITY, capability),
+            None => Ok(()),
         }
-        real.mode = permissions(record.real_mode());
-        directory.set_attributes(name, &real, Attributes::WherePossible)
+    }
+
+    /// The file that stands on disk for that of `entry`.
+    pub(super) fn real_file(&self, entry: &Entry) -> RealFile<'static> {
+        let real = self.real(entry);
+        let is_noted = entry.capability.is_some() || !record_of(entry).is_some_and(Record::is_plain);
+        // Attributes are refused for a file that its owner may not write.
+        RealFile { creation_mode: if is_noted { 0o600 } else { real.mode & 0o777 }, entry: Cow::Owned(real) }
+    }
+
+    /// What stands on disk for `entry`.
+    fn real(&self, entry: &Entry) -> Entry {
+        let mode = record_of(entry).map_or(entry.mode, |record| permissions(record.real_mode()));
+        Entry { uid: self.uid, gid: self.gid, mode, capability: None, ..entry.clone() }
     }
 
     fn set_owner(&self, directory: &ConfinedDir, path: &TreePath, entry: &Entry) -> Result<(), ConfinedError> {
@@ -116,6 +125,33 @@ impl Recorded {
         self.owners.remove_all(&name)?;
         self.owners.create_symlink(&name, &value[..length])
     }
+}
+
+/// A file on disk.
+pub(super) struct RealFile<'a> {
+    /// What it is in the end.
+    pub(super) entry: Cow<'a, Entry>,
+    /// The mode to make it with.
+    pub(super) creation_mode: u16,
+}
+
+impl<'a> RealFile<'a> {
+    /// Where nothing is recorded: what the image has.
+    pub(super) fn same(entry: &'a Entry) -> Self {
+        Self { entry: Cow::Borrowed(entry), creation_mode: entry.mode & 0o777 }
+    }
+}
+
+/// The record of what can hold one.
+fn record_of(entry: &Entry) -> Option<Record> {
+    let (kind, device) = match entry.node {
+        Node::Directory => (DIRECTORY, 0),
+        Node::File(_) => (REGULAR, 0),
+        Node::CharDevice { major, minor } => (CHARACTER, device(major, minor)),
+        Node::BlockDevice { major, minor } => (BLOCK, device(major, minor)),
+        Node::Symlink(_) | Node::Fifo => return None,
+    };
+    Some(Record { uid: entry.uid, gid: entry.gid, mode: kind | u32::from(entry.mode), device })
 }
 
 /// Copies from a path in one root to a path in another. Times are copied too, those of directories when all is in them.

@@ -3,7 +3,11 @@
 //! The tree says where everything goes; the disk is never asked. So a layer's path through a link, or a whiteout behind
 //! what it speaks of, ends where [`Tree::apply`] says, and nowhere outside of the root.
 
-use super::{Owners, RootfsError, recorded::Recorded, records::Records};
+use super::{
+    Owners, RootfsError,
+    recorded::{RealFile, Recorded},
+    records::Records,
+};
 use crate::confined::{Attributes, ConfinedDir, ConfinedError, StatKind};
 use crate::layer::read::Visitor;
 use crate::tree::{Change, Entry, LayerIndex, Node, Tree, TreePath};
@@ -224,7 +228,8 @@ impl Unpacker {
         match &entry.node {
             Node::Directory => unreachable!("the caller makes directories"),
             Node::File(_) => {
-                let mut file = directory.create_file(&name, 0o600)?;
+                let real = self.recorded.as_ref().map_or_else(|| RealFile::same(entry), |recorded| recorded.real_file(entry));
+                let mut file = directory.create_file(&name, real.creation_mode)?;
                 loop {
                     match data.read(&mut self.buffer) {
                         Ok(0) => break,
@@ -235,11 +240,14 @@ impl Unpacker {
                         Err(error) => return Err(Taking::Data(error)),
                     }
                 }
-                match &self.recorded {
-                    Some(recorded) => recorded.set(directory, &name, entry)?,
-                    None => directory.set_file_attributes(&name, &file, entry, self.attributes)?,
+                if let Some(recorded) = &self.recorded {
+                    recorded.note(directory, &name, entry)?;
                 }
-                return Ok(self.record(path)?);
+                let stat = directory.settle_file(&name, &file, &real.entry, self.attributes)?;
+                if matches!(self.below, Below::Here) {
+                    self.unpacked.records.insert(path, &stat);
+                }
+                return Ok(());
             }
             Node::Symlink(target) => directory.create_symlink(&name, target)?,
             Node::CharDevice { .. } | Node::BlockDevice { .. } if self.recorded.is_some() => {
