@@ -88,7 +88,7 @@ impl Sending {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).failure.take()
     }
 
-    fn progressed(&self) {
+    pub(super) fn progressed(&self) {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).last_progress = Instant::now();
     }
 
@@ -237,13 +237,18 @@ impl Response {
         Seat(self.line.place.clone())
     }
 
-    /// Reads what is left of a body that nobody wants, so that the connection can be used again, unless it is long.
+    /// Reads what is left of a body that nobody wants, so that the connection can be used again, unless it is long or slow.
     pub(super) async fn drain(mut self, limit_bytes: usize) {
-        let mut left = limit_bytes;
-        while let Ok(Some(bytes)) = self.chunk().await {
-            let Some(less) = left.checked_sub(bytes.len()) else { return };
-            left = less;
-        }
+        const LONGEST: Duration = Duration::from_secs(1);
+        let reading = async {
+            let mut left = limit_bytes;
+            while let Ok(Some(bytes)) = self.chunk().await {
+                let Some(less) = left.checked_sub(bytes.len()) else { return };
+                left = less;
+            }
+        };
+        // What was not read to its end closes the connection.
+        let _ = tokio::time::timeout(LONGEST, reading).await;
     }
 
     /// The status.

@@ -3,7 +3,7 @@
 //! HTTP/2 is not offered to servers: all transfers would share one connection's window, which stalled uploads at several registries.
 
 use super::{Cause, HttpError, Options, Proxies, Trust, Url, body::Outgoing, error, host_of, tls};
-use header::HeaderValue;
+use header::{HeaderMap, HeaderValue};
 use hyper::{
     Uri,
     client::conn::http1::{self, SendRequest},
@@ -23,12 +23,16 @@ use tower_service::Service as _;
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How often in vain before it is closed.
 const KEEPALIVE_RETRIES: u32 = 3;
+/// How long what was sent may go unacknowledged: while something is, nobody asks whether the other end is still there.
+const LONGEST_UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// The way to the servers that are recognised alike.
 pub(super) struct Transport {
     proxies: Matcher,
-    connector: HttpsConnector<HttpConnector>,
+    to_server: HttpsConnector<HttpConnector>,
+    to_proxy: HttpsConnector<HttpConnector>,
     tls: Arc<rustls::ClientConfig>,
+    user_agent: HeaderValue,
     connect_timeout: Duration,
 }
 
@@ -47,6 +51,11 @@ pub(super) struct Route {
 }
 
 impl Route {
+    #[cfg(test)]
+    pub(super) fn has_proxy(&self) -> bool {
+        self.proxy.is_some()
+    }
+
     /// The target and the `Host` of a request, and what a proxy that forwards it wants to know of us.
     pub(super) fn addressed(&self) -> Option<(Uri, HeaderValue, Option<HeaderValue>)> {
         let host = HeaderValue::from_str(self.uri.authority()?.as_str()).ok()?;
@@ -82,8 +91,21 @@ impl Transport {
         http.set_keepalive(Some(KEEPALIVE));
         http.set_keepalive_interval(Some(KEEPALIVE));
         http.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
-        let connector = HttpsConnector::from((http, tls.clone()));
-        Ok(Self { proxies: matcher(&options.proxies)?, connector, tls, connect_timeout: options.connect_timeout })
+        http.set_tcp_user_timeout(Some(LONGEST_UNACKNOWLEDGED));
+        // Shared by the addresses of a name, so that one that swallows everything leaves time for the next.
+        http.set_connect_timeout(Some(options.connect_timeout));
+        // Whom a registry is trusted like says nothing of the proxy on the way to it.
+        let tls_of_proxy = Arc::new(tls::config("the proxy", &options.trust, &options.ca_paths)?);
+        let user_agent = HeaderValue::from_str(&options.user_agent)
+            .map_err(|_| HttpError::Setup { source: Cause("the user agent is no text for a header".to_owned()) })?;
+        Ok(Self {
+            proxies: matcher(&options.proxies)?,
+            to_server: HttpsConnector::from((http.clone(), tls.clone())),
+            to_proxy: HttpsConnector::from((http, tls_of_proxy)),
+            tls,
+            user_agent,
+            connect_timeout: options.connect_timeout,
+        })
     }
 
     /// The way to `url`.
@@ -99,21 +121,22 @@ impl Transport {
 
     /// Opens a connection that has `permit` until it is closed.
     pub(super) async fn connect(&self, route: &Route, url: &Url, permit: OwnedSemaphorePermit) -> Result<Connection, HttpError> {
-        let mut connector = self.connector.clone();
+        let (mut to_server, mut to_proxy) = (self.to_server.clone(), self.to_proxy.clone());
         let connecting = async {
             let refused =
                 |error: Box<dyn std::error::Error + Send + Sync>| error::classify(&*error, url, error::During::Connecting);
             match &route.proxy {
                 Some(proxy) if route.uri.scheme_str() == Some("https") => {
-                    let mut tunnel = Tunnel::new(proxy.uri().clone(), connector);
+                    let headers = HeaderMap::from_iter([(header::USER_AGENT, self.user_agent.clone())]);
+                    let mut tunnel = Tunnel::new(proxy.uri().clone(), to_proxy).with_headers(headers);
                     if let Some(pass) = proxy.basic_auth() {
                         tunnel = tunnel.with_auth(pass.clone());
                     }
                     let io = HttpsConnector::from((tunnel, self.tls.clone())).call(route.uri.clone()).await.map_err(refused)?;
                     speak(io, url, permit).await
                 }
-                Some(proxy) => speak(connector.call(proxy.uri().clone()).await.map_err(refused)?, url, permit).await,
-                None => speak(connector.call(route.uri.clone()).await.map_err(refused)?, url, permit).await,
+                Some(proxy) => speak(to_proxy.call(proxy.uri().clone()).await.map_err(refused)?, url, permit).await,
+                None => speak(to_server.call(route.uri.clone()).await.map_err(refused)?, url, permit).await,
             }
         };
         let too_long = || {
@@ -144,8 +167,14 @@ fn matcher(proxies: &Proxies) -> Result<Matcher, HttpError> {
     let address = |scheme, given: &Option<String>| {
         let Some(given) = given.as_deref().filter(|given| !given.is_empty()) else { return Ok(String::new()) };
         let address = if given.contains("://") { given.to_owned() } else { format!("http://{given}") };
-        let usable = Url::parse(&address).is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-        if usable { Ok(address) } else { Err(HttpError::Proxy { scheme }) }
+        let refused = || HttpError::Proxy { scheme };
+        let address = Url::parse(&address).map_err(|_| refused())?;
+        if !matches!(address.scheme(), "http" | "https") || !address.has_host() {
+            return Err(refused());
+        }
+        // The matcher takes one that it cannot read for none.
+        let address = String::from(address);
+        if address.parse::<Uri>().is_err() { Err(refused()) } else { Ok(address) }
     };
     let direct = format!("localhost,127.0.0.0/8,::1,{}", proxies.no_proxy.as_deref().unwrap_or_default());
     Ok(Matcher::builder().http(address("http", &proxies.http)?).https(address("https", &proxies.https)?).no(direct).build())

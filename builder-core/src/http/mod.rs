@@ -1,8 +1,8 @@
 //! The one door to the network: TLS, proxies, redirects, retries, limits.
 //!
 //! Takes a [`Request`] that can be sent again as a whole, gives a [`Response`] whose body streams. Credentials travel only in
-//! the `Authorization` header that the caller sets, and never over a redirect to another host; errors name neither credentials
-//! nor query strings. Nothing is read from the environment: proxies and places of certificates are given by the caller.
+//! the `Authorization` header, which the caller sets or the user and password of an address make, and never over a redirect to another
+//! host; errors name neither credentials nor query strings. Nothing is read from the environment: proxies and places of certificates are given by the caller.
 
 mod body;
 mod connect;
@@ -238,7 +238,7 @@ impl Client {
             };
             match self.options.retry.wait(attempts, retry_after, jitter()) {
                 Some(wait) if request.replay == Replay::Allowed => {
-                    // The place is free while we wait.
+                    // Afterwards the place is free while we wait.
                     if let Ok(response) = outcome {
                         response.drain(UNWANTED_BYTES).await;
                     }
@@ -305,6 +305,8 @@ impl Client {
         let patience = if request.body.size_bytes() > 0 { self.options.commit_timeout } else { self.options.idle_timeout };
         let inner = loop {
             let connection = line.connection(&route, url).await?;
+            // What was waited for until now was no answer.
+            sending.progressed();
             let answer = connection.sender.try_send_request(outgoing);
             tokio::pin!(answer);
             let outcome = loop {
@@ -429,6 +431,20 @@ mod tests {
         let proxies = Proxies { https: Some("http://user:secret@proxy:3128".to_owned()), ..Proxies::default() };
         assert!(!format!("{proxies:?}").contains("secret"));
         assert!(Client::new(Options { proxies, ..Options::default() }).is_ok());
+    }
+
+    #[test]
+    fn a_proxy_is_never_silently_left_out() {
+        for (address, is_refused) in
+            [("http://ci:pa^ss@proxy:3128", false), ("http://proxy:3128\n", false), ("proxy:3128", false), (" proxy:3128", true)]
+        {
+            let proxies = Proxies { https: Some(address.to_owned()), ..Proxies::default() };
+            let made = Client::new(Options { proxies, ..Options::default() });
+            assert_eq!(matches!(made, Err(HttpError::Proxy { .. })), is_refused, "{address:?}");
+            let Ok(client) = made else { continue };
+            let route = client.usual.route(&Url::parse("https://registry.example/v2/").unwrap()).unwrap();
+            assert!(route.has_proxy(), "{address:?}");
+        }
     }
 
     #[test]

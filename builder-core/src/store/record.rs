@@ -188,8 +188,12 @@ fn base_name(reference: &str, platform: &str) -> PathBuf {
 /// Writes version, checksum, postcard. An index of many files is large, so its bytes are never all in memory.
 fn encode(index: &LayerIndex, mut file: impl Write + Seek) -> io::Result<()> {
     file.write_all(&[&INDEX_VERSION[..], &[0; CHECKSUM_BYTES]].concat())?;
-    let mut content = BufWriter::with_capacity(BUFFER_BYTES, Hashing { to: &mut file, hasher: blake3::Hasher::new() });
-    postcard::to_io(index, &mut content).map_err(io::Error::other)?;
+    let hashing = Hashing { to: &mut file, hasher: blake3::Hasher::new(), failure: None };
+    let mut content = BufWriter::with_capacity(BUFFER_BYTES, hashing);
+    if let Err(error) = postcard::to_io(index, &mut content) {
+        // It does not say why nothing could be written, a full disk say.
+        return Err(content.get_mut().failure.take().unwrap_or_else(|| io::Error::other(error)));
+    }
     let checksum = content.into_inner()?.hasher.finalize();
     file.seek(SeekFrom::Start(INDEX_VERSION.len() as u64))?;
     file.write_all(checksum.as_bytes())
@@ -199,11 +203,16 @@ fn encode(index: &LayerIndex, mut file: impl Write + Seek) -> io::Result<()> {
 struct Hashing<W> {
     to: W,
     hasher: blake3::Hasher,
+    /// Why nothing more could be written.
+    failure: Option<io::Error>,
 }
 
 impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.to.write(bytes)?;
+        let count = self.to.write(bytes).map_err(|error| {
+            self.failure = error.raw_os_error().map(io::Error::from_raw_os_error);
+            error
+        })?;
         self.hasher.update(&bytes[..count]);
         Ok(count)
     }
@@ -246,6 +255,30 @@ mod tests {
             assert_eq!(decode(&damaged), None, "byte {at}");
             assert_eq!(decode(&whole[..at]), None, "cut at {at}");
         }
+    }
+
+    #[test]
+    fn what_kept_a_large_index_from_being_written_is_said() {
+        /// A disk that is full after some bytes.
+        struct Small(usize);
+        impl Write for Small {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 = self.0.checked_sub(bytes.len()).ok_or_else(|| rustix::io::Errno::NOSPC)?;
+                Ok(bytes.len())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        impl Seek for Small {
+            fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
+                Ok(0)
+            }
+        }
+        let lines: Vec<String> = (0..20_000).map(|number| format!("- removed-{number}")).collect();
+        let index = LayerIndex { changes: text::parse(&lines.join("\n")).unwrap() };
+        let failure = encode(&index, Small(2 * BUFFER_BYTES)).unwrap_err();
+        assert_eq!(failure.kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]
