@@ -25,9 +25,13 @@ const FILE: u64 = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE;
 const READ_DIRECTORY: u64 = 1 << 3;
 /// The last of the first version: make a link.
 const FIRST: u64 = (1 << 13) - 1;
+/// Make a block device, which an emulated step never does.
+const MAKE_BLOCK_DEVICE: u64 = 1 << 11;
 /// Move between directories.
 const REFER: u64 = 1 << 13;
 
+/// The first version that shuts signals and abstract sockets off.
+const FIRST_WITH_SCOPES: u32 = 6;
 /// Signals to processes outside, and abstract sockets of processes outside.
 const SCOPES: u64 = 0b11;
 
@@ -59,15 +63,18 @@ pub(super) fn version() -> io::Result<u32> {
 }
 
 impl Ruleset {
+    /// Rules about other processes alone, for a step that has no other files in sight than its own: those about files would go up from
+    /// each file that is opened to the root, and find there that all is allowed.
+    pub(super) fn of_processes(version: u32) -> io::Result<Self> {
+        // There must be something that is forbidden, and before signals and sockets could be that was only files.
+        let files = if version < FIRST_WITH_SCOPES { MAKE_BLOCK_DEVICE } else { 0 };
+        Self::make([files, 0, scopes(version)])
+    }
+
     /// Rules for what this version of Landlock knows. What is not there needs no rule.
     pub(super) fn new(version: u32, reachable: &[(&Path, Reach)]) -> io::Result<Self> {
         let attributes = attributes(version);
-        // SAFETY: the structure has the kernel's layout, and its length is told; what an old kernel does not know is zero.
-        let made = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), size_of_val(&attributes), 0) };
-        let descriptor = i32::try_from(made).ok().filter(|descriptor| *descriptor >= 0);
-        let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
-        // SAFETY: just made, and nobody else's.
-        let ruleset = Self(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        let ruleset = Self::make(attributes)?;
         for (path, reach) in reachable {
             let opened = match rustix::fs::open(*path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
                 Err(rustix::io::Errno::NOENT) => continue,
@@ -78,6 +85,15 @@ impl Ruleset {
             ruleset.allow(opened.as_fd(), rights(*reach, is_directory) & attributes[0])?;
         }
         Ok(ruleset)
+    }
+
+    fn make(attributes: [u64; 3]) -> io::Result<Self> {
+        // SAFETY: the structure has the kernel's layout, and its length is told; what an old kernel does not know is zero.
+        let made = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attributes.as_ptr(), size_of_val(&attributes), 0) };
+        let descriptor = i32::try_from(made).ok().filter(|descriptor| *descriptor >= 0);
+        let descriptor = descriptor.ok_or_else(io::Error::last_os_error)?;
+        // SAFETY: just made, and nobody else's.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
 
     fn allow(&self, place: BorrowedFd<'_>, rights: u64) -> io::Result<()> {
@@ -103,7 +119,11 @@ impl AsFd for Ruleset {
 /// What is forbidden unless a rule allows it: rights to files, to the network (none), and what is shut off altogether.
 fn attributes(version: u32) -> [u64; 3] {
     let since = |first: u32, rights: u64| if version >= first { rights } else { 0 };
-    [FIRST | since(2, REFER) | since(3, TRUNCATE) | since(5, IOCTL_DEVICE), 0, since(6, SCOPES)]
+    [FIRST | since(2, REFER) | since(3, TRUNCATE) | since(5, IOCTL_DEVICE), 0, scopes(version)]
+}
+
+fn scopes(version: u32) -> u64 {
+    if version >= FIRST_WITH_SCOPES { SCOPES } else { 0 }
 }
 
 fn rights(reach: Reach, is_directory: bool) -> u64 {

@@ -75,7 +75,7 @@ impl Walls {
         let Some(version) = self.landlock_version else { return Ok(None) };
         let made = if self.apart.is_some() {
             // Nothing else is there; what the rules add is that no process outside can be looked into or sent a signal.
-            Ruleset::new(version, &[(Path::new("/"), Reach::All)])
+            Ruleset::of_processes(version)
         } else {
             let devices = DEVICES.map(|name| Path::new("/dev").join(name));
             let mut reachable = vec![
