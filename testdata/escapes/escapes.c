@@ -281,7 +281,7 @@ static int inherited_descriptor(void) {
 static int above_root_descriptor(void) {
     char path[8192];
     snprintf(path, sizeof path, "../../../../../../../../../../../..%s", secret);
-    int fd = (int)CALL(SYS_openat, 1023, path, O_RDONLY);
+    int fd = (int)CALL(SYS_openat, 59, path, O_RDONLY);
     return fd >= 0 && has_canary(fd);
 }
 static int interrupt_80(void) {

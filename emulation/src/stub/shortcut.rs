@@ -46,18 +46,33 @@ fn make(number: i64, place: u64) -> Option<()> {
     let detour = piece.start.load(Ordering::Relaxed) + used as u64;
     // This way memory that cannot be written to can be; no mapping is split for it.
     let memory = kernel::openat(AT_FDCWD, c"/proc/self/mem".as_ptr().cast(), O_RDWR | O_CLOEXEC, 0);
-    if memory < 0 {
-        return None;
-    }
     let write = |bytes: &[u8], to: u64| {
         let arguments = [memory as u64, bytes.as_ptr() as u64, bytes.len() as u64, to, 0, 0];
-        call(n::PWRITE64, arguments) == bytes.len() as i64
+        memory >= 0 && call(n::PWRITE64, arguments) == bytes.len() as i64 || write_unprotected(bytes, to)
     };
     if write(&arch::detour(number, place), detour) && write(&jump, start) {
         piece.used.store(used + DETOUR_LENGTH, Ordering::Relaxed);
     }
-    kernel::close(memory as i32);
+    if memory >= 0 {
+        kernel::close(memory as i32);
+    }
     Some(())
+}
+
+/// Writes to code where /proc is read-only, or a hardened kernel does not let it be used so.
+fn write_unprotected(bytes: &[u8], to: u64) -> bool {
+    const PAGE: u64 = 4096;
+    const READ_AND_EXECUTE: u64 = 5;
+    const WRITE: u64 = 2;
+    let start = to & !(PAGE - 1);
+    let length = (to + bytes.len() as u64).next_multiple_of(PAGE) - start;
+    let protect = |protection| call(n::MPROTECT, [start, length, protection, 0, 0, 0]);
+    if protect(READ_AND_EXECUTE | WRITE) != 0 {
+        return false;
+    }
+    // SAFETY: code of this process, which has one thread, on pages that can be written to now.
+    unsafe { core::ptr::copy_nonoverlapping(bytes.as_ptr(), to as *mut u8, bytes.len()) };
+    protect(READ_AND_EXECUTE) == 0
 }
 
 /// Memory with room for a detour, and the jump there.
