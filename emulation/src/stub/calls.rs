@@ -48,6 +48,7 @@ macro_rules! table {
         },)*)*];
 
         /// When this call comes to the stub; `None` for one that never does.
+        #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no shortcuts yet"))]
         fn when(number: i64) -> Option<When> {
             match number {
                 $($($(#[$only])* n::$name => Some($when),)*)*
@@ -228,7 +229,8 @@ table! {
 }
 
 /// Whether the filter would bring this call, with these arguments.
-pub(crate) fn comes(number: i64, arguments: [u64; 6]) -> bool {
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "there are no shortcuts yet"))]
+pub(crate) fn is_trapped(number: i64, arguments: [u64; 6]) -> bool {
     match when(number) {
         Some(Always) => true,
         Some(Given(argument)) => arguments[argument as usize] != 0,

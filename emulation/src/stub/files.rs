@@ -195,6 +195,8 @@ pub(crate) fn open(directory: i32, path: *const u8, flags: u64, mode: u64) -> An
     if path.is_null() {
         return EFAULT;
     }
+    // With a name only, nothing is made or emptied.
+    let flags = if flags & O_PATH != 0 { flags & !(O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE) } else { flags };
     if flags & O_TMPFILE != 0 {
         return answer(|| make_nameless(directory, path, flags, mode));
     }
@@ -343,6 +345,7 @@ pub(crate) fn open_how(directory: i32, path: *const u8, how: *const u64, length:
     let creates = flags & (O_CREAT | O_TMPFILE) != 0;
     let confines = RESOLVE_BENEATH | RESOLVE_IN_ROOT;
     if flags & !KNOWN_FLAGS != 0
+        || flags & O_PATH != 0 && flags & (O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE) != 0
         || resolve & !KNOWN_RESOLVE != 0
         || mode & !0o7777 != 0
         || mode != 0 && !creates

@@ -110,9 +110,17 @@ fn leads_through_links(path: &[u8]) -> bool {
     matches!(path, [b'/', b'l' | b'b' | b's' | b'v', ..]) && LINKS.iter().any(|link| path.starts_with(link))
 }
 
-/// Whether a part of a path, the last one too, is called as one of the host's directories, or leads upwards.
+/// Whether a path without links may lead to what is the host's: its first part is called so, or it leads upwards.
 fn names_hosts(path: &[u8]) -> bool {
-    path.split(|byte| *byte == b'/').any(|part| matches!(part, b"dev" | b"proc" | b"sys" | b".."))
+    let mut parts = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
+    parts.next().is_some_and(|part| matches!(part, b"dev" | b"proc" | b"sys" | b"..")) || parts.any(|part| part == b"..")
+}
+
+/// Whether a path goes from part to part: after `./` or `../` at its start none of them is empty, `.` or `..`.
+fn is_straight(path: &[u8]) -> bool {
+    let mut parts = path.strip_prefix(b"/").unwrap_or(path).split(|byte| *byte == b'/').peekable();
+    while path.first() != Some(&b'/') && parts.next_if(|part| matches!(*part, b"." | b"..")).is_some() {}
+    parts.peek().is_some() && parts.all(|part| !matches!(part, b"" | b"." | b".."))
 }
 
 /// Opens what a walk finds, or creates it there.
@@ -132,7 +140,7 @@ pub(crate) fn walk_and_open(directory: i32, path: &[u8], flags: u64, mode: u64) 
 /// Opens a program to read it, and writes where on the host it is. Of what is the host's it writes nothing and opens only the
 /// name.
 ///
-/// Nothing of /proc is touched for it, as the kernel would make entries there for each process that does.
+/// Mostly nothing of /proc is touched for it, as the kernel would make entries there for each process that does.
 pub(crate) fn open_program(directory: i32, path: *const u8, real: &mut Text<'_>) -> Answer {
     // What is no program is told from one afterwards, and must not keep us waiting.
     const FLAGS: u64 = O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
@@ -141,22 +149,19 @@ pub(crate) fn open_program(directory: i32, path: *const u8, real: &mut Text<'_>)
     if let Err(errno) = may_search(directory, bytes) {
         return errno;
     }
-    if let [b'/', rest @ ..] = bytes
-        && !(is_passed(bytes) && state().passes())
-        && !leads_through_links(bytes)
-        && rest.split(|byte| *byte == b'/').all(|part| !matches!(part, b"" | b"." | b".."))
-    {
+    // In a root of the program's own what is above the working directory may be outside, and only the kernel knows.
+    if !state().passes() || !is_straight(bytes) {
+        return open_judged(directory, path, bytes, O_PATH | O_CLOEXEC);
+    }
+    if bytes[0] == b'/' && !is_passed(bytes) && !leads_through_links(bytes) {
         let found = kernel::openat2(ROOT_DESCRIPTOR, path, FLAGS, 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
         if found >= 0 {
             real.put(state().root.as_bytes()).put(bytes);
             return found;
         }
-        if found == ENOENT && !names_hosts(bytes) {
+        if found == ENOENT {
             return ENOENT;
         }
-    }
-    if bytes.is_empty() {
-        return ENOENT;
     }
     let opened = with_walk(directory, bytes, true, |found, is_passed| {
         // SAFETY: the walk ends its path with zero.
@@ -580,6 +585,38 @@ mod tests {
             (b"/etc/dev", false),
         ] {
             assert_eq!(is_passed(path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_part_of_a_path_without_links_leads_to_the_host_or_none_does() {
+        for (path, expected) in [
+            (&b"/usr/include/sys/cdefs.h"[..], false),
+            (b"dev/null", true),
+            (b".//proc/self", true),
+            (b"a/../dev", true),
+            (b"/a/..", true),
+            (b"/devices", false),
+        ] {
+            assert_eq!(names_hosts(path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a_straight_path_goes_from_part_to_part() {
+        for (path, expected) in [
+            (&b"/usr/bin/true"[..], true),
+            (b"./configure", true),
+            (b"../../bin/x", true),
+            (b"x", true),
+            (b"/usr/bin/true/", false),
+            (b"/usr/bin/true/.", false),
+            (b"/etc/passwd/../../bin/sh", false),
+            (b"//bin/sh", false),
+            (b"..", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_straight(path), expected, "{path:?}");
         }
     }
 

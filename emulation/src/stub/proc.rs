@@ -4,7 +4,7 @@
 use super::arch::{O_DIRECTORY, O_NOFOLLOW, number as n};
 use super::kernel::{self, AT_FDCWD, Answer, EACCES, O_CLOEXEC, O_PATH, call};
 use super::path::{Place, is_passed};
-use super::state::{VARIABLE, program_of, setting, state};
+use super::state::{VARIABLE, end_of_stub, program_of, setting, state};
 use super::text::{self, Text};
 
 /// Half of it is read into, the other half written from. A variable may have 128 KiB.
@@ -241,9 +241,12 @@ fn put_right(kind: Kind, line: &[u8], out: &mut Text<'_>) {
 }
 
 fn put_mapping(line: &[u8], out: &mut Text<'_>) {
-    /// What the addresses of the stub start with; none of the program's does.
-    const STUB: &[u8] = b"2000";
-    if line.starts_with(STUB) && line.get(12) == Some(&b'-') {
+    /// Where the stub begins, with as many digits as its addresses have; build.rs has the address. The heap of a program is behind.
+    const START: u64 = 0x2000_0000_0000;
+    const DIGITS: usize = 12;
+    let digit = |byte: &u8| char::from(*byte).to_digit(16).map(u64::from);
+    let start = line.iter().map_while(digit).fold(0_u64, |start, digit| start.wrapping_mul(16).wrapping_add(digit));
+    if line.get(DIGITS) == Some(&b'-') && (START..end_of_stub()).contains(&start) {
         return;
     }
     match line.iter().position(|byte| *byte == b'/') {

@@ -3,8 +3,9 @@
 //! change is in the memory of this process alone, and of its copies.
 //!
 //! Only what can be changed safely is: the instruction that names the call, just before it, where nobody else can jump to; the
-//! call itself stays as it is. While the process has one thread, nobody else executes it meanwhile. Where the program has a stack
-//! for its signals it may be that its own is small (as those of Go's routines are), and everything stays with the signal.
+//! call itself stays as it is. While the process has one thread, nobody else executes it meanwhile (but for a child that was made to
+//! share its memory and not to stop it, which only the kernel's own tests do). Where the program has, at that moment, a stack for its
+//! signals it may be that its own is small (as those of Go's routines are), and everything stays with the signal.
 
 use super::arch::{self, Context, DETOUR_LENGTH, JUMP_LENGTH, number as n};
 use super::kernel::{self, AT_FDCWD, O_CLOEXEC, O_RDWR, Stat, call};
@@ -27,7 +28,9 @@ static DETOURS: [Piece; PIECES] = [const { Piece { start: AtomicU64::new(0), use
 /// After a trap: makes a shortcut if it is worth it.
 pub(crate) fn consider(number: i64, context: &Context) {
     let place = context.place();
-    if state::count_trap(place) == WORTH && !context.has_signal_stack() && state::owns_memory() && has_one_thread() {
+    let count = state::count_trap(place);
+    // Later again, but seldom: what stood against it may be over.
+    if count >= WORTH && count.is_power_of_two() && !context.has_signal_stack() && state::owns_memory() && has_one_thread() {
         make(number, place);
     }
 }
@@ -41,22 +44,18 @@ fn has_one_thread() -> bool {
 
 fn make(number: i64, place: u64) -> Option<()> {
     let start = arch::before_call(place, number)?;
-    let (piece, jump) = piece_near(start)?;
-    let used = piece.used.load(Ordering::Relaxed);
-    let detour = piece.start.load(Ordering::Relaxed) + used as u64;
+    let (detour, jump) = reserve_near(start)?;
     // This way memory that cannot be written to can be; no mapping is split for it.
     let memory = kernel::openat(AT_FDCWD, c"/proc/self/mem".as_ptr().cast(), O_RDWR | O_CLOEXEC, 0);
     let write = |bytes: &[u8], to: u64| {
         let arguments = [memory as u64, bytes.as_ptr() as u64, bytes.len() as u64, to, 0, 0];
         memory >= 0 && call(n::PWRITE64, arguments) == bytes.len() as i64 || write_unprotected(bytes, to)
     };
-    if write(&arch::detour(number, place), detour) && write(&jump, start) {
-        piece.used.store(used + DETOUR_LENGTH, Ordering::Relaxed);
-    }
+    let made = write(&arch::detour(number, place), detour) && write(&jump, start);
     if memory >= 0 {
         kernel::close(memory as i32);
     }
-    Some(())
+    made.then_some(())
 }
 
 /// Writes to code where /proc is read-only, or a hardened kernel does not let it be used so.
@@ -75,18 +74,21 @@ fn write_unprotected(bytes: &[u8], to: u64) -> bool {
     protect(READ_AND_EXECUTE) == 0
 }
 
-/// Memory with room for a detour, and the jump there.
-fn piece_near(start: u64) -> Option<(&'static Piece, [u8; JUMP_LENGTH])> {
+/// Room for a detour, and the jump there. Nobody gets it again, for a handler of the program may run in the middle of all this, make
+/// a shortcut itself, or never return.
+fn reserve_near(start: u64) -> Option<(u64, [u8; JUMP_LENGTH])> {
     for piece in &DETOURS {
-        let (address, used) = (piece.start.load(Ordering::Relaxed), piece.used.load(Ordering::Relaxed));
-        if address == 0 {
-            let jump = map_near(piece, start)?;
-            return Some((piece, jump));
+        if piece.start.load(Ordering::Relaxed) == 0 {
+            map_near(piece, start)?;
         }
-        if used + DETOUR_LENGTH <= PIECE
-            && let Some(jump) = arch::jump(start, address + used as u64)
-        {
-            return Some((piece, jump));
+        let address = piece.start.load(Ordering::Relaxed);
+        if arch::jump(start, address).is_none() || arch::jump(start, address + PIECE as u64).is_none() {
+            continue;
+        }
+        let used = piece.used.fetch_add(DETOUR_LENGTH, Ordering::Relaxed);
+        if used + DETOUR_LENGTH <= PIECE {
+            let detour = address + used as u64;
+            return arch::jump(start, detour).map(|jump| (detour, jump));
         }
     }
     None
@@ -94,7 +96,7 @@ fn piece_near(start: u64) -> Option<(&'static Piece, [u8; JUMP_LENGTH])> {
 
 /// Maps memory that a jump from `start` reaches: below libraries and programs there is mostly room, and where programs stand
 /// lowest it is above.
-fn map_near(piece: &Piece, start: u64) -> Option<[u8; JUMP_LENGTH]> {
+fn map_near(piece: &Piece, start: u64) -> Option<()> {
     const BELOW: u64 = 64 << 20;
     const ABOVE: u64 = 1 << 30;
     const READ_AND_EXECUTE: u64 = 5;
@@ -104,10 +106,10 @@ fn map_near(piece: &Piece, start: u64) -> Option<[u8; JUMP_LENGTH]> {
     if kernel::is_error(address) {
         return None;
     }
-    let Some(jump) = arch::jump(start, address as u64) else {
+    let is_near = arch::jump(start, address as u64).is_some();
+    // A handler may have been quicker.
+    if !is_near || piece.start.compare_exchange(0, address as u64, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         kernel::unmap(address as u64, PIECE);
-        return None;
-    };
-    piece.start.store(address as u64, Ordering::Relaxed);
-    Some(jump)
+    }
+    is_near.then_some(())
 }

@@ -147,6 +147,11 @@ const TRAPS: usize = 256;
 #[unsafe(link_section = ".bss.own")]
 static OWN: OwnPage = OwnPage { owner: AtomicI32::new(0), traps: [const { AtomicU64::new(0) }; TRAPS] };
 
+/// Where the memory of the stub ends, of which that page is the last.
+pub(crate) fn end_of_stub() -> u64 {
+    &raw const OWN as u64 + size_of::<OwnPage>() as u64
+}
+
 /// After an exec: the memory is this process's own, and the copy that a child gets of it will not be.
 pub(crate) fn own_memory() {
     const WIPE_ON_FORK: u64 = 18;

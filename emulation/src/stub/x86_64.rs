@@ -167,7 +167,7 @@ extern "C" fn direct() {
 
 extern "C" fn came(number: i64, saved: &Saved) -> i64 {
     let [f, e, d, c, b, a] = saved.arguments;
-    super::came(number, [a, b, c, d, e, f])
+    super::by_shortcut(number, [a, b, c, d, e, f])
 }
 
 /// What a handler returns to.
