@@ -997,7 +997,7 @@ async fn a_large_blob_comes_in_ranges() {
 async fn pieces_are_fetched_side_by_side_and_no_more_of_them_than_there_are_places() {
     #[derive(Default)]
     struct Seen {
-        third_piece: bool,
+        second_and_third: [bool; 2],
         under_way: usize,
         most: usize,
     }
@@ -1010,12 +1010,14 @@ async fn pieces_are_fetched_side_by_side_and_no_more_of_them_than_there_are_plac
         let mut now = seen.lock().unwrap();
         now.under_way += 1;
         now.most = now.most.max(now.under_way);
-        now.third_piece |= start == 2 * PIECE;
+        now.second_and_third[0] |= start == PIECE;
+        now.second_and_third[1] |= start == 2 * PIECE;
         changed.notify_all();
-        // The second piece is not answered before the third is asked for.
-        if start == PIECE {
-            now = changed.wait_timeout_while(now, Duration::from_secs(30), |now| !now.third_piece).unwrap().0;
-            if !now.third_piece {
+        // Of the second and the third piece, whichever is asked for first, none is answered before both are.
+        if start == PIECE || start == 2 * PIECE {
+            let is_alone = |now: &mut Seen| now.second_and_third.contains(&false);
+            now = changed.wait_timeout_while(now, Duration::from_secs(30), is_alone).unwrap().0;
+            if is_alone(&mut now) {
                 return answer("404 Not Found", "", b"");
             }
         }
