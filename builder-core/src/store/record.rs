@@ -209,10 +209,11 @@ struct Hashing<W> {
 
 impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.to.write(bytes).map_err(|error| {
+        let written = self.to.write(bytes);
+        if let Err(error) = &written {
             self.failure = error.raw_os_error().map(io::Error::from_raw_os_error);
-            error
-        })?;
+        }
+        let count = written?;
         self.hasher.update(&bytes[..count]);
         Ok(count)
     }
@@ -263,7 +264,7 @@ mod tests {
         struct Small(usize);
         impl Write for Small {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-                self.0 = self.0.checked_sub(bytes.len()).ok_or_else(|| rustix::io::Errno::NOSPC)?;
+                self.0 = self.0.checked_sub(bytes.len()).ok_or(rustix::io::Errno::NOSPC)?;
                 Ok(bytes.len())
             }
             fn flush(&mut self) -> io::Result<()> {
