@@ -275,7 +275,9 @@ pub(crate) fn plain_walk(directory: i32, path: &[u8]) -> Option<PlainWalk> {
     let end = path.iter().rposition(|byte| *byte == b'/')?;
     let is_absolute = path[0] == b'/';
     let parent = if is_absolute { path.get(1..end)? } else { &path[..end] };
+    // With a slash at its start it would be the host's directory.
     if parent.is_empty()
+        || parent[0] == b'/'
         || end + 1 == path.len()
         || has_dots(path)
         || is_absolute && (is_passed(path) || leads_through_links(path))
@@ -599,6 +601,15 @@ mod tests {
             (b"/devices", false),
         ] {
             assert_eq!(names_hosts(path), expected, "{path:?}");
+        }
+    }
+
+    #[test]
+    fn the_kernel_goes_alone_only_below_where_a_path_starts() {
+        for (path, expected) in
+            [(&b"/var/mail/x"[..], true), (b"a/x", true), (b"//var/mail/x", false), (b"/x", false), (b"a/../b/x", false)]
+        {
+            assert_eq!(plain_walk(3, path).is_some(), expected, "{path:?}");
         }
     }
 
