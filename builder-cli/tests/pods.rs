@@ -2,7 +2,8 @@
 //! name, and the demanding Dockerfile beside them, which has to be the same image everywhere.
 //!
 //! What each kind passes is the table of `docs/pods.md`, which this test writes (`BLESS=1`) or compares. `POD_KINDS=restricted,openshift`
-//! looks at these alone, `POD_JOBS=3` at so many at a time. What was said in a pod lies in `target/pods/KIND.log`, also while it runs.
+//! looks at these alone, `POD_JOBS=3` at so many at a time. What was said in a pod lies in `target/pods/KIND.log` after each of its
+//! two builds.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,6 +15,7 @@ use std::{
     process::Command,
     sync::{Arc, Mutex},
     thread,
+    time::Duration,
 };
 use testkit::{
     Compression, Finished, Image, Layout,
@@ -23,6 +25,9 @@ use testkit::{
 
 /// When the demanding image is said to be made.
 const EPOCH: &str = "1700000000";
+
+/// A build that takes longer than this hangs: it takes two minutes on two slow processors.
+const LIMIT: Duration = Duration::from_mins(15);
 
 /// What came out in one kind of pod.
 struct Outcome {
@@ -105,7 +110,7 @@ fn builds_in(kind: PodKind, binary: &Path, base: &Path, known: &KnownLayers) -> 
             "--build-context=base=oci-layout:///base:latest",
             "--no-push",
         ];
-        pod.run(&[&words, more, &[context]].concat())
+        pod.run_at_most(LIMIT, &[&words, more, &[context]].concat())
     };
     let log = directory().join(format!("{}.log", kind.name()));
     let programs = build("/pods/programs", &[]);

@@ -378,6 +378,26 @@ impl Pod {
         self.start(arguments).wait()
     }
 
+    /// The same, for a command that might never end: after `limit` it is killed, and its standard error goes on with what each
+    /// process of the container was doing then.
+    #[must_use]
+    pub fn run_at_most(&self, limit: Duration, arguments: &[&str]) -> Finished {
+        let mut running = self.start(arguments);
+        let until = Instant::now() + limit;
+        while !running.has_ended() {
+            if Instant::now() >= until {
+                let processes = processes_below(running.child.id());
+                running.delete();
+                let mut finished = running.wait();
+                finished.code = None;
+                finished.stderr.push_str(&format!("not at its end after {} s:\n{processes}", limit.as_secs()));
+                return finished;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        running.wait()
+    }
+
     /// Starts a command as the first process of a container, without input, and waits until it runs (or has ended).
     #[must_use]
     pub fn spawn(&self, arguments: &[&str]) -> RunningPod {
@@ -529,6 +549,11 @@ impl RunningPod {
         serde_json::from_str::<Value>(&answer.stdout).is_ok_and(|state| state["status"] == "running")
     }
 
+    /// Kills everything in the container. It may be gone by now, which is as good.
+    fn delete(&self) {
+        let _ = run("runc", ["--root", &self.state.to_string_lossy(), "delete", "--force", &self.name]);
+    }
+
     fn runc(&self, arguments: &[&str]) {
         let state = self.state.to_string_lossy();
         output_of("runc", [&["--root", &state], arguments].concat());
@@ -538,14 +563,40 @@ impl RunningPod {
 impl Drop for RunningPod {
     fn drop(&mut self) {
         if !self.has_ended() {
-            // It may be gone by now, which is as good.
-            let _ = run("runc", ["--root", &self.state.to_string_lossy(), "delete", "--force", &self.name]);
+            self.delete();
             let _ = self.child.wait();
         }
     }
 }
 
 const PAUSE: Duration = Duration::from_millis(10);
+
+/// A line for each process that descends from this one, as the host sees them: who it is, what it waits for, its command.
+fn processes_below(ancestor: u32) -> String {
+    let mut text = String::new();
+    let mut below = vec![ancestor.to_string()];
+    // Who is older has the lower number, but for numbers that were used before: those are found in a later round.
+    loop {
+        let known = below.len();
+        for process in std::fs::read_dir("/proc").expect("/proc can be listed").filter_map(Result::ok) {
+            let id = process.file_name().to_string_lossy().into_owned();
+            let read = |name: &str| std::fs::read_to_string(process.path().join(name)).unwrap_or_default();
+            let status = read("status");
+            let field =
+                |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned();
+            let parent = field("PPid:");
+            if below.contains(&parent) && !below.contains(&id) {
+                let (state, command) = (field("State:"), read("cmdline").replace('\0', " "));
+                let (waits, call) = (read("wchan"), read("syscall"));
+                text.push_str(&format!("{id} (of {parent}) {state}, in {waits}, call {}: {command}\n", call.trim_end()));
+                below.push(id);
+            }
+        }
+        if below.len() == known {
+            return text;
+        }
+    }
+}
 
 /// What comes out of a pipe, read by a thread, so that nobody waits for a reader.
 #[derive(Debug)]
