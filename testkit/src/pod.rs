@@ -390,7 +390,7 @@ impl Pod {
                 running.delete();
                 let mut finished = running.wait();
                 finished.code = None;
-                finished.stderr.push_str(&format!("not at its end after {} s:\n{processes}", limit.as_secs()));
+                finished.stderr = format!("{}not at its end after {} s:\n{processes}\n", finished.stderr, limit.as_secs());
                 return finished;
             }
             std::thread::sleep(PAUSE);
@@ -573,7 +573,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 /// A line for each process that descends from this one, as the host sees them: who it is, what it waits for, its command.
 fn processes_below(ancestor: u32) -> String {
-    let mut text = String::new();
+    let mut lines = Vec::new();
     let mut below = vec![ancestor.to_string()];
     // Who is older has the lower number, but for numbers that were used before: those are found in a later round.
     loop {
@@ -588,12 +588,12 @@ fn processes_below(ancestor: u32) -> String {
             if below.contains(&parent) && !below.contains(&id) {
                 let (state, command) = (field("State:"), read("cmdline").replace('\0', " "));
                 let (waits, call) = (read("wchan"), read("syscall"));
-                text.push_str(&format!("{id} (of {parent}) {state}, in {waits}, call {}: {command}\n", call.trim_end()));
+                lines.push(format!("{id} (of {parent}) {state}, in {waits}, call {}: {command}", call.trim_end()));
                 below.push(id);
             }
         }
         if below.len() == known {
-            return text;
+            return lines.join("\n");
         }
     }
 }

@@ -24,6 +24,7 @@ mod blob;
 mod caches;
 mod prune;
 mod record;
+mod removal;
 mod settle;
 mod unpacked;
 mod uses;

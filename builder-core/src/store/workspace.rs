@@ -1,6 +1,6 @@
 //! Directories of builds in progress. A lock file beside each says whether its process still lives.
 
-use super::StoreError;
+use super::{StoreError, removal};
 use rustix::fs::{FlockOperation, flock};
 use std::{
     fs::{self, File},
@@ -79,6 +79,7 @@ pub(super) fn is_same_file(file: &File, path: &Path) -> bool {
 
 /// Removes a directory with all in it, also where a mode such as 0555 stands in the way. Links are not followed.
 pub(super) fn remove_tree(path: &Path) -> io::Result<()> {
+    removal::remove_files(path);
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             open_up(path);
