@@ -1155,6 +1155,118 @@ async fn pieces_come_from_where_the_registry_sent_us_until_that_expires() {
     assert!((2..=LARGE.div_ceil(PIECE)).contains(&asked), "{asked} questions");
 }
 
+/// Sends whoever asks for a blob to the store of `address`, with another signature each time.
+fn signing(address: impl Fn(usize) -> String + Send + Sync + 'static) -> Scripted {
+    let signed = std::sync::atomic::AtomicUsize::new(0);
+    Scripted::start(move |_| {
+        let number = signed.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let location = format!("Location: http://{}/blob?signature={number}\r\n", address(number));
+        answer("307 Temporary Redirect", &location, b"moved")
+    })
+}
+
+/// A client with three places at each host, two of them for streams, and its network.
+fn client_with_three_places() -> (Client, http::Client) {
+    let http = http::Client::new(http::Options { connections_per_host: 3, ..http::Options::default() }).unwrap();
+    (Client::new(http.clone(), Options::default(), Arc::new(Anonymous)).unwrap(), http)
+}
+
+/// How many places for streams are free at `address`.
+fn free_places(http: &http::Client, address: &str) -> usize {
+    let url = http::Url::parse(&format!("http://{address}/")).unwrap();
+    std::iter::from_fn(|| http.spare_seat(&url)).take(3).collect::<Vec<_>>().len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_the_registry_again_keeps_no_place_at_the_store() {
+    let bytes = noise(LARGE);
+    let (served, answered) = (bytes.clone(), Mutex::new(0));
+    let store = Scripted::start(move |asked| {
+        let mut answered = answered.lock().unwrap();
+        *answered += 1;
+        if asked.head.contains("signature=0 ") && *answered > 3 {
+            return answer("403 Forbidden", "", b"expired");
+        }
+        ranged(&asked.head, &served)
+    });
+    let (client, http) = client_with_three_places();
+    let (most_free, at) = (Arc::new(Mutex::new(0)), store.address().to_owned());
+    let (seen, looking) = (most_free.clone(), at.clone());
+    let registry = signing(move |number| {
+        // All that is under way at the store when it is asked again comes to its end within this time.
+        let until = Instant::now() + Duration::from_secs(2);
+        while number > 0 && *seen.lock().unwrap() < 2 && Instant::now() < until {
+            let mut most = seen.lock().unwrap();
+            *most = free_places(&http, &looking).max(*most);
+            drop(most);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        at.clone()
+    });
+    let reader = client.blob(&self::at(&registry, "a"), &blob_of(&bytes)).await.unwrap();
+    assert!(read_all(reader).await.unwrap() == bytes);
+    assert_eq!(*most_free.lock().unwrap(), 2, "places for streams at the store");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_another_piece_was_given_meanwhile_is_used() {
+    let bytes = noise(LARGE);
+    // The third and the fourth piece are refused: one when both were asked for, the other when a piece behind them has come
+    // from the address that the first was given then.
+    let (served, seen) = (bytes.clone(), (Mutex::new(Vec::new()), Condvar::new()));
+    let store = Scripted::start(move |asked| {
+        let (is_old, start) = (asked.head.contains("signature=0 "), asked_range(&asked.head).unwrap().start);
+        let (seen, changed) = &seen;
+        let mut now = seen.lock().unwrap();
+        now.push((is_old, start));
+        changed.notify_all();
+        if is_old && start >= 2 * PIECE {
+            let is_early = |now: &mut Vec<(bool, usize)>| match start / PIECE {
+                2 => !now.contains(&(true, 3 * PIECE)),
+                _ => !now.contains(&(false, 4 * PIECE)),
+            };
+            drop(changed.wait_timeout_while(now, Duration::from_secs(10), is_early).unwrap());
+            return answer("403 Forbidden", "", b"expired");
+        }
+        drop(now);
+        ranged(&asked.head, &served)
+    });
+    let at = store.address().to_owned();
+    let registry = signing(move |_| at.clone());
+    let reader = client_with_three_places().0.blob(&self::at(&registry, "a"), &blob_of(&bytes)).await.unwrap();
+    assert!(read_all(reader).await.unwrap() == bytes);
+    assert_eq!(registry.heads().len(), 2, "{:#?}", registry.heads());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn places_are_taken_where_the_registry_sends_us_now() {
+    let bytes = noise(LARGE);
+    let served = bytes.clone();
+    let first = Scripted::start(move |asked| {
+        // It has the first two pieces and expires.
+        if asked_range(&asked.head).unwrap().start >= 2 * PIECE {
+            return answer("403 Forbidden", "", b"expired");
+        }
+        ranged(&asked.head, &served)
+    });
+    let (client, http) = client_with_three_places();
+    let (least_free, served) = (Arc::new(Mutex::new(usize::MAX)), bytes.clone());
+    let (seen, left) = (least_free.clone(), first.address().to_owned());
+    let second = Scripted::start(move |asked| {
+        // By now the pieces of the first one were read.
+        if asked_range(&asked.head).unwrap().start >= 6 * PIECE {
+            let mut least = seen.lock().unwrap();
+            *least = free_places(&http, &left).min(*least);
+        }
+        ranged(&asked.head, &served)
+    });
+    let stores = [first.address().to_owned(), second.address().to_owned()];
+    let registry = signing(move |number| stores[number.min(1)].clone());
+    let reader = client.blob(&at(&registry, "a"), &blob_of(&bytes)).await.unwrap();
+    assert!(read_all(reader).await.unwrap() == bytes);
+    assert_eq!(*least_free.lock().unwrap(), 2, "places for streams at the store that is left");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_of_a_large_blob_that_stops_leaves_room_for_others_and_reads_little_ahead() {
     let (large, small) = (noise(LARGE), noise(1_000_000));

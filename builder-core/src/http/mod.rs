@@ -148,6 +148,13 @@ pub struct Request {
 #[derive(Clone, Debug)]
 pub struct Seat(Arc<Place>);
 
+impl Seat {
+    /// Whether it is one of the host of `url`.
+    pub fn is_at(&self, url: &Url) -> bool {
+        self.0.host.name == host_of(url)
+    }
+}
+
 impl Request {
     /// A request without body that is sent once if it changes something and again if it only asks.
     pub fn new(method: Method, url: Url) -> Self {
@@ -380,7 +387,9 @@ impl Client {
 
     fn host(&self, url: &Url) -> Arc<Host> {
         let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        hosts.entry(host_of(url)).or_insert_with(|| Arc::new(Host::new(self.options.connections_per_host))).clone()
+        let name = host_of(url);
+        let new = || Arc::new(Host::new(name.clone(), self.options.connections_per_host));
+        hosts.entry(name.clone()).or_insert_with(new).clone()
     }
 
     fn transport_for(&self, url: &Url, request: &Request) -> &Arc<Transport> {

@@ -30,6 +30,8 @@ const LONGEST_CLEARING: Duration = Duration::from_secs(5);
 /// The places of one host.
 #[derive(Debug)]
 pub(super) struct Host {
+    /// Host and port, as [`super::host_of`] gives them.
+    pub(super) name: String,
     /// For all requests.
     any: Arc<Semaphore>,
     /// For those that stream.
@@ -70,9 +72,10 @@ enum Found {
 
 impl Host {
     /// A host with this limit.
-    pub(super) fn new(connections: usize) -> Self {
+    pub(super) fn new(name: String, connections: usize) -> Self {
         let places = |number: usize| Arc::new(Semaphore::new(number.max(1)));
         Self {
+            name,
             any: places(connections),
             streaming: places(connections.saturating_sub(1)),
             open: places(connections),
@@ -114,7 +117,7 @@ impl Host {
 /// The right to one connection of a host.
 #[derive(Debug)]
 pub(super) struct Place {
-    host: Arc<Host>,
+    pub(super) host: Arc<Host>,
     is_used: AtomicBool,
     _streaming: Option<OwnedSemaphorePermit>,
     _any: OwnedSemaphorePermit,

@@ -18,15 +18,16 @@ use futures_util::future::FutureExt as _;
 use std::{
     collections::VecDeque,
     ops::Range,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
 /// Blobs from this size on are fetched in pieces. A smaller one gains less than the requests cost.
 pub(super) const LARGE_BYTES: u64 = 32 << 20;
-/// The portions of a piece on their way to the reader. Small ones of our own: the connection gets its buffer back at once.
-const PORTION_BYTES: usize = 64 << 10;
+/// The portions of a download on their way to the reader. Small ones of our own: the connection gets its large buffer back at once
+/// instead of a new one each time, and the allocator holds no large blocks that another thread has freed.
+pub(super) const PORTION_BYTES: usize = 64 << 10;
 /// As many as a piece has: whoever fetches one never waits for the reader, except for a lone piece, which the reader is at.
 const PORTIONS_AHEAD: usize = 64;
 /// 4 MiB take as long as a request takes to be answered at 40 MB/s and 100 ms; larger pieces cost memory.
@@ -43,7 +44,7 @@ pub(super) struct Source {
     pub(super) client: Client,
     pub(super) place: Reference,
     pub(super) blob: Descriptor,
-    /// Where the registry sent us last, if it did not send the bytes itself.
+    /// Where the last piece was found; `None` while that has to be asked again.
     location: Arc<Mutex<Option<Url>>>,
 }
 
@@ -81,8 +82,6 @@ pub(super) enum Arrival {
 #[derive(Debug)]
 pub(super) struct Pieces {
     source: Source,
-    /// Whose places are used.
-    host: Url,
     /// Where the next piece begins.
     next: u64,
     /// The place that the reader waited for, while no piece uses it.
@@ -142,9 +141,9 @@ impl Source {
             StatusCode::PARTIAL_CONTENT => match range_of(&response) {
                 Some((_, Some(total))) if total != self.blob.size_bytes => Opened::Size(total),
                 Some((answered, _)) if answered == range => {
-                    let (host, next) = (response.url().clone(), range.end);
+                    let next = range.end;
                     let piece = Piece::start(self.clone(), range, false, None, Some(response));
-                    Opened::Pieces(Box::new(Pieces { source: self, host, next, seat: None, window: VecDeque::from([piece]) }))
+                    Opened::Pieces(Box::new(Pieces { source: self, next, seat: None, window: VecDeque::from([piece]) }))
                 }
                 _ => Opened::Odd,
             },
@@ -153,7 +152,7 @@ impl Source {
     }
 
     /// Asks where the last piece was found, or else the registry.
-    async fn ask(&self, range: &Range<u64>, mut seat: Option<Seat>, replay: Replay) -> Result<Response, RegistryError> {
+    async fn ask(&self, range: &Range<u64>, seat: Option<Seat>, replay: Replay) -> Result<Response, RegistryError> {
         let path = format!("blobs/{}", self.blob.digest);
         let action = Action { doing: "download", what: blob_of(&self.place, self.blob.digest) };
         let mut call = Call::new(action, &self.place, Method::GET, path.clone());
@@ -161,36 +160,47 @@ impl Source {
         call.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let value = format!("bytes={}-{}", range.start, range.end - 1);
         call.headers.insert(RANGE, HeaderValue::try_from(value).expect("numbers are good in a header"));
-        let known = self.location().clone();
-        if let Some(location) = known {
-            call.target = Target::Location(location);
-            call.seat.clone_from(&seat);
+        call.seat = seat;
+        let registry = self.client.registry(self.place.registry());
+        let own = || registry.base.get()?.join(&format!("v2/{}/{path}", self.place.repository())).ok();
+        loop {
+            let known = self.location().clone();
+            // Whoever waits for a place keeps none elsewhere.
+            call.seat = call.seat.take().filter(|seat| known.as_ref().is_some_and(|location| seat.is_at(location)));
+            let Some(location) = known.filter(|location| own().as_ref() != Some(location)) else { break };
+            call.target = Target::Location(location.clone());
             let outcome = self.client.send(&call).await;
             if outcome.as_ref().is_ok_and(|response| response.status() == StatusCode::PARTIAL_CONTENT) {
                 return outcome;
             }
-            // An address that was signed for a while may have expired; the registry gives us another.
-            *self.location() = None;
-            match outcome {
-                Ok(response) if !http::is_transient(response.status()) => {
-                    // Whoever waits for a place at the registry keeps none elsewhere.
-                    (seat, call.seat) = (None, None);
-                }
-                passing_or_worse => return passing_or_worse,
+            // An address that was signed for a while may have expired; the registry gives us another, or has given one to
+            // another piece meanwhile.
+            self.location().take_if(|now| *now == location);
+            if !outcome.as_ref().is_ok_and(|response| !http::is_transient(response.status())) {
+                return outcome;
             }
         }
         call.target = Target::Path(path);
-        call.seat = seat;
         let response = self.client.send(&call).await?;
-        let own = format!("/v2/{}/blobs/{}", self.place.repository(), self.blob.digest);
-        if response.status() == StatusCode::PARTIAL_CONTENT && response.url().path() != own {
+        if response.status() == StatusCode::PARTIAL_CONTENT {
             *self.location() = Some(response.url().clone());
         }
         Ok(response)
     }
 
-    fn location(&self) -> std::sync::MutexGuard<'_, Option<Url>> {
+    fn location(&self) -> MutexGuard<'_, Option<Url>> {
         self.location.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether `seat` is where pieces come from at present.
+    fn is_here(&self, seat: &Seat) -> bool {
+        self.location().as_ref().is_some_and(|location| seat.is_at(location))
+    }
+
+    /// A place for a piece that nobody else wants. While it is not known where pieces come from there is none.
+    fn spare_seat(&self) -> Option<Seat> {
+        let location = self.location().clone()?;
+        self.client.http().spare_seat(&location)
     }
 
     /// Fetches a piece, the answer to which may have begun.
@@ -320,6 +330,7 @@ impl Pieces {
                 let seat = piece.end_if_there();
                 self.seat = self.seat.take().or(seat);
             }
+            self.seat = self.seat.take().filter(|seat| self.source.is_here(seat));
             self.spread();
             let Some(first) = self.window.front_mut() else { return Arrival::Odd };
             if let Some(bytes) = first.arrivals.recv().await {
@@ -356,7 +367,7 @@ impl Pieces {
         let is_well = |piece: &Piece| piece.trouble.is_none() && !piece.is_interrupted();
         while self.next < self.source.blob.size_bytes && self.window.len() < MOST_PIECES {
             let is_calm = self.window.iter().all(is_well);
-            let spare = if is_calm { self.source.client.http().spare_seat(&self.host) } else { None };
+            let spare = if is_calm { self.source.spare_seat() } else { None };
             let is_first = self.window.is_empty();
             let is_shared = spare.is_some() || self.window.iter().any(|piece| piece.is_spare);
             if is_first || self.seat.is_some() && is_shared {
@@ -378,7 +389,7 @@ impl Pieces {
 }
 
 /// Which part of how much an answer says that it is.
-fn range_of(response: &Response) -> Option<(Range<u64>, Option<u64>)> {
+pub(super) fn range_of(response: &Response) -> Option<(Range<u64>, Option<u64>)> {
     parse_content_range(response.header("content-range")?)
 }
 
