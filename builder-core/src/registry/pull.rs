@@ -3,7 +3,7 @@
 use super::{
     Call, Client, RegistryError, answer_of,
     error::Action,
-    pieces::{Arrival, LARGE_BYTES, Opened, Pieces, Source},
+    pieces::{Arrival, LARGE_BYTES, Opened, PORTION_BYTES, Pieces, Source, range_of},
     place::places,
 };
 use crate::http::{
@@ -400,23 +400,21 @@ impl BlobReader {
         })
     }
 
-    /// The bytes for a reader on a blocking thread. `runtime` downloads a few pieces ahead; it must not be the thread that
+    /// The bytes for a reader on a blocking thread. `runtime` downloads a few portions ahead; it must not be the thread that
     /// reads. The download lasts no longer than the second value.
     pub fn into_read(mut self, runtime: &Handle) -> (BlobRead, Download) {
-        let (sender, receiver) = mpsc::channel(PIECES_AHEAD);
+        let (sender, receiver) = mpsc::channel(PORTIONS_AHEAD);
         let download = runtime.spawn(async move {
             loop {
-                let piece = tokio::select! {
-                    piece = self.chunk() => piece,
+                let portion = tokio::select! {
+                    portion = self.chunk() => portion,
                     // Nobody reads any more.
                     () = sender.closed() => return,
                 };
-                match piece {
+                match portion {
                     Ok(Some(bytes)) => {
-                        // Small pieces of our own: the connection gets its large buffer back at once instead of a new one each
-                        // time, and the allocator holds no large blocks that another thread has freed.
-                        for piece in bytes.chunks(PIECE_BYTES) {
-                            if sender.send(Ok(Bytes::copy_from_slice(piece))).await.is_err() {
+                        for portion in bytes.chunks(PORTION_BYTES) {
+                            if sender.send(Ok(Bytes::copy_from_slice(portion))).await.is_err() {
                                 return;
                             }
                         }
@@ -428,7 +426,7 @@ impl BlobReader {
                 }
             }
         });
-        (BlobRead { receiver, piece: Bytes::new(), ended: false }, Download(download.abort_handle()))
+        (BlobRead { receiver, portion: Bytes::new(), ended: false }, Download(download.abort_handle()))
     }
 
     /// Opens the blob where we are in it.
@@ -460,9 +458,10 @@ impl BlobReader {
             call.headers.insert(RANGE, HeaderValue::try_from(range).expect("a number is good in a header"));
         }
         let response = Box::pin(self.client.send(&call)).await?;
+        let starts_at = |offset| range_of(&response).is_some_and(|(range, _)| range.start == offset);
         match response.status() {
             StatusCode::OK => self.skip = self.received,
-            StatusCode::PARTIAL_CONTENT if self.received > 0 && starts_at(&response, self.received) => self.skip = 0,
+            StatusCode::PARTIAL_CONTENT if self.received > 0 && starts_at(self.received) => self.skip = 0,
             StatusCode::NOT_FOUND if self.received == 0 => return Err(self.missing()),
             // The blob ends where we are: it is shorter than its descriptor says.
             StatusCode::RANGE_NOT_SATISFIABLE => return Err(self.wrong_size(Some(self.received))),
@@ -545,17 +544,8 @@ impl BlobReader {
     }
 }
 
-/// Whether an answer of part of a blob begins where we asked for.
-fn starts_at(response: &Response, offset: u64) -> bool {
-    let range = response.header("content-range").and_then(|range| range.trim().strip_prefix("bytes"));
-    let start = range.and_then(|range| range.trim().split('-').next()?.parse().ok());
-    start == Some(offset)
-}
-
-/// Pieces that wait for a blocking reader.
-const PIECES_AHEAD: usize = 16;
-/// Size of a piece at most.
-const PIECE_BYTES: usize = 64 << 10;
+/// Portions that wait for a blocking reader.
+const PORTIONS_AHEAD: usize = 16;
 
 /// A download under way. Dropped, it ends, and the thread that waits for its bytes gets an error at once.
 #[derive(Debug)]
@@ -570,19 +560,19 @@ impl Drop for Download {
 /// A blob for a blocking reader: an error of the download is an error of the read, its cause a [`RegistryError`].
 #[derive(Debug)]
 pub struct BlobRead {
-    /// An empty piece is the end.
+    /// An empty portion is the end.
     receiver: mpsc::Receiver<Result<Bytes, RegistryError>>,
-    piece: Bytes,
+    portion: Bytes,
     ended: bool,
 }
 
 impl io::Read for BlobRead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.piece.is_empty() && !self.ended && !buffer.is_empty() {
+        while self.portion.is_empty() && !self.ended && !buffer.is_empty() {
             match self.receiver.blocking_recv() {
-                Some(Ok(piece)) => {
-                    self.ended = piece.is_empty();
-                    self.piece = piece;
+                Some(Ok(portion)) => {
+                    self.ended = portion.is_empty();
+                    self.portion = portion;
                 }
                 Some(Err(error)) => {
                     self.ended = true;
@@ -592,7 +582,7 @@ impl io::Read for BlobRead {
                 None => return Err(io::Error::other("the download was given up")),
             }
         }
-        let taken = self.piece.split_to(self.piece.len().min(buffer.len()));
+        let taken = self.portion.split_to(self.portion.len().min(buffer.len()));
         buffer[..taken.len()].copy_from_slice(&taken);
         Ok(taken.len())
     }

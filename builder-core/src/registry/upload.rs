@@ -17,10 +17,10 @@ use std::{
 
 /// What a piece has at first where a registry refuses a body as too large; it is halved as long as pieces are refused too. A
 /// blob that grows is sent in pieces of at least this size.
-const PIECE_BYTES: u64 = 8 << 20;
-const SMALLEST_PIECE_BYTES: u64 = 256 << 10;
+const UPLOAD_PIECE_BYTES: u64 = 8 << 20;
+const SMALLEST_UPLOAD_PIECE_BYTES: u64 = 256 << 10;
 /// The largest piece: what broke off is sent again, at worst.
-const LARGEST_PIECE_BYTES: u64 = 256 << 20;
+const LARGEST_UPLOAD_PIECE_BYTES: u64 = 256 << 20;
 
 /// What became of a blob that was uploaded while it grew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,7 @@ impl Client {
     pub(super) async fn begin(&self, to: &Reference, action: &Action) -> Result<Session, RegistryError> {
         let (call, response) = self.begin_upload(to, action.clone()).await?;
         let least = response.header("oci-chunk-min-length").and_then(|least| least.parse().ok()).unwrap_or(0_u64);
-        let least = least.clamp(SMALLEST_PIECE_BYTES, 2 * PIECE_BYTES);
+        let least = least.clamp(SMALLEST_UPLOAD_PIECE_BYTES, 2 * UPLOAD_PIECE_BYTES);
         Ok(Session { location: location(&call, &response)?, received: 0, least })
     }
 
@@ -103,11 +103,11 @@ impl Client {
         mut session: Session,
         action: &Action,
     ) -> Result<Grown, RegistryError> {
-        let mut most = LARGEST_PIECE_BYTES;
+        let mut most = LARGEST_UPLOAD_PIECE_BYTES;
         let mut failures = 0;
         let mut may_be_there = matches!(source, Source::Growing(_));
         loop {
-            let Some((size_bytes, whole)) = source.reach(session.received + PIECE_BYTES.min(most)).await else {
+            let Some((size_bytes, whole)) = source.reach(session.received + UPLOAD_PIECE_BYTES.min(most)).await else {
                 self.give_up(to, session, action).await;
                 return Ok(Grown::Open);
             };
@@ -140,7 +140,7 @@ impl Client {
                     }
                 }
                 Sent::TooLarge => {
-                    let smaller = if piece > PIECE_BYTES { PIECE_BYTES } else { piece / 2 };
+                    let smaller = if piece > UPLOAD_PIECE_BYTES { UPLOAD_PIECE_BYTES } else { piece / 2 };
                     most = smaller.max(session.least);
                     if most >= piece {
                         return Err(stuck());
