@@ -1331,6 +1331,67 @@ fn open_to(address: &str) -> usize {
     table.lines().skip(1).filter(is_open).count()
 }
 
+/// A server that keeps connections open and answers each request with `answer`; gives its port and the number of connections so far.
+fn keeping_open(answer: &'static str) -> (u16, Arc<std::sync::atomic::AtomicUsize>) {
+    let listener = TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let count = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = count.clone();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            let mut connection = connection.unwrap();
+            std::thread::spawn(move || {
+                let mut reader = BufReader::new(connection.try_clone().unwrap());
+                loop {
+                    let mut head = String::new();
+                    while !head.ends_with("\r\n\r\n") {
+                        if !matches!(reader.read_line(&mut head), Ok(1..)) {
+                            return;
+                        }
+                    }
+                    connection.write_all(answer.as_bytes()).unwrap();
+                }
+            });
+        }
+    });
+    (port, count)
+}
+
+fn get(address: &str) -> http::Request {
+    http::Request::new(http::Method::GET, http::Url::parse(&format!("http://{address}/")).unwrap())
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_when_it_has_waited_too_long_and_nobody_asks_for_another() {
+    let (port, _) = keeping_open("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let address = format!("127.0.0.1:{port}");
+    let options = http::Options { connection_wait: Duration::from_millis(200), ..http::Options::default() };
+    let client = http::Client::new(options).unwrap();
+    for _ in 0..2 {
+        drop(client.send(&get(&address)).await.unwrap());
+        assert_eq!(open_to(&address), 1);
+        let closing = async {
+            while open_to(&address) > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), closing).await.expect("it is closed");
+    }
+}
+
+#[tokio::test]
+async fn connections_to_many_hosts_do_not_all_wait() {
+    let (port, _) = keeping_open("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    let client = http_client();
+    for host in 1..=50 {
+        drop(client.send(&get(&format!("127.0.0.{host}:{port}"))).await.unwrap());
+    }
+    // What was told to close does so as soon as its task runs.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(open_to(&format!("127.0.0.1:{port}")), 32);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_connections_are_open_than_allowed_whatever_becomes_of_the_answers() {
     // It keeps connections open, as far as the answer says so, and counts them whenever a request comes.

@@ -24,12 +24,12 @@ use base64::Engine as _;
 use body::Sending;
 use connect::Transport;
 use header::{HeaderMap, HeaderName, HeaderValue};
-use places::{Host, Line, Place};
+use places::{Host, Hosts, Line, Place};
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
@@ -54,6 +54,8 @@ pub struct Options {
     pub idle_timeout: Duration,
     /// How long a server may take to answer after it has received all of an upload.
     pub commit_timeout: Duration,
+    /// How long an open connection waits for its next request; servers and what stands before them give up after a minute or so.
+    pub connection_wait: Duration,
     /// How many connections to one host are open at a time, and how many requests under way. One of them is no stream
     /// ([`Lane`]), so that questions do not wait for long transfers; but at least one may be.
     pub connections_per_host: usize,
@@ -71,6 +73,7 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(20),
             idle_timeout: Duration::from_mins(1),
             commit_timeout: Duration::from_mins(5),
+            connection_wait: Duration::from_secs(30),
             connections_per_host: 4,
         }
     }
@@ -188,7 +191,7 @@ pub struct Client {
     usual: Arc<Transport>,
     /// Those with a [`Trust`] of their own, by `host[:port]`.
     particular: Arc<BTreeMap<String, Arc<Transport>>>,
-    hosts: Arc<Mutex<HashMap<String, Arc<Host>>>>,
+    hosts: Arc<Hosts>,
 }
 
 /// What is read of an answer that nobody wants, for the sake of its connection.
@@ -206,7 +209,8 @@ impl Client {
         let usual = transport("the usual servers", &options.trust)?;
         let particular = options.hosts.iter().map(|(host, trust)| Ok((host.clone(), transport(host, trust)?)));
         let particular = Arc::new(particular.collect::<Result<_, HttpError>>()?);
-        Ok(Self { options: Arc::new(options), user_agent, usual, particular, hosts: Arc::default() })
+        let hosts = Arc::new(Hosts::new(options.connection_wait));
+        Ok(Self { options: Arc::new(options), user_agent, usual, particular, hosts })
     }
 
     /// A client with the same options except for whom it trusts: `usual` for everybody (if given), `hosts` in addition to
@@ -386,10 +390,7 @@ impl Client {
     }
 
     fn host(&self, url: &Url) -> Arc<Host> {
-        let mut hosts = self.hosts.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = host_of(url);
-        let new = || Arc::new(Host::new(name.clone(), self.options.connections_per_host));
-        hosts.entry(name.clone()).or_insert_with(new).clone()
+        self.hosts.host(&host_of(url), self.options.connections_per_host)
     }
 
     fn transport_for(&self, url: &Url, request: &Request) -> &Arc<Transport> {

@@ -3,7 +3,8 @@
 //! A request has a [`Place`] and uses one connection from it. A connection takes its permit when it is opened and gives it back when
 //! its socket is closed, so that there can never be more of them than the limit says, whoever uses them, in whatever state they
 //! are. A connection whose answer was read waits, open, for the next request; it is put there before the place is free, so whoever
-//! gets the place finds it, and waits until it is ready rather than opening another.
+//! gets the place finds it, and waits until it is ready rather than opening another. One task for all hosts closes what has waited
+//! too long, and ends when nothing waits.
 //!
 //! Nobody waits for ever. Whoever has a place and finds no connection to use closes one that waits for requests of another kind,
 //! if there is no room; if none waits, those that fill the room are not all in use (there are as many places as permits, and he has
@@ -14,18 +15,45 @@ use super::{
     connect::{Connection, Route, Transport},
 };
 use std::{
+    collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+};
 
-/// How long a connection waits for its next request; servers and what stands before them give up after a minute or so.
-const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// How many connections wait at most, whatever hosts they lead to.
+const MOST_WAITING: usize = 32;
 /// How long a connection that is still busy with the last of what was said is waited for.
 const LONGEST_CLEARING: Duration = Duration::from_secs(5);
+
+/// All hosts.
+#[derive(Debug)]
+pub(super) struct Hosts {
+    by_name: Mutex<HashMap<String, Arc<Host>>>,
+    idle: Arc<Idle>,
+}
+
+impl Hosts {
+    /// Hosts whose connections wait no longer than that.
+    pub(super) fn new(longest_wait: Duration) -> Self {
+        let idle = Idle { longest_wait, now: Mutex::default() };
+        Self { by_name: Mutex::default(), idle: Arc::new(idle) }
+    }
+
+    /// The host of this name; if it is new, with this limit.
+    pub(super) fn host(&self, name: &str, connections: usize) -> Arc<Host> {
+        let mut hosts = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Host::new(name.to_owned(), connections, self.idle.clone()));
+        hosts.entry(name.to_owned()).or_insert_with(new).clone()
+    }
+}
 
 /// The places of one host.
 #[derive(Debug)]
@@ -38,7 +66,22 @@ pub(super) struct Host {
     streaming: Arc<Semaphore>,
     /// For connections, from before they are opened until they are closed.
     open: Arc<Semaphore>,
-    waiting: Mutex<Vec<Waiting>>,
+    idle: Arc<Idle>,
+}
+
+/// The connections that wait, of all hosts.
+#[derive(Debug)]
+struct Idle {
+    longest_wait: Duration,
+    now: Mutex<IdleNow>,
+}
+
+#[derive(Debug, Default)]
+struct IdleNow {
+    /// The one that has waited longest is the first.
+    waiting: Vec<Waiting>,
+    /// The task that closes them in time.
+    closing: Option<AbortHandle>,
 }
 
 /// A connection that waits for its next request.
@@ -52,13 +95,15 @@ struct Waiting {
 /// What requests that share a connection have in common.
 #[derive(Clone, Debug)]
 struct Kind {
+    /// By its name: the host itself holds what waits.
+    host: String,
     transport: Arc<Transport>,
     is_secure: bool,
 }
 
 impl Kind {
     fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.transport, &other.transport) && self.is_secure == other.is_secure
+        self.host == other.host && Arc::ptr_eq(&self.transport, &other.transport) && self.is_secure == other.is_secure
     }
 }
 
@@ -71,16 +116,9 @@ enum Found {
 }
 
 impl Host {
-    /// A host with this limit.
-    pub(super) fn new(name: String, connections: usize) -> Self {
+    fn new(name: String, connections: usize, idle: Arc<Idle>) -> Self {
         let places = |number: usize| Arc::new(Semaphore::new(number.max(1)));
-        Self {
-            name,
-            any: places(connections),
-            streaming: places(connections.saturating_sub(1)),
-            open: places(connections),
-            waiting: Mutex::default(),
-        }
+        Self { name, any: places(connections), streaming: places(connections.saturating_sub(1)), open: places(connections), idle }
     }
 
     /// Waits for a place; one for a stream leaves the last place to short questions.
@@ -99,18 +137,56 @@ impl Host {
     }
 
     fn find(&self, kind: &Kind) -> Found {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.retain(|waiting| !waiting.connection.sender.is_closed() && waiting.since.elapsed() < LONGEST_WAIT);
-        if let Some(index) = waiting.iter().rposition(|waiting| waiting.kind.is(kind)) {
-            return Found::Connection(waiting.remove(index).connection);
+        let mut now = self.idle.swept();
+        if let Some(index) = now.waiting.iter().rposition(|waiting| waiting.kind.is(kind)) {
+            return Found::Connection(now.waiting.remove(index).connection);
         }
         if let Ok(permit) = self.open.clone().try_acquire_owned() {
             return Found::Room(permit);
         }
-        if !waiting.is_empty() {
-            drop(waiting.remove(0));
+        if let Some(index) = now.waiting.iter().position(|waiting| waiting.kind.host == self.name) {
+            drop(now.waiting.remove(index));
         }
         Found::Full
+    }
+}
+
+impl Idle {
+    /// What waits, without what has waited too long or was closed by the other side.
+    fn swept(&self) -> MutexGuard<'_, IdleNow> {
+        let mut now = self.now.lock().unwrap_or_else(PoisonError::into_inner);
+        now.waiting.retain(|waiting| !waiting.connection.sender.is_closed() && waiting.since.elapsed() < self.longest_wait);
+        now
+    }
+
+    /// Lets a connection wait.
+    fn put(self: &Arc<Self>, kind: Kind, connection: Connection) {
+        let mut now = self.swept();
+        if now.waiting.len() == MOST_WAITING {
+            drop(now.waiting.remove(0));
+        }
+        now.waiting.push(Waiting { kind, connection, since: Instant::now() });
+        // One that ended by itself said so; one whose runtime ended could not.
+        if now.closing.as_ref().is_none_or(AbortHandle::is_finished)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            now.closing = Some(runtime.spawn(close_in_time(Arc::downgrade(self), self.longest_wait)).abort_handle());
+        }
+    }
+}
+
+/// Closes connections when they have waited long enough, until none waits or nobody is there to use one.
+async fn close_in_time(idle: Weak<Idle>, longest_wait: Duration) {
+    let mut pause = longest_wait;
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(idle) = idle.upgrade() else { return };
+        let mut now = idle.swept();
+        let Some(first) = now.waiting.first() else {
+            now.closing = None;
+            return;
+        };
+        pause = longest_wait.saturating_sub(first.since.elapsed());
     }
 }
 
@@ -147,7 +223,7 @@ pub(super) struct Line {
 impl Line {
     /// For a place that the caller has claimed.
     pub(super) fn new(place: Arc<Place>, transport: Arc<Transport>, url: &Url) -> Self {
-        let kind = Kind { transport, is_secure: url.scheme() == "https" };
+        let kind = Kind { host: place.host.name.clone(), transport, is_secure: url.scheme() == "https" };
         Self { kind, connection: None, is_old: false, is_clear: false, place }
     }
 
@@ -175,8 +251,7 @@ impl Line {
 impl Drop for Line {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take().filter(|_| self.is_clear) {
-            let waiting = Waiting { kind: self.kind.clone(), connection, since: Instant::now() };
-            self.place.host.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(waiting);
+            self.place.host.idle.put(self.kind.clone(), connection);
         }
         // Whoever uses the place next finds the connection.
         self.place.is_used.store(false, Ordering::Release);
