@@ -1392,6 +1392,32 @@ async fn connections_to_many_hosts_do_not_all_wait() {
     assert_eq!(open_to(&format!("127.0.0.1:{port}")), 32);
 }
 
+#[tokio::test]
+async fn a_short_answer_that_nobody_reads_does_not_cost_its_connection() {
+    for answer in [
+        "HTTP/1.1 202 Accepted\r\nContent-Length: 8\r\n\r\naccepted",
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot found",
+        "HTTP/1.1 307 Temporary Redirect\r\nContent-Length: 5\r\n\r\nmoved",
+    ] {
+        let (port, connections) = keeping_open(answer);
+        let client = http_client();
+        for _ in 0..5 {
+            drop(client.send(&get(&format!("127.0.0.1:{port}"))).await.unwrap());
+        }
+        let connections = connections.load(std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(connections, 1, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_short_answer_that_breaks_off_is_an_answer_and_its_body_an_error() {
+    let server = Scripted::start(|_| b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot".to_vec());
+    let mut answer = http_client().send(&get(server.address())).await.unwrap();
+    assert_eq!(answer.status(), http::StatusCode::NOT_FOUND);
+    assert_eq!(answer.chunk().await.unwrap().unwrap(), &b"not"[..]);
+    assert!(matches!(answer.chunk().await, Err(HttpError::Broken { .. })));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_connections_are_open_than_allowed_whatever_becomes_of_the_answers() {
     // It keeps connections open, as far as the answer says so, and counts them whenever a request comes.

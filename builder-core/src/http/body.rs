@@ -8,6 +8,7 @@ use hyper::{
     http::response::Parts,
 };
 use std::{
+    collections::VecDeque,
     fmt,
     future::poll_fn,
     io::{self, Read},
@@ -207,13 +208,20 @@ fn feed(size_bytes: u64, open: &Opener, mut take: impl FnMut(Bytes) -> bool) -> 
     Ok(())
 }
 
+/// A body of this length is read with its head.
+const SHORT_BYTES: u64 = 16 << 10;
+/// How long is waited for a body that perhaps nobody wants.
+const LONGEST_UNWANTED: Duration = Duration::from_secs(1);
+
 /// An answer whose head has come; the body comes as it is asked for. Holds one of the host's places until it is dropped.
 ///
-/// One that is dropped before its end costs the connection.
+/// One that is dropped before its end costs the connection, unless it is short.
 #[derive(Debug)]
 pub struct Response {
     head: Parts,
     body: Incoming,
+    /// What was read before anybody asked for it.
+    ahead: VecDeque<Result<Bytes, HttpError>>,
     line: Line,
     sending: Sending,
     url: Url,
@@ -223,7 +231,7 @@ pub struct Response {
 impl Response {
     pub(super) fn new(answer: hyper::Response<Incoming>, line: Line, sending: Sending, url: Url, idle_limit: Duration) -> Self {
         let (head, body) = answer.into_parts();
-        let mut response = Self { head, body, line, sending, url, idle_limit };
+        let mut response = Self { head, body, ahead: VecDeque::new(), line, sending, url, idle_limit };
         response.look_for_the_end(false);
         response
     }
@@ -237,9 +245,27 @@ impl Response {
         Seat(self.line.place.clone())
     }
 
+    /// Reads a short body, unless it is slow: then the connection can be used again whether or not anybody wants the body. Most
+    /// come with the head, and many are of no interest: refusals, and what is said beside a `Location`.
+    pub(super) async fn read_ahead(&mut self) {
+        if self.content_length().is_none_or(|length| length > SHORT_BYTES) {
+            return;
+        }
+        let reading = async {
+            while !self.body.is_end_stream() {
+                let read = self.read().await;
+                let is_over = !matches!(read, Ok(Some(_)));
+                self.ahead.extend(read.transpose());
+                if is_over {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(LONGEST_UNWANTED, reading).await;
+    }
+
     /// Reads what is left of a body that nobody wants, so that the connection can be used again, unless it is long or slow.
     pub(super) async fn drain(mut self, limit_bytes: usize) {
-        const LONGEST: Duration = Duration::from_secs(1);
         let reading = async {
             let mut left = limit_bytes;
             while let Ok(Some(bytes)) = self.chunk().await {
@@ -248,7 +274,7 @@ impl Response {
             }
         };
         // What was not read to its end closes the connection.
-        let _ = tokio::time::timeout(LONGEST, reading).await;
+        let _ = tokio::time::timeout(LONGEST_UNWANTED, reading).await;
     }
 
     /// The status.
@@ -286,6 +312,13 @@ impl Response {
     /// # Errors
     /// [`HttpError::Broken`] or [`HttpError::Timeout`] if the connection ends before the body does.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, HttpError> {
+        match self.ahead.pop_front() {
+            Some(read) => read.map(Some),
+            None => self.read().await,
+        }
+    }
+
+    async fn read(&mut self) -> Result<Option<Bytes>, HttpError> {
         let body = &mut self.body;
         let read = async {
             loop {

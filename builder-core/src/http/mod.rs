@@ -340,7 +340,9 @@ impl Client {
                 },
             }
         };
-        Ok(Response::new(inner, line, sending, url.clone(), self.options.idle_timeout))
+        let mut response = Response::new(inner, line, sending, url.clone(), self.options.idle_timeout);
+        response.read_ahead().await;
+        Ok(response)
     }
 
     /// The request as it is said to the server or the proxy.
