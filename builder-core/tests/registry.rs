@@ -739,6 +739,29 @@ async fn a_proxy_is_asked_as_the_caller_says() {
     assert_eq!(proxy.heads().len(), heads.len());
 }
 
+#[tokio::test]
+async fn a_proxy_that_refuses_is_asked_once_and_named_without_its_password() {
+    for (scheme, status, times, expected) in [
+        ("https", "407 Proxy Authentication Required", 1, "does not let us through to registry.invalid: it answers 407"),
+        ("https", "403 Forbidden", 1, "does not let us through to registry.invalid: it answers 403"),
+        ("http", "407 Proxy Authentication Required", 1, "does not let us through to registry.invalid: it answers 407"),
+        // The proxy does not reach the server: perhaps it does a moment later.
+        ("https", "503 Service Unavailable", 4, "answers 503"),
+    ] {
+        let proxy = Scripted::start(move |_| answer(status, "Proxy-Authenticate: Basic realm=\"x\"\r\n", b"no"));
+        let address = Some(format!("http://user:hunter2@{}", proxy.address()));
+        let proxies = http::Proxies { http: address.clone(), https: address, no_proxy: None };
+        let options = http::Options { proxies, ..http_client().options().clone() };
+        let request = http::Request::new(http::Method::GET, http::Url::parse(&format!("{scheme}://registry.invalid/")).unwrap());
+        let error = http::Client::new(options).unwrap().send(&request).await.unwrap_err();
+        let told = format!("{error}: {}", std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default());
+        assert!(told.contains(&format!("the proxy http://{} {expected}", proxy.address())), "{told}");
+        assert!(!format!("{told}{error:?}").contains("hunter2"), "{error:?}");
+        assert_eq!(error.is_transient(), times > 1, "{told}");
+        assert_eq!(proxy.heads().len(), times, "{told}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_is_spoken_through_a_proxy() {
     if !testkit::require(&PROGRAMS) {

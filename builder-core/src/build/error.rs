@@ -1,7 +1,7 @@
 //! Why a build failed: what was being done, to what, and who can mend it.
 
 use crate::dockerfile::{ParseError, Position};
-use crate::http::HttpError;
+use crate::http::{HttpError, StatusCode};
 use crate::registry::RegistryError;
 use crate::store::StoreError;
 use std::{error::Error, sync::Arc};
@@ -104,6 +104,13 @@ impl BuildError {
             ),
             RegistryError::Http { source: HttpError::Tls { .. }, .. } => {
                 Some("a registry without TLS is named with --insecure-registry HOST")
+            }
+            RegistryError::Http {
+                source: HttpError::ProxyRefused { status: StatusCode::PROXY_AUTHENTICATION_REQUIRED, .. },
+                ..
+            } => Some("give its user and password in the address of the proxy: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT"),
+            RegistryError::Http { source: HttpError::ProxyRefused { .. }, .. } => {
+                Some("have the host allowed at the proxy, or name it in NO_PROXY if it can be reached without")
             }
             RegistryError::Http { source: HttpError::Connect { .. } | HttpError::Timeout { .. }, .. } => {
                 Some("is the name right, and can this machine reach it? Proxies come from HTTP_PROXY, HTTPS_PROXY and NO_PROXY")

@@ -274,7 +274,9 @@ fn refused(place: &Reference, error: RegistryError) -> Failure {
 fn with_causes(error: RegistryError) -> Failure {
     match &error {
         RegistryError::Http {
-            source: HttpError::Untrusted { .. } | HttpError::Connect { .. } | HttpError::Tls { .. }, ..
+            source:
+                HttpError::Untrusted { .. } | HttpError::Connect { .. } | HttpError::ProxyRefused { .. } | HttpError::Tls { .. },
+            ..
         } => chain(&error).into(),
         _ => error.into(),
     }

@@ -2,17 +2,21 @@
 //!
 //! HTTP/2 is not offered to servers: all transfers would share one connection's window, which stalled uploads at several registries.
 
-use super::{Cause, HttpError, Options, Proxies, Trust, Url, body::Outgoing, error, host_of, tls};
-use header::{HeaderMap, HeaderValue};
+use super::{
+    Cause, HttpError, Options, Proxies, StatusCode, Trust, Url,
+    body::Outgoing,
+    error, host_of, tls,
+    tunnel::{Refused, Tunnel},
+};
 use hyper::{
     Uri,
     client::conn::http1::{self, SendRequest},
-    header,
+    header::HeaderValue,
     rt::{Read, Write},
 };
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::{
-    legacy::connect::{HttpConnector, proxy::Tunnel},
+    legacy::connect::HttpConnector,
     proxy::matcher::{Intercept, Matcher},
 };
 use std::{fmt, sync::Arc, time::Duration};
@@ -56,12 +60,21 @@ impl Route {
         self.proxy.is_some()
     }
 
+    /// The proxy that answers requests itself, rather than letting through what it cannot read.
+    fn forwarding(&self) -> Option<&Intercept> {
+        self.proxy.as_ref().filter(|_| self.uri.scheme_str() == Some("http"))
+    }
+
+    /// The refusal, if an answer of `status` is one of the proxy and not of the server.
+    pub(super) fn refusal(&self, status: StatusCode, url: &Url) -> Option<HttpError> {
+        let proxy = self.forwarding().filter(|_| status == StatusCode::PROXY_AUTHENTICATION_REQUIRED)?;
+        Some(refusal(&Refused::new(proxy, status), url))
+    }
+
     /// The target and the `Host` of a request, and what a proxy that forwards it wants to know of us.
     pub(super) fn addressed(&self) -> Option<(Uri, HeaderValue, Option<HeaderValue>)> {
         let host = HeaderValue::from_str(self.uri.authority()?.as_str()).ok()?;
-        if self.uri.scheme_str() == Some("http")
-            && let Some(proxy) = &self.proxy
-        {
+        if let Some(proxy) = self.forwarding() {
             return Some((self.uri.clone(), host, proxy.basic_auth().cloned()));
         }
         Some((Uri::builder().path_and_query(self.uri.path_and_query()?.clone()).build().ok()?, host, None))
@@ -123,15 +136,13 @@ impl Transport {
     pub(super) async fn connect(&self, route: &Route, url: &Url, permit: OwnedSemaphorePermit) -> Result<Connection, HttpError> {
         let (mut to_server, mut to_proxy) = (self.to_server.clone(), self.to_proxy.clone());
         let connecting = async {
-            let refused =
-                |error: Box<dyn std::error::Error + Send + Sync>| error::classify(&*error, url, error::During::Connecting);
+            let refused = |error: Box<dyn std::error::Error + Send + Sync>| match error.downcast_ref::<Refused>() {
+                Some(answer) if !answer.is_transient() => refusal(answer, url),
+                _ => error::classify(&*error, url, error::During::Connecting),
+            };
             match &route.proxy {
                 Some(proxy) if route.uri.scheme_str() == Some("https") => {
-                    let headers = HeaderMap::from_iter([(header::USER_AGENT, self.user_agent.clone())]);
-                    let mut tunnel = Tunnel::new(proxy.uri().clone(), to_proxy).with_headers(headers);
-                    if let Some(pass) = proxy.basic_auth() {
-                        tunnel = tunnel.with_auth(pass.clone());
-                    }
+                    let tunnel = Tunnel { proxy: proxy.clone(), to_proxy, user_agent: self.user_agent.clone() };
                     let io = HttpsConnector::from((tunnel, self.tls.clone())).call(route.uri.clone()).await.map_err(refused)?;
                     speak(io, url, permit).await
                 }
@@ -145,6 +156,10 @@ impl Transport {
         };
         tokio::time::timeout(self.connect_timeout, connecting).await.unwrap_or_else(|_| Err(too_long()))
     }
+}
+
+fn refusal(answer: &Refused, url: &Url) -> HttpError {
+    HttpError::ProxyRefused { proxy: answer.proxy.clone(), host: host_of(url), status: answer.status }
 }
 
 /// Prepares `io` for requests.

@@ -1,6 +1,6 @@
 //! Why a request failed, in words that hold no credential and no query string.
 
-use super::Url;
+use super::{StatusCode, Url};
 use std::{error::Error, fmt, io, time::Duration};
 
 /// Why no answer came, or none that can be used.
@@ -11,6 +11,16 @@ pub enum HttpError {
     Proxy {
         /// `http` or `https`: what the proxy is for.
         scheme: &'static str,
+    },
+    /// The proxy does not let us through to a server.
+    #[error("the proxy {proxy} does not let us through to {host}: it answers {}", status.as_u16())]
+    ProxyRefused {
+        /// Its address, without credentials.
+        proxy: String,
+        /// Host and port of the server.
+        host: String,
+        /// What it answers.
+        status: StatusCode,
     },
     /// A certificate or key that the caller gave.
     #[error("cannot use the certificates given for {host}")]

@@ -11,6 +11,7 @@ mod places;
 mod retry;
 mod secret;
 mod tls;
+mod tunnel;
 
 pub use body::{Body, Opener, Response};
 pub use error::{Cause, HttpError, host_of, redacted};
@@ -340,6 +341,9 @@ impl Client {
                 },
             }
         };
+        if let Some(refusal) = route.refusal(inner.status(), url) {
+            return Err(refusal);
+        }
         let mut response = Response::new(inner, line, sending, url.clone(), self.options.idle_timeout);
         response.read_ahead().await;
         Ok(response)
