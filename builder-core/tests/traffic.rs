@@ -81,9 +81,10 @@ async fn layers_are_compressed_as_asked_and_go_readers_agree() {
         assert!(skopeo.status().unwrap().success(), "{compression:?}");
         let diff_id = outcome.layers[0].diff_id;
         assert!(unpacked.join(diff_id.0.hex()).exists(), "{compression:?}");
-        if compression == Compression::Gzip {
-            let tree = registry.pull("a:1").unpack();
-            drop(tree);
+        // umoci 0.4.7, Debian's, takes no zstd: "unpack rootfs: layer sha256:…: blob is not correct mediatype:
+        // application/vnd.oci.image.layer.v1.tar+zstd".
+        if compression != Compression::Zstd {
+            drop(registry.pull("a:1").unpack());
         }
         diff_ids.push(diff_id);
     }
