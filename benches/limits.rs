@@ -2,7 +2,8 @@
 //!
 //! Both print seconds of processor time, ours and that of the bare work, taken in turns, and their ratio. `pack` copies the
 //! files of a directory into an image; the bare work reads, hashes, compresses block by block with the same library at the same
-//! level, and hashes again. `unpack` runs `true` on an image of the given layers; the bare work hashes and decompresses each
+//! level, and hashes again. Without a directory it makes two: one of text, where both do the same, and one of which half is
+//! noise, which we store as it is and the bare work compresses in vain. `unpack` runs `true` on an image of the given layers; the bare work hashes and decompresses each
 //! with the same library, hashes again, and lets `tar` unpack it.
 //!
 //! Both write to `--directory`, for which a tmpfs is right.
@@ -53,12 +54,22 @@ fn main() -> Result<()> {
     }
     let work = tempfile::tempdir_in(&arguments.directory)?;
     match what.as_str() {
-        "pack" if arguments.inputs.len() == 1 => {
-            let context = &arguments.inputs[0];
+        "pack" => {
             let dockerfile = work.path().join("Dockerfile");
             fs::write(&dockerfile, "FROM scratch\nCOPY . /\n")?;
-            let ours = || build(&arguments, work.path(), &dockerfile, context, None);
-            compare(arguments.rounds, ours, || pack_alone(context))
+            let pack = |what: &str, context: &Path| {
+                let ours = || build(&arguments, work.path(), &dockerfile, context, None);
+                compare(what, arguments.rounds, ours, || pack_alone(context))
+            };
+            if let [context] = &arguments.inputs[..] {
+                return pack("pack", context);
+            }
+            let (text, mixed) = (work.path().join("text"), work.path().join("mixed"));
+            write_files(&text, false)?;
+            pack("pack, text", &text)?;
+            fs::remove_dir_all(text)?;
+            write_files(&mixed, true)?;
+            pack("pack, half of it noise, which only the bare work compresses", &mixed)
         }
         "unpack" if !arguments.inputs.is_empty() => {
             let layout = work.path().join("layout");
@@ -66,22 +77,24 @@ fn main() -> Result<()> {
             let dockerfile = work.path().join("Dockerfile");
             fs::write(&dockerfile, "FROM base\nRUN true\n")?;
             let ours = || build(&arguments, work.path(), &dockerfile, &layout, Some(&layout));
-            compare(arguments.rounds, ours, || unpack_alone(&arguments.inputs, &work.path().join("alone")))
+            compare("unpack", arguments.rounds, ours, || unpack_alone(&arguments.inputs, &work.path().join("alone")))
         }
-        _ => Err("limits pack [--cofferdam FILE] [--directory DIRECTORY] [--rounds N] DIRECTORY | limits unpack … LAYER.tar.gz…"
-            .into()),
+        _ => {
+            Err("limits pack [--cofferdam FILE] [--directory DIRECTORY] [--rounds N] [DIRECTORY] | limits unpack … LAYER.tar.gz…"
+                .into())
+        }
     }
 }
 
 /// Runs both in turns and prints the medians.
-fn compare(rounds: usize, ours: impl Fn() -> Result<()>, alone: impl Fn() -> Result<()>) -> Result<()> {
+fn compare(what: &str, rounds: usize, ours: impl Fn() -> Result<()>, alone: impl Fn() -> Result<()>) -> Result<()> {
     let (mut our_seconds, mut alone_seconds) = (Vec::new(), Vec::new());
     for _ in 0..rounds {
         our_seconds.push(cpu_seconds(&ours)?);
         alone_seconds.push(cpu_seconds(&alone)?);
     }
     let (ours, alone) = (median(&mut our_seconds), median(&mut alone_seconds));
-    println!("ours {ours:.2} s, alone {alone:.2} s of processor time: {:.2}", ours / alone);
+    println!("{what}: ours {ours:.2} s, alone {alone:.2} s of processor time: {:.2}", ours / alone);
     Ok(())
 }
 
@@ -120,30 +133,71 @@ fn build(arguments: &Arguments, work: &Path, dockerfile: &Path, context: &Path, 
     Ok(())
 }
 
+/// 256 MiB in files of 256 KiB: text of words that are as unequally frequent as those of programs, or every other file noise.
+fn write_files(directory: &Path, is_mixed: bool) -> Result<()> {
+    const FILES: usize = 1024;
+    const FILE_BYTES: usize = 256 << 10;
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state
+    };
+    let mut words: Vec<Vec<u8>> = Vec::new();
+    for _ in 0..4096 {
+        let mut word = random().to_le_bytes().map(|byte| b'a' + byte % 26).to_vec();
+        word.truncate(2 + word.len() * words.len() / 5461);
+        word.push(if random() % 8 == 0 { b'\n' } else { b' ' });
+        words.push(word);
+    }
+    fs::create_dir(directory)?;
+    for number in 0..FILES {
+        let mut bytes = Vec::with_capacity(FILE_BYTES + 16);
+        while bytes.len() < FILE_BYTES {
+            if is_mixed && number % 2 == 0 {
+                bytes.extend_from_slice(&random().to_le_bytes());
+            } else {
+                // The product of three numbers is small more often than large.
+                let at = (0..3).fold(words.len() as u64, |most, _| (random() % 4096 * most) >> 12);
+                bytes.extend_from_slice(&words[usize::try_from(at)?]);
+            }
+        }
+        bytes.truncate(FILE_BYTES);
+        fs::write(directory.join(format!("{number:04}")), bytes)?;
+    }
+    Ok(())
+}
+
 fn pack_alone(directory: &Path) -> Result<()> {
     let mut files = vec![directory.to_owned()];
     let mut compressor = Compressor::new(CompressionLvl::new(LEVEL).map_err(|_| "the library has no such level")?);
     let (mut uncompressed, mut compressed) = (Sha256::new(), Sha256::new());
     let mut block = Vec::with_capacity(BLOCK_BYTES);
     let mut out = vec![0; compressor.gzip_compress_bound(BLOCK_BYTES)];
+    let mut pack = |block: &mut Vec<u8>| -> Result<()> {
+        uncompressed.update(&block);
+        let count = compressor.gzip_compress(block, &mut out)?;
+        compressed.update(&out[..count]);
+        block.clear();
+        Ok(())
+    };
     while let Some(path) = files.pop() {
-        if path.is_dir() {
+        let kind = fs::symlink_metadata(&path)?.file_type();
+        if kind.is_dir() {
             for entry in fs::read_dir(path)? {
                 files.push(entry?.path());
             }
-            continue;
-        }
-        let mut file = File::open(path)?;
-        loop {
-            block.clear();
-            if (&mut file).take(BLOCK_BYTES as u64).read_to_end(&mut block)? == 0 {
-                break;
+        } else if kind.is_file() {
+            let mut file = File::open(path)?;
+            while (&mut file).take((BLOCK_BYTES - block.len()) as u64).read_to_end(&mut block)? > 0 {
+                if block.len() == BLOCK_BYTES {
+                    pack(&mut block)?;
+                }
             }
-            uncompressed.update(&block);
-            let count = compressor.gzip_compress(&block, &mut out)?;
-            compressed.update(&out[..count]);
         }
     }
+    pack(&mut block)?;
     std::hint::black_box((uncompressed.finalize(), compressed.finalize()));
     Ok(())
 }
