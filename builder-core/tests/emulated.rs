@@ -740,6 +740,13 @@ fn check_attributes(checks: &mut Checks) {
     );
     fs::write("kept", "written").unwrap();
     check!(checks: SYS_getxattr "of what was written to" [text("kept"), capability, 0, 0] => -libc::ENODATA;);
+    check!(checks: SYS_setxattr "before a cut" [text("kept"), capability, value, 20, 0] => 0; SYS_truncate "" [text("kept"), 3] => 0;);
+    check!(checks: SYS_getxattr "of what was cut" [text("kept"), capability, 0, 0] => -libc::ENODATA;);
+    check!(checks: SYS_setxattr "before it is emptied" [text("kept"), capability, value, 20, 0] => 0;);
+    let how = words([(libc::O_WRONLY | libc::O_TRUNC) as u64, 0, libc::RESOLVE_BENEATH]);
+    let emptied = call(libc::SYS_openat2, &[libc::AT_FDCWD as usize, text("kept"), how, 24]);
+    checks.holds("SYS_openat2", "to empty it", emptied > 0);
+    check!(checks: SYS_close "" [emptied as usize] => 0; SYS_getxattr "of what was emptied" [text("kept"), capability, 0, 0] => -libc::ENODATA;);
     check!(checks: SYS_setxattr "again" [text("kept"), capability, value, 20, 0] => 0; SYS_chown "" [text("kept"), 1, 1] => 0;);
     check!(checks: SYS_getxattr "of what was given away" [text("kept"), capability, 0, 0] => -libc::ENODATA;);
     if checks.is_emulated {

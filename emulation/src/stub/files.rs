@@ -214,11 +214,15 @@ pub(crate) fn open(directory: i32, path: *const u8, flags: u64, mode: u64) -> An
             return EACCES;
         }
     }
-    let opened = path::open(directory, path, flags);
-    if opened >= 0 && flags & (O_WRONLY | O_RDWR) != 0 && flags & O_PATH == 0 {
+    open_existing(flags, |flags| path::open(directory, path, flags))
+}
+
+/// Opens what is there by `open`.
+fn open_existing(flags: u64, open: impl Fn(u64) -> Answer) -> Answer {
+    let opened = open(flags);
+    if opened >= 0 && flags & (O_WRONLY | O_RDWR | O_TRUNC) != 0 && flags & O_PATH == 0 {
         // What is written to loses its capabilities.
-        let name = CAPABILITY.as_ptr() as u64;
-        call(n::FREMOVEXATTR, [opened as u64, name, 0, 0, 0, 0]);
+        call(n::FREMOVEXATTR, [opened as u64, CAPABILITY.as_ptr() as u64, 0, 0, 0, 0]);
     }
     opened
 }
@@ -377,7 +381,7 @@ pub(crate) fn open_how(directory: i32, path: *const u8, how: *const u64, length:
     if made != EEXIST || flags & (O_CREAT | O_EXCL) == O_CREAT | O_EXCL {
         return made;
     }
-    let found = kernel::openat2(directory, path, flags & !O_CREAT, own_mode, resolve);
+    let found = open_existing(flags & !O_CREAT, |flags| kernel::openat2(directory, path, flags, own_mode, resolve));
     if found >= 0 && flags & O_PATH == 0 {
         let wanted = match flags & 3 {
             O_WRONLY => 2,
@@ -865,6 +869,7 @@ pub(crate) fn truncate(path: *const u8, length: u64) -> Answer {
         if !state().credentials.may(Capability::OverrideModes) && !permits(&looked_at(object)?.1, 2) {
             return Err(EACCES);
         }
+        object.attribute(Attribute::Remove, CAPABILITY.as_ptr().cast(), core::ptr::null_mut(), 0);
         Ok(object.with_path(|path, _| call(n::TRUNCATE, [path as u64, length, 0, 0, 0, 0])))
     })
 }
