@@ -13,11 +13,11 @@
 
 use builder_core::{
     isolation::{
-        self, Access, CancelToken, ExitStatus, FileContent, Identity, Isolation, Kind, Mount, MountKind, Network, Privileges,
-        RunError, Step, Stream, choose, probe,
+        self, Access, CancelToken, Choice, ExitStatus, FileContent, Identity, Isolation, Kind, Mount, MountKind, Network,
+        Privileges, RunError, Step, Stream, choose, probe,
     },
     layer::read::Visitor as _,
-    rootfs::{Owners, RootMount, Rootfs},
+    rootfs::{OverlayAttributes, Owners, RootMount, Rootfs, StepChanges},
     tree::{Change, Content, ContentDigest, Entry, File, LayerIndex, Node, SourceId, Timestamp, Tree, TreePath, text},
 };
 use std::{
@@ -74,10 +74,19 @@ impl Fixture {
     }
 
     fn of(kind: Kind) -> Self {
+        Self::with(kind, |_| None)
+    }
+
+    /// Its layers lie over each other, as they do where the kernel does this.
+    fn stacked() -> Self {
+        Self::with(Kind::Namespaces, |choice| Some(choice.overlay.expect("this host has overlays")))
+    }
+
+    fn with(kind: Kind, overlay: impl FnOnce(&Choice) -> Option<OverlayAttributes>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let choice = choose(&probe(directory.path()).unwrap(), Some(kind)).unwrap();
         assert_eq!(choice.owners == Owners::RECORDED, kind == Kind::Emulated);
-        let rootfs = Rootfs::new(directory.path(), None, choice.owners).unwrap();
+        let rootfs = Rootfs::new(directory.path(), overlay(&choice), choice.owners).unwrap();
         let mut fixture = Self { directory, isolation: isolation::open(choice), rootfs, tree: Tree::new() };
         fixture.add(busybox());
         fixture
@@ -142,6 +151,26 @@ impl Fixture {
         changes.iter().map(text::format_change).collect()
     }
 
+    /// The same with the contents of files and the times that were set on purpose. The next step begins with them.
+    fn take_changes(&mut self) -> Vec<String> {
+        let StepChanges { mut changes, files } = self.rootfs.end_step(&self.tree, SourceId(1), None).unwrap();
+        for change in &mut changes {
+            let path = change.path().clone();
+            if let Some(file) = change.file_mut() {
+                let mut content = Vec::new();
+                std::io::Read::read_to_end(&mut files.open_file(&path).unwrap(), &mut content).unwrap();
+                *file = inline(content);
+            }
+        }
+        self.tree.apply(&changes);
+        for entry in changes.iter_mut().filter_map(Change::entry_mut) {
+            if entry.mtime.seconds > 1000 {
+                entry.mtime = Timestamp::default();
+            }
+        }
+        changes.iter().map(text::format_change).collect()
+    }
+
     fn root(&mut self) -> PathBuf {
         match self.rootfs.view(&self.tree).unwrap() {
             RootMount::Directory { path } => path,
@@ -150,17 +179,16 @@ impl Fixture {
     }
 }
 
+fn inline(content: Vec<u8>) -> File {
+    File { size_bytes: content.len() as u64, digest: Some(ContentDigest::of(&content)), content: Content::Inline(content.into()) }
+}
+
 fn busybox() -> Vec<Change> {
     let put = |path: &str, node: Node| {
         let mtime = Timestamp::from_seconds(9);
         Change::put(TreePath::clamp(path), Entry { node, mode: 0o755, uid: 0, gid: 0, mtime, capability: None })
     };
-    let program = fs::read("/bin/busybox").unwrap();
-    let program = File {
-        size_bytes: program.len() as u64,
-        digest: Some(ContentDigest::of(&program)),
-        content: Content::Inline(program.into()),
-    };
+    let program = inline(fs::read("/bin/busybox").unwrap());
     let names = "sh id ls cat stat chown chmod mknod mkfifo ln mkdir rm mv touch readlink pwd sleep setsid echo su tar find test";
     let links = names.split(' ').map(|name| put(&format!("bin/{name}"), Node::Symlink(b"busybox".to_vec())));
     let files = "tmp/ 1777 0:0 @9\nd/theirs 0644 33:3000000 @9 \"theirs\"\nd/closed 0400 7:7 @9 \"closed\"\nd/device 0600 0:6 @9 c 10:200\nd/link -> theirs 5:6\netc/passwd 0644 0:0 @9 \"root:x:0:0::/:/bin/sh\\nwww:x:33:33::/:/bin/sh\\n\"";
@@ -373,17 +401,141 @@ fn run_often(mut fixture: Fixture, how: &str) {
     // Shortcuts are of x86-64.
     let how = if cfg!(target_arch = "x86_64") { how } else { "native" };
     fixture.add(text::parse("file 0644 33:34 @9 \"theirs\"").unwrap());
-    let program = fixture.root().join("often");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O1", "-static", "-pthread", "-x", "c", "-", "-o"]).arg(&program).stdin(std::process::Stdio::piped());
-    let mut compiler = compiler.spawn().unwrap();
-    let source = include_bytes!("../../testdata/emulation/shortcuts.c");
-    std::io::Write::write_all(&mut compiler.stdin.take().unwrap(), source).unwrap();
-    assert!(compiler.wait().unwrap().success());
+    compile(include_bytes!("../../testdata/emulation/shortcuts.c"), &fixture.root().join("often"));
     let mut step = fixture.step("");
     step.arguments = ["/often", how].map(OsString::from).to_vec();
     let (status, output) = fixture.run(&step);
     assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.contains("0 wrong"), "{status:?} {output}");
+}
+
+fn compile(source: &[u8], program: &Path) {
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-static", "-pthread", "-x", "c", "-", "-o"]).arg(program).stdin(std::process::Stdio::piped());
+    let mut compiler = compiler.spawn().unwrap();
+    std::io::Write::write_all(&mut compiler.stdin.take().unwrap(), source).unwrap();
+    assert!(compiler.wait().unwrap().success());
+}
+
+/// Steps that change a file by one of the names that earlier ones gave it: `a`, `b` and `c`. `device` and `again` are one as well,
+/// and `one` has no other name.
+const CHANGES_OF_LINKED_FILES: &[&[&str]] = &[
+    &["echo more >> a; cat b; stat -c %Y ."],
+    &["for i in 1 2 3 4 5 6 7 8; do echo more >> a & done; wait"],
+    &["echo new > a"],
+    &["true > a"],
+    &["echo new > a; echo newer > b"],
+    &["chmod 600 a; chmod 604 a; stat -c %a a b"],
+    &["chown 3:4 a; stat -c '%u:%g %a' a b"],
+    &["chown 0:0 a; chown 33:44 a"],
+    &["touch -d @77 a; stat -c %Y a b"],
+    &["touch -h -d @77 a"],
+    &["touch a"],
+    &["busybox sed -i s/e/E/ a"],
+    &["mv a m"],
+    &["mv a m; echo more >> m"],
+    &["mkdir d; mv a b d; echo more >> d/b"],
+    &["ln a n; echo more >> n"],
+    &["ln a n; ln b o"],
+    &["echo more >> a; ln a n"],
+    &["ln one n; echo more >> n"],
+    &["ln -s a s; echo more >> s; chmod 600 s"],
+    &["rm a; echo more >> b"],
+    &["rm a b; echo more >> c"],
+    &["rm a; ln b a; echo more >> a"],
+    &["busybox cp one a"],
+    &["mkdir n; busybox cp -a a b n"],
+    &["busybox truncate -s 3 a; busybox truncate -s 7 b"],
+    &["busybox dd if=one of=a bs=1 seek=1 conv=notrunc 2>/dev/null"],
+    &["tar cf t a b; tar xf t; rm t"],
+    &["tar cf t a b; tar xf t; rm t; echo more >> a"],
+    &["chmod 640 device; chown 7 device; stat -c '%F %a %u' device again"],
+    &["change fchmod a; stat -c %a b"],
+    &["change fchown a"],
+    &["change futimens a"],
+    &["change utimes a"],
+    &["change setcap a"],
+    &["change fsetcap a"],
+    &["change nocap a"],
+    &["change note a"],
+    &["change truncate a"],
+    &["change empty-by-reading a"],
+    &["change ask a"],
+    &["change ask-more a"],
+    &["change map a"],
+    &["change reopen a"],
+    &["change link a n; echo more >> n"],
+    &["change exchange a one; echo more >> one"],
+    &["change rename a b"],
+    &["mkdir -m 500 d; chmod 500 .; echo more >> a", "echo more >> b"],
+    &["ln one n; echo more >> n", "echo even more >> n"],
+    &["echo more >> a", "echo even more >> a; echo more >> b"],
+    &["chmod 600 a; ln a n", "echo more >> n"],
+    &["ln one n", "rm one; echo more >> n"],
+    &["echo > 1; ln 1 2", "ln 2 3", "chmod 600 3"],
+];
+
+#[test]
+fn a_file_of_earlier_steps_is_changed_under_one_name_alone() {
+    if testkit::require(&["cc"]) && unprivileged("a_file_of_earlier_steps_is_changed_under_one_name_alone") {
+        change_linked_files(Fixture::new());
+    }
+}
+
+/// What is expected of the emulation is what an overlay does (`BLESS=1` writes it here).
+#[test]
+fn privileged_an_overlay_changes_a_file_of_earlier_steps_under_one_name_alone() {
+    if testkit::require(&["busybox", "cc"]) && testkit::require_root() {
+        change_linked_files(Fixture::stacked());
+    }
+}
+
+/// Takes these steps, each case in directories of its own: one has files as most are, the other such as need a record.
+fn change_linked_files(mut fixture: Fixture) {
+    const KINDS: [(&str, &str); 2] =
+        [("plain", "0644 0:0 @9"), ("recorded", "6751 33:44 @9 cap=0100000200040000000000000000000000000000")];
+    let program = fixture.directory.path().join("change");
+    compile(include_bytes!("../../testdata/emulation/change.c"), &program);
+    let (node, mtime) = (Node::File(inline(fs::read(program).unwrap())), Timestamp::from_seconds(9));
+    let program = Entry { node, mode: 0o755, uid: 0, gid: 0, mtime, capability: None };
+    let mut base = vec![Change::put(TreePath::clamp("bin/change"), program)];
+    let directories = CHANGES_OF_LINKED_FILES
+        .iter()
+        .enumerate()
+        .flat_map(|(case, steps)| KINDS.map(|(kind, attributes)| (format!("{case:02}-{kind}"), attributes, steps)));
+    let directories: Vec<_> = directories.collect();
+    for (directory, attributes, _) in &directories {
+        let files = format!(
+            "D/ 0755 0:0 @9\nD/a {attributes} \"text\\n\"\nD/b = D/a\nD/c = D/a\nD/one 0640 0:44 @9 \"single\\n\"\n\
+             D/device 0600 0:6 @9 c 10:200\nD/again = D/device"
+        );
+        base.extend(text::parse(&files.replace('D', directory)).unwrap());
+    }
+    fixture.add(base);
+    let mut told = vec![String::new(); directories.len()];
+    for step in 0..3 {
+        let script = directories.iter().map(|(directory, _, steps)| {
+            let script = steps.get(step).unwrap_or(&"");
+            format!("cd /{directory}\n{script}\necho ---\n")
+        });
+        let output = fixture.sh(&script.collect::<String>());
+        let changes = fixture.take_changes();
+        for (((directory, _, steps), output), told) in directories.iter().zip(output.split("---\n")).zip(&mut told) {
+            let lines = changes.iter().filter(|line| line.contains(directory)).map(|line| line.clone() + "\n");
+            let lines = lines.collect::<String>().replace(&format!("{directory}/"), "");
+            if let Some(script) = steps.get(step) {
+                told.extend([directory, ": ", script, "\n", output]);
+            }
+            told.push_str(&lines);
+        }
+    }
+    let told = told.join("\n");
+    if std::env::var_os("BLESS").is_some() && fixture.rootfs.is_overlay() {
+        fs::write("../testdata/emulation/linked-files", &told).unwrap();
+    }
+    let expected = include_str!("../../testdata/emulation/linked-files");
+    let wrong = told.split("\n\n").zip(expected.split("\n\n")).filter(|(told, expected)| told != expected);
+    let wrong: Vec<String> = wrong.map(|(told, expected)| format!("{told}\nand not\n{expected}\n")).collect();
+    assert!(told == expected, "{}", wrong.join("\n"));
 }
 
 /// The result of a call, or its error number below zero.

@@ -12,6 +12,8 @@ pub const NUMBERS: usize = 9;
 pub const NEW_PROC: u32 = 1;
 /// Flag: a mount namespace of the step's own, in which parts of /proc are hidden or made read-only.
 pub const GUARD_PROC: u32 = 2;
+/// Flag: earlier steps gave several names to some files ([`LINKS`](crate::record::LINKS)).
+pub const HAS_LINKS: u32 = 4;
 /// Number of bytes of a report.
 pub const REPORT_LENGTH: usize = 8;
 

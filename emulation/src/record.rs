@@ -12,6 +12,11 @@ pub const ATTRIBUTE: &core::ffi::CStr = c"user.cofferdam";
 pub const ATTRIBUTE_PREFIX: &[u8] = b"user.cofferdam.";
 /// Appended to the path of the root: the directory with the owners of what holds no attribute.
 pub const OWNERS: &str = ".owners";
+/// Appended to the path of the root: a directory with an empty file for each inode that has several names when a step begins, called
+/// as [`side_name`] says. What the step changes by one of them it changes there alone. None of them: no directory.
+pub const LINKS: &str = ".links";
+/// Appended to the path of the root: a directory that a step cannot see, for it sees the host's there, and that is gone after it.
+pub const UNSEEN: &str = "/dev/";
 /// The mode bit (sticky) that says that there is a record.
 pub const MARK: u32 = 0o1000;
 /// The mode bit (setgid) that says, of a file that nobody may execute, that its owner has no right to write to it, and to read

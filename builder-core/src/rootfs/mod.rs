@@ -232,6 +232,11 @@ impl Rootfs {
             // A change within the same tick of the clock as the unpacking would leave the same time.
             _ => await_next_tick(),
         }
+        if let Form::Plain { root, records, .. } = &self.form
+            && self.owners == Owners::RECORDED
+        {
+            recorded::note_links(root, records.linked())?;
+        }
         Ok(mount)
     }
 

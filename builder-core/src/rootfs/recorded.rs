@@ -3,10 +3,11 @@
 
 use super::RootfsError;
 use crate::confined::{Attributes, ConfinedDir, ConfinedError, Stat, StatKind};
-use crate::tree::{Entry, Node, SourceId, TreePath};
-use emulation::record::{self, BLOCK, CHARACTER, DIRECTORY, OWNERS, REGULAR, Record, TYPE};
+use crate::tree::{Entry, Node, SourceId, Timestamp, TreePath};
+use emulation::record::{self, BLOCK, CHARACTER, DIRECTORY, LINKS, OWNERS, REGULAR, Record, TYPE};
 use std::{
     borrow::Cow,
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -28,7 +29,7 @@ pub(super) struct Recorded {
 impl Recorded {
     /// The records of the root at `root`, a path on the host.
     pub(super) fn open(root: &Path) -> Result<Self, RootfsError> {
-        let path = beside(root);
+        let path = beside(root, OWNERS);
         match fs::create_dir(&path) {
             Err(source) if source.kind() != io::ErrorKind::AlreadyExists => {
                 return Err(RootfsError::State { action: "make", path, source });
@@ -61,7 +62,7 @@ impl Recorded {
                 }
             }
             _ => {
-                let value = self.owners.read_link(&name(stat)).unwrap_or_default();
+                let value = self.owners.read_link(&name(stat.inode, stat.birth)).unwrap_or_default();
                 (seen.uid, seen.gid) = record::parse_side_value(&value).unwrap_or((0, 0));
             }
         }
@@ -121,7 +122,7 @@ impl Recorded {
         let Some(stat) = directory.stat(path)? else { return Ok(()) };
         let mut value = [0; 24];
         let length = record::side_value(&mut value, entry.uid, entry.gid);
-        let name = name(&stat);
+        let name = name(stat.inode, stat.birth);
         self.owners.remove_all(&name)?;
         self.owners.create_symlink(&name, &value[..length])
     }
@@ -190,17 +191,43 @@ pub(super) fn copy((from, source): (&Path, &TreePath), (to, target): (&Path, &Tr
     directories.iter().rev().try_for_each(|(target, entry)| Ok(new_records.set(&to, target, entry)?))
 }
 
-/// Where the owners of what holds no attribute are, for a root.
-fn beside(root: &Path) -> PathBuf {
+/// Says beside the root at `root` which files have several names before a step: by number and time of birth of their inodes.
+pub(super) fn note_links(root: &Path, inodes: impl Iterator<Item = (u64, Timestamp)>) -> Result<(), RootfsError> {
+    let path = beside(root, LINKS);
+    let mut wanted: BTreeSet<TreePath> = inodes.map(|(inode, birth)| name(inode, birth)).collect();
+    let prepared = if wanted.is_empty() { fs::remove_dir_all(&path) } else { fs::create_dir(&path) };
+    match prepared {
+        Err(source) if !matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => {
+            return Err(RootfsError::State { action: "note links in", path, source });
+        }
+        _ if wanted.is_empty() => return Ok(()),
+        _ => {}
+    }
+    let links = ConfinedDir::open(path)?;
+    for name in links.list(&TreePath::root())? {
+        let name = TreePath::root().child(&name);
+        if !wanted.remove(&name) {
+            links.remove(&name)?;
+        }
+    }
+    for name in &wanted {
+        links.create_file(name, 0o600)?;
+    }
+    Ok(())
+}
+
+/// A directory beside a root.
+fn beside(root: &Path, suffix: &str) -> PathBuf {
     let mut path = root.as_os_str().to_owned();
-    path.push(OWNERS);
+    path.push(suffix);
     path.into()
 }
 
-fn name(stat: &Stat) -> TreePath {
+/// What an inode is called there.
+fn name(inode: u64, birth: Timestamp) -> TreePath {
     let mut buffer = [0; 72];
-    let seconds = u64::from_ne_bytes(stat.birth.seconds.to_ne_bytes());
-    let length = record::side_name(&mut buffer, stat.inode, seconds, u64::from(stat.birth.nanoseconds));
+    let seconds = u64::from_ne_bytes(birth.seconds.to_ne_bytes());
+    let length = record::side_name(&mut buffer, inode, seconds, u64::from(birth.nanoseconds));
     TreePath::root().child(&buffer[..length])
 }
 
@@ -225,7 +252,6 @@ fn numbers(device: u32) -> (u32, u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::Timestamp;
 
     #[test]
     fn what_is_recorded_is_seen() {
@@ -283,6 +309,23 @@ mod tests {
             assert_eq!(recorded.seen(&root, &path, &stat).unwrap().mode, mode, "{mode:o}");
             assert_eq!(root.attribute(&path, ATTRIBUTE).unwrap().is_some(), has_record, "{mode:o}");
         }
+    }
+
+    #[test]
+    fn the_links_that_are_noted_are_those_of_this_step() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        let noted = |inodes: &[u64]| {
+            note_links(&root, inodes.iter().map(|inode| (*inode, Timestamp::from_seconds(3)))).unwrap();
+            let names = fs::read_dir(beside(&root, LINKS)).ok()?;
+            let mut names: Vec<_> = names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            Some(names.join(" "))
+        };
+        assert_eq!(noted(&[]), None);
+        assert_eq!(noted(&[1, 2]).as_deref(), Some("1.3.0 2.3.0"));
+        assert_eq!(noted(&[2, 30]).as_deref(), Some("2.3.0 30.3.0"));
+        assert_eq!(noted(&[]), None);
     }
 
     #[test]

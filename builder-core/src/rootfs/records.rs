@@ -12,7 +12,7 @@ use std::{
 pub(super) struct Records {
     directories: HashMap<TreePath, Names>,
     /// Inodes with several names: a further name changes the time of all.
-    linked: HashMap<u64, Timestamp>,
+    linked: HashMap<u64, Linked>,
 }
 
 /// The names in one directory.
@@ -22,6 +22,12 @@ type Names = BTreeMap<Box<[u8]>, Noted>;
 struct Noted {
     inode: u64,
     changed: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Linked {
+    changed: Timestamp,
+    birth: Timestamp,
 }
 
 impl Records {
@@ -53,9 +59,14 @@ impl Records {
         Directory { names: names.peekable(), linked: &self.linked }
     }
 
+    /// Number and time of birth of each inode that had several names. Some may be gone.
+    pub(super) fn linked(&self) -> impl Iterator<Item = (u64, Timestamp)> {
+        self.linked.iter().map(|(inode, linked)| (*inode, linked.birth))
+    }
+
     fn noted(&mut self, stat: &Stat) -> Noted {
         if stat.links > 1 {
-            self.linked.insert(stat.inode, stat.ctime);
+            self.linked.insert(stat.inode, Linked { changed: stat.ctime, birth: stat.birth });
         }
         Noted { inode: stat.inode, changed: stat.ctime }
     }
@@ -64,7 +75,7 @@ impl Records {
 /// What was noted of one directory.
 pub(super) struct Directory<'a> {
     names: Peekable<btree_map::Iter<'a, Box<[u8]>, Noted>>,
-    linked: &'a HashMap<u64, Timestamp>,
+    linked: &'a HashMap<u64, Linked>,
 }
 
 impl Directory<'_> {
@@ -72,7 +83,8 @@ impl Directory<'_> {
     pub(super) fn is_unchanged(&mut self, name: &[u8], stat: &Stat) -> bool {
         while self.names.next_if(|(earlier, _)| ***earlier < *name).is_some() {}
         let Some((_, noted)) = self.names.next_if(|(noted, _)| ***noted == *name) else { return false };
-        let is_untouched = || noted.changed == stat.ctime || self.linked.get(&stat.inode) == Some(&stat.ctime);
+        let is_linked = || self.linked.get(&stat.inode).is_some_and(|linked| linked.changed == stat.ctime);
+        let is_untouched = || noted.changed == stat.ctime || is_linked();
         noted.inode == stat.inode && is_untouched()
     }
 }

@@ -4,31 +4,20 @@ use super::arch::{O_DIRECTORY, O_NOFOLLOW, number as n};
 use super::identity::Capability;
 use super::kernel::{
     self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, Answer, E2BIG, EACCES, EEXIST, EFAULT, EINVAL, ELOOP,
-    ENAMETOOLONG, ENOENT, ENOMEM, EOPNOTSUPP, EPERM, ERANGE, O_CREAT, O_EXCL, O_PATH, O_RDWR, O_TMPFILE, O_TRUNC, O_WRONLY,
-    RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat, Statx, call,
+    ENAMETOOLONG, ENOENT, ENOMEM, EOPNOTSUPP, EPERM, ERANGE, Held, O_CLOEXEC, O_CREAT, O_EXCL, O_PATH, O_RDWR, O_TMPFILE,
+    O_TRUNC, O_WRONLY, RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat, Statx, call,
 };
 use super::ownership::{self, Attribute, Object, created, permits, permits_real, record_of};
 use super::path::{self, Place};
 use super::scratch::Scratch;
 use super::state::{ROOT_DESCRIPTOR, change, setting, state};
 use super::text::{self, Text};
-use super::{memory, proc};
+use super::{links, memory, proc};
 use crate::record::{self, BLOCK, CHARACTER, DIRECTORY, REGULAR, Record, TYPE};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Where the capabilities of a program are kept.
 pub(crate) const CAPABILITY: &core::ffi::CStr = c"user.cofferdam.security.capability";
-
-/// A descriptor of ours, closed when dropped.
-struct Held(i32);
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.0 >= 0 {
-            kernel::close(self.0);
-        }
-    }
-}
 
 fn name_of(directory: i32, path: *const u8, follow: bool) -> Result<Held, Answer> {
     if path.is_null() {
@@ -219,8 +208,11 @@ pub(crate) fn open(directory: i32, path: *const u8, flags: u64, mode: u64) -> An
 
 /// Opens what is there by `open`.
 fn open_existing(flags: u64, open: impl Fn(u64) -> Answer) -> Answer {
-    let opened = open(flags);
-    if opened >= 0 && flags & (O_WRONLY | O_RDWR | O_TRUNC) != 0 && flags & O_PATH == 0 {
+    if flags & (O_WRONLY | O_RDWR | O_TRUNC) == 0 || flags & O_PATH != 0 {
+        return open(flags);
+    }
+    let opened = if setting().has_links { links::open_separated(flags, open) } else { open(flags) };
+    if opened >= 0 {
         // What is written to loses its capabilities.
         call(n::FREMOVEXATTR, [opened as u64, CAPABILITY.as_ptr() as u64, 0, 0, 0, 0]);
     }
@@ -631,15 +623,17 @@ pub(crate) fn link(from: i32, path: *const u8, to: i32, new: *const u8, flags: u
         }
         let is_descriptor = is_empty(path) && flags & AT_EMPTY_PATH != 0;
         if is_descriptor || flags & AT_SYMLINK_FOLLOW != 0 {
-            let held = if is_descriptor { None } else { Some(name_of(from, path, true)?) };
+            let mut old = if is_descriptor { Subject::opened(from) } else { Subject::named(from, path, true)? };
             let new = place_to_make(to, new)?;
-            let descriptor = super::text::DescriptorPath::new(held.as_ref().map_or(from, |held| held.0));
+            old.separate_if_shared()?;
+            let descriptor = text::DescriptorPath::new(old.descriptor);
             let arguments =
                 [AT_FDCWD as u64, descriptor.as_ptr() as u64, new.directory as u64, new.name as u64, AT_SYMLINK_FOLLOW, 0];
             return Ok(call(n::LINKAT, arguments));
         }
         let old = place(from, path)?;
         let new = place_to_make(to, new)?;
+        separate_at(&old)?;
         Ok(call(n::LINKAT, [old.directory as u64, old.name as u64, new.directory as u64, new.name as u64, 0, 0]))
     })
 }
@@ -666,6 +660,10 @@ pub(crate) fn rename(from: i32, path: *const u8, to: i32, new: *const u8, flags:
             other => other?,
         };
         path::forget_passed();
+        separate_at(&old)?;
+        if flags & EXCHANGE != 0 {
+            separate_at(&new)?;
+        }
         let flags = flags & (EXCHANGE | 1);
         Ok(call(n::RENAMEAT2, [old.directory as u64, old.name as u64, new.directory as u64, new.name as u64, flags, 0]))
     })
@@ -679,16 +677,64 @@ pub(crate) fn remove(directory: i32, path: *const u8, flags: u64) -> Answer {
     })
 }
 
-/// What a change of attributes speaks of: an open descriptor of the program's, or a name of ours.
-fn subject(directory: i32, path: *const u8, flags: u64) -> Result<(i32, Option<Held>), Answer> {
-    if path.is_null() {
-        return Err(EFAULT);
+/// Gives a name that is to be moved, or to be joined by another, a file of its own, if it shares one of earlier steps.
+fn separate_at(place: &Place) -> Result<(), Answer> {
+    let mut real = Stat::empty();
+    if !setting().has_links || Object::At(place.directory, place.name).stat(&mut real) != 0 || !links::may_be_shared(&real) {
+        return Ok(());
     }
-    if is_empty(path) && flags & AT_EMPTY_PATH != 0 {
-        return Ok((directory, None));
+    let opened = kernel::openat(place.directory, place.name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+    if opened < 0 {
+        return Err(opened);
     }
-    let held = name_of(directory, path, flags & AT_SYMLINK_NOFOLLOW == 0)?;
-    Ok((held.0, Some(held)))
+    links::separate(Held(opened as i32).0).map(drop)
+}
+
+/// What a change speaks of: an open descriptor of the program's, or one of ours.
+struct Subject {
+    descriptor: i32,
+    held: Option<Held>,
+}
+
+impl Subject {
+    fn of(directory: i32, path: *const u8, flags: u64) -> Result<Self, Answer> {
+        if !path.is_null() && is_empty(path) && flags & AT_EMPTY_PATH != 0 {
+            return Ok(Self::opened(directory));
+        }
+        Self::named(directory, path, flags & AT_SYMLINK_NOFOLLOW == 0)
+    }
+
+    fn opened(descriptor: i32) -> Self {
+        Self { descriptor, held: None }
+    }
+
+    fn named(directory: i32, path: *const u8, follow: bool) -> Result<Self, Answer> {
+        let held = name_of(directory, path, follow)?;
+        Ok(Self { descriptor: held.0, held: Some(held) })
+    }
+
+    fn object(&self) -> Object {
+        Object::Descriptor(self.descriptor)
+    }
+
+    /// Before a change of what the disk has as `real`: under this name alone, if earlier steps gave it several.
+    fn separate(&mut self, real: &Stat) -> Result<(), Answer> {
+        if links::may_be_shared(real)
+            && let Some(made) = links::separate(self.descriptor)?
+        {
+            if self.held.is_none() {
+                links::take_over(self.descriptor, made.0);
+            }
+            (self.descriptor, self.held) = (made.0, Some(made));
+        }
+        Ok(())
+    }
+
+    /// The same where nobody has looked yet.
+    fn separate_if_shared(&mut self) -> Result<(), Answer> {
+        let mut real = Stat::empty();
+        if setting().has_links && self.object().stat(&mut real) == 0 { self.separate(&real) } else { Ok(()) }
+    }
 }
 
 /// What the disk and what the record says of something that is to be changed.
@@ -707,9 +753,8 @@ pub(crate) fn change_mode(directory: i32, path: *const u8, mode: u64, flags: u64
         if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
             return Err(EINVAL);
         }
-        let (descriptor, _held) = subject(directory, path, flags)?;
-        let object = Object::Descriptor(descriptor);
-        let (real, before) = looked_at(object)?;
+        let mut subject = Subject::of(directory, path, flags)?;
+        let (real, before) = looked_at(subject.object())?;
         if real.mode & TYPE == 0o120_000 {
             return Err(EOPNOTSUPP);
         }
@@ -725,7 +770,8 @@ pub(crate) fn change_mode(directory: i32, path: *const u8, mode: u64, flags: u64
             mode &= !0o2000;
         }
         path::forget_passed();
-        Ok(ownership::store(object, &real, Record { mode: before.mode & TYPE | mode, ..before }))
+        subject.separate(&real)?;
+        Ok(ownership::store(subject.object(), &real, Record { mode: before.mode & TYPE | mode, ..before }))
     })
 }
 
@@ -735,9 +781,8 @@ pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, 
         if flags & !(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW) != 0 {
             return Err(EINVAL);
         }
-        let (descriptor, _held) = subject(directory, path, flags)?;
-        let object = Object::Descriptor(descriptor);
-        let (real, before) = looked_at(object)?;
+        let mut subject = Subject::of(directory, path, flags)?;
+        let (real, before) = looked_at(subject.object())?;
         let mut after = before;
         if uid != u32::MAX {
             after.uid = uid;
@@ -769,6 +814,8 @@ pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, 
             return Ok(0);
         }
         path::forget_passed();
+        subject.separate(&real)?;
+        let object = subject.object();
         object.attribute(Attribute::Remove, CAPABILITY.as_ptr().cast(), core::ptr::null_mut(), 0);
         Ok(ownership::store(object, &real, after))
     })
@@ -824,14 +871,15 @@ pub(crate) fn change_times(kind: Times, directory: i32, path: Option<*const u8>,
             if Object::At(directory, path).stat(&mut real) == 0 && is_hosts_device(&real) {
                 return Ok(0);
             }
-            return Ok(call(n::UTIMENSAT, [directory as u64, path as u64, times_at, flags, 0, 0]));
+            if !links::may_be_shared(&real) {
+                return Ok(call(n::UTIMENSAT, [directory as u64, path as u64, times_at, flags, 0, 0]));
+            }
         }
-        let (descriptor, _held) = match path {
-            Some(path) => subject(directory, path, flags)?,
-            None => (directory, None),
+        let mut subject = match path {
+            Some(path) => Subject::of(directory, path, flags)?,
+            None => Subject::opened(directory),
         };
-        let object = Object::Descriptor(descriptor);
-        let (real, record) = looked_at(object)?;
+        let (real, record) = looked_at(subject.object())?;
         let is_now = times.is_none_or(|times| times.iter().all(|time| time[1] == NOW));
         let is_nothing = times.is_some_and(|times| times.iter().all(|time| time[1] == OMIT));
         if !is_nothing && !who.may(Capability::OwnAll) && record.uid != who.user.filesystem {
@@ -852,7 +900,11 @@ pub(crate) fn change_times(kind: Times, directory: i32, path: Option<*const u8>,
             let arguments = [place.directory as u64, place.name as u64, times_at, AT_SYMLINK_NOFOLLOW, 0, 0];
             return Ok(call(n::UTIMENSAT, arguments));
         }
-        let nameless = [descriptor as u64, c"".as_ptr() as u64, times_at, AT_EMPTY_PATH, 0, 0];
+        if !is_nothing {
+            subject.separate(&real)?;
+        }
+        let object = subject.object();
+        let nameless = [subject.descriptor as u64, c"".as_ptr() as u64, times_at, AT_EMPTY_PATH, 0, 0];
         Ok(match call(n::UTIMENSAT, nameless) {
             // A kernel before 5.8.
             EINVAL => object.with_path(|path, _| call(n::UTIMENSAT, [AT_FDCWD as u64, path as u64, times_at, 0, 0, 0])),
@@ -864,13 +916,13 @@ pub(crate) fn change_times(kind: Times, directory: i32, path: Option<*const u8>,
 /// `truncate`.
 pub(crate) fn truncate(path: *const u8, length: u64) -> Answer {
     answer(|| {
-        let held = name_of(AT_FDCWD, path, true)?;
-        let object = Object::Descriptor(held.0);
-        if !state().credentials.may(Capability::OverrideModes) && !permits(&looked_at(object)?.1, 2) {
+        let mut subject = Subject::named(AT_FDCWD, path, true)?;
+        if !state().credentials.may(Capability::OverrideModes) && !permits(&looked_at(subject.object())?.1, 2) {
             return Err(EACCES);
         }
-        object.attribute(Attribute::Remove, CAPABILITY.as_ptr().cast(), core::ptr::null_mut(), 0);
-        Ok(object.with_path(|path, _| call(n::TRUNCATE, [path as u64, length, 0, 0, 0, 0])))
+        subject.separate_if_shared()?;
+        subject.object().attribute(Attribute::Remove, CAPABILITY.as_ptr().cast(), core::ptr::null_mut(), 0);
+        Ok(subject.object().with_path(|path, _| call(n::TRUNCATE, [path as u64, length, 0, 0, 0, 0])))
     })
 }
 
@@ -981,51 +1033,54 @@ pub(crate) fn attribute(number: i64, arguments: [u64; 6]) -> Answer {
     answer(|| {
         let by_descriptor = matches!(number, n::FSETXATTR | n::FGETXATTR | n::FLISTXATTR | n::FREMOVEXATTR);
         let follow = !matches!(number, n::LSETXATTR | n::LGETXATTR | n::LLISTXATTR | n::LREMOVEXATTR);
-        let held;
-        let descriptor = if by_descriptor {
-            arguments[0] as i32
+        let mut subject = if by_descriptor {
+            Subject::opened(arguments[0] as i32)
         } else {
-            held = name_of(AT_FDCWD, arguments[0] as *const u8, follow)?;
-            held.0
+            Subject::named(AT_FDCWD, arguments[0] as *const u8, follow)?
         };
-        Object::Descriptor(descriptor).with_path(|path, _| {
-            let [_, b, c, d, e, _] = arguments;
-            match number {
-                n::LISTXATTR | n::LLISTXATTR | n::FLISTXATTR => Ok(list_attributes(path, b as *mut u8, c)),
-                _ => with_attribute_name(b as *const u8, |name, is_ours| match number {
-                    n::SETXATTR | n::LSETXATTR | n::FSETXATTR => {
-                        if !may_set_attribute(descriptor, is_ours) {
-                            return if is_ours { EPERM } else { EACCES };
-                        }
-                        // Capabilities of the kernel's three revisions.
-                        let is_capability = is_ours && unsafe_bytes(name) == CAPABILITY.to_bytes();
-                        if is_capability && ![12, 20, 24].contains(&d) {
-                            return EINVAL;
-                        }
-                        call(n::SETXATTR, [path as u64, name as u64, c, d, e, 0])
-                    }
-                    n::GETXATTR | n::LGETXATTR | n::FGETXATTR => call(n::GETXATTR, [path as u64, name as u64, c, d, 0, 0]),
-                    _ if !may_set_attribute(descriptor, is_ours) => {
-                        if is_ours {
-                            EPERM
-                        } else {
-                            EACCES
-                        }
-                    }
-                    _ => call(n::REMOVEXATTR, [path as u64, name as u64, 0, 0, 0, 0]),
-                }),
+        let [_, b, c, d, e, _] = arguments;
+        let on = |subject: &Subject, number, rest: [u64; 4]| {
+            let [name, value, length, flags] = rest;
+            subject.object().with_path(|path, _| call(number, [path as u64, name, value, length, flags, 0]))
+        };
+        match number {
+            n::LISTXATTR | n::LLISTXATTR | n::FLISTXATTR => {
+                Ok(subject.object().with_path(|path, _| list_attributes(path, b as *mut u8, c)))
             }
-        })
+            n::GETXATTR | n::LGETXATTR | n::FGETXATTR => {
+                with_attribute_name(b as *const u8, |name, _| on(&subject, n::GETXATTR, [name as u64, c, d, 0]))
+            }
+            _ => with_attribute_name(b as *const u8, |name, is_ours| {
+                let Some(real) = attribute_to_change(subject.object(), is_ours) else {
+                    return if is_ours { EPERM } else { EACCES };
+                };
+                let sets = matches!(number, n::SETXATTR | n::LSETXATTR | n::FSETXATTR);
+                // Capabilities of the kernel's three revisions.
+                let is_capability = is_ours && unsafe_bytes(name) == CAPABILITY.to_bytes();
+                if sets && is_capability && ![12, 20, 24].contains(&d) {
+                    return EINVAL;
+                }
+                if let Err(errno) = subject.separate(&real) {
+                    return errno;
+                }
+                if sets {
+                    on(&subject, n::SETXATTR, [name as u64, c, d, e])
+                } else {
+                    on(&subject, n::REMOVEXATTR, [name as u64, 0, 0, 0])
+                }
+            }),
+        }
     })
 }
 
-/// Whether the program may change an attribute; of those that are kept for root, only root. A device of the host keeps its own.
-fn may_set_attribute(descriptor: i32, is_roots: bool) -> bool {
+/// What the disk has of a file of which the program may change an attribute; of those that are kept for root, only root. A
+/// device of the host keeps its own.
+fn attribute_to_change(object: Object, is_roots: bool) -> Option<Stat> {
     if is_roots && !state().credentials.may(Capability::SetFileCapabilities) {
-        return false;
+        return None;
     }
-    looked_at(Object::Descriptor(descriptor))
-        .is_ok_and(|(real, record)| !is_hosts_device(&real) && (is_roots || permits(&record, 2)))
+    let (real, record) = looked_at(object).ok()?;
+    (!is_hosts_device(&real) && (is_roots || permits(&record, 2))).then_some(real)
 }
 
 fn with_attribute_name(name: *const u8, then: impl FnOnce(*const u8, bool) -> Answer) -> Result<Answer, Answer> {

@@ -8,6 +8,7 @@ pub(crate) type Answer = i64;
 
 pub(crate) const ENOENT: Answer = -2;
 pub(crate) const EPERM: Answer = -1;
+pub(crate) const EINTR: Answer = -4;
 pub(crate) const E2BIG: Answer = -7;
 pub(crate) const ENOEXEC: Answer = -8;
 pub(crate) const EBADF: Answer = -9;
@@ -82,6 +83,17 @@ pub(crate) fn close(descriptor: i32) {
     call(n::CLOSE, [descriptor as u64, 0, 0, 0, 0, 0]);
 }
 
+/// A descriptor of ours, closed when dropped.
+pub(crate) struct Held(pub(crate) i32);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if self.0 >= 0 {
+            close(self.0);
+        }
+    }
+}
+
 /// Gives up `held`, a descriptor of ours, for `made`, one for the program, which expects the lowest that is free.
 pub(crate) fn lowest(made: Answer, held: i32, flags: u64) -> Answer {
     if made < Answer::from(held) {
@@ -140,7 +152,7 @@ pub(crate) struct Statx {
     pub(crate) mask: u32,
     block_size: u32,
     attributes: u64,
-    links: u32,
+    pub(crate) links: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mode: u16,
@@ -149,12 +161,12 @@ pub(crate) struct Statx {
     pub(crate) size: u64,
     blocks: u64,
     attributes_mask: u64,
-    access_time: [u64; 2],
+    pub(crate) access_time: [u64; 2],
     pub(crate) birth_seconds: u64,
     pub(crate) birth_nanoseconds: u32,
     pad2: u32,
     change_time: [u64; 2],
-    modify_time: [u64; 2],
+    pub(crate) modify_time: [u64; 2],
     pub(crate) node_major: u32,
     pub(crate) node_minor: u32,
     device_major: u32,
@@ -171,6 +183,9 @@ impl Statx {
 
 /// Type, mode, owner, group, inode and size: what the stub looks at whatever the program asks for.
 pub(crate) const STATX_OURS: u64 = 0x1 | 0x2 | 0x8 | 0x10 | 0x100 | 0x200;
+pub(crate) const STATX_LINKS: u64 = 0x4;
+/// Those of the last access and of the last change of content.
+pub(crate) const STATX_TIMES: u64 = 0x20 | 0x40;
 pub(crate) const STATX_BIRTH: u64 = 0x800;
 
 pub(crate) fn statx(directory: i32, path: *const u8, flags: u64, mask: u64, statx: *mut Statx) -> Answer {

@@ -27,6 +27,7 @@ mod files;
 mod filter;
 mod identity;
 mod kernel;
+mod links;
 mod load;
 mod memory;
 mod ownership;

@@ -94,20 +94,19 @@ impl Object {
         Record::parse(bytes.get(..usize::try_from(length).ok()?)?)
     }
 
+    pub(crate) fn statx(self, mask: u64, found: &mut Statx) -> Answer {
+        match self {
+            Self::Descriptor(descriptor) => kernel::statx(descriptor, c"".as_ptr().cast(), AT_EMPTY_PATH, mask, found),
+            Self::At(directory, name) => kernel::statx(directory, name, AT_SYMLINK_NOFOLLOW, mask, found),
+        }
+    }
+
     /// The name of its record beside the root.
     fn side_path(self, text: &mut Text<'_>) -> bool {
         let mut found = Statx::empty();
-        let mask = STATX_OURS | STATX_BIRTH;
-        let result = match self {
-            Self::Descriptor(descriptor) => kernel::statx(descriptor, c"".as_ptr().cast(), AT_EMPTY_PATH, mask, &mut found),
-            Self::At(directory, name) => kernel::statx(directory, name, AT_SYMLINK_NOFOLLOW, mask, &mut found),
-        };
-        let has_birth = found.mask & STATX_BIRTH as u32 != 0;
-        let (seconds, nanoseconds) = if has_birth { (found.birth_seconds, u64::from(found.birth_nanoseconds)) } else { (0, 0) };
-        let mut name = [0; 72];
-        let length = record::side_name(&mut name, found.inode, seconds, nanoseconds);
-        text.put(setting().base.as_bytes()).put(record::OWNERS.as_bytes()).put(b"/").put(&name[..length]);
-        result == 0 && text.fits()
+        let looked = self.statx(STATX_OURS | STATX_BIRTH, &mut found);
+        put_side_path(text, record::OWNERS, &found);
+        looked == 0 && text.fits()
     }
 
     fn side_owner(self) -> (u32, u32) {
@@ -144,6 +143,15 @@ impl Object {
         });
         0
     }
+}
+
+/// Writes what an inode is called in a directory beside the root.
+pub(crate) fn put_side_path(text: &mut Text<'_>, directory: &str, found: &Statx) {
+    let has_birth = found.mask & STATX_BIRTH as u32 != 0;
+    let (seconds, nanoseconds) = if has_birth { (found.birth_seconds, u64::from(found.birth_nanoseconds)) } else { (0, 0) };
+    let mut name = [0; 72];
+    let length = record::side_name(&mut name, found.inode, seconds, nanoseconds);
+    text.put(setting().base.as_bytes()).put(directory.as_bytes()).put(b"/").put(&name[..length]);
 }
 
 /// Whether the kernel lets a file of this type carry attributes of ours.

@@ -37,6 +37,8 @@ pub(crate) struct Setting {
     pub(crate) stub: Kept,
     /// What the machine is called, in at most 64 bytes.
     pub(crate) host_name: Kept,
+    /// Whether earlier steps gave several names to some files.
+    pub(crate) has_links: bool,
     /// Who the process really is.
     pub(crate) real_uid: u32,
     /// Its real group.
@@ -293,6 +295,7 @@ impl Setting {
             base: Kept::empty(),
             stub: Kept::empty(),
             host_name: Kept::empty(),
+            has_links: false,
             real_uid: 0,
             real_gid: 0,
             program_real: Kept::empty(),
@@ -340,7 +343,7 @@ pub(crate) fn encode(
 ) {
     let descriptor = start.descriptor.map_or(0, |descriptor| u64::from(descriptor.unsigned_abs()) + 1);
     text.put(VARIABLE).number(u64::from(start.secure)).put(b",").number(descriptor).put(b",");
-    text.number(u64::from(state.umask)).put(b",");
+    text.number(u64::from(setting.has_links)).put(b",").number(u64::from(state.umask)).put(b",");
     let mut numbers = [0; Credentials::MAX_NUMBERS];
     let count = credentials.numbers(&mut numbers);
     for number in &numbers[..count] {
@@ -366,6 +369,7 @@ pub(crate) unsafe fn decode(text: &[u8], state: &mut State, setting: &mut Settin
     };
     let (secure, descriptor) = (next()? != 0, next()?);
     let start = Start { secure, descriptor: descriptor.checked_sub(1).map(|descriptor| descriptor as i32) };
+    setting.has_links = next()? != 0;
     state.umask = next()? as u32;
     state.credentials = Credentials::from_numbers(&mut next)?;
     let mut next = || {
@@ -391,7 +395,7 @@ pub(crate) unsafe fn decode(text: &[u8], state: &mut State, setting: &mut Settin
 pub(crate) fn program_of(text: &[u8]) -> Option<&[u8]> {
     let mut rest = text;
     // Numbers end with commas, texts have colons; the fourth text is the program.
-    for _ in 0..5 + Credentials::MAX_NUMBERS {
+    for _ in 0..6 + Credentials::MAX_NUMBERS {
         let (_, after) = text::number(rest);
         match after.strip_prefix(b",") {
             Some(after) => rest = after,
@@ -417,6 +421,7 @@ mod tests {
         let (mut state, mut setting) = (State::empty(), Setting::empty());
         state.umask = 0o077;
         state.root.set(b"/a:b,c");
+        setting.has_links = true;
         (setting.base, setting.stub, setting.host_name) = (Kept::new(b"/a"), Kept::new(b"/s"), Kept::new(b"7,h"));
         let mut credentials = Credentials::ROOT;
         credentials.user.effective = 33;
@@ -432,7 +437,7 @@ mod tests {
         // SAFETY: memory of this test.
         assert_eq!(unsafe { decode(encoded, &mut after, &mut found) }, Some(start));
         assert_eq!((after.umask, after.root.as_bytes(), found.base.as_bytes()), (0o077, &b"/a:b,c"[..], &b"/a"[..]));
-        assert_eq!(after.credentials, credentials);
+        assert_eq!((after.credentials, found.has_links), (credentials, true));
         assert_eq!((found.program_shown.as_bytes(), found.host_name.as_bytes()), (&b"/bin/sh"[..], &b"7,h"[..]));
         assert_eq!(after.shown(b"/a:b,c"), b"/");
         assert_eq!(after.shown(b"/a:b,c/x"), b"/x");

@@ -10,7 +10,7 @@ use super::kernel::{self, AT_FDCWD, Answer, EACCES, ENOENT, ENOTDIR, O_CLOEXEC, 
 use super::state::{self, Kept, ROOT_DESCRIPTOR, change};
 use super::text::{self, Text};
 use super::{exec, filter, path};
-use crate::launch::{self, GUARD_PROC, NEW_PROC, NUMBERS, Stage};
+use crate::launch::{self, GUARD_PROC, HAS_LINKS, NEW_PROC, NUMBERS, Stage};
 use crate::record;
 use core::ffi::CStr;
 
@@ -369,6 +369,7 @@ fn become_command(launch: &Launch) -> ! {
         fail(Stage::Prepare, kernel::ENAMETOOLONG);
     }
     setting.host_name = Kept::new(&host_name[..host_name.len().min(64)]);
+    setting.has_links = launch.flags & HAS_LINKS != 0;
     own.credentials = Credentials::ROOT;
     own.umask = 0o022;
     call(n::UMASK, [0o022, 0, 0, 0, 0, 0]);

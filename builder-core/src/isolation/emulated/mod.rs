@@ -12,8 +12,8 @@ mod walls;
 use super::landlock::Ruleset;
 use super::{CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, namespaces, seccomp};
 use crate::rootfs::RootMount;
-use emulation::launch::{self, REPORT_LENGTH, Stage};
-use emulation::record::OWNERS;
+use emulation::launch::{self, HAS_LINKS, REPORT_LENGTH, Stage};
+use emulation::record::{LINKS, OWNERS};
 use places::Places;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -70,9 +70,12 @@ impl Isolation for Emulated {
         let stub = write_stub(root.parent().unwrap_or(&root), STUB_NAME)?;
         let places = Places::prepare(&root, step)?;
         let walls = Walls::of(&self.choice);
-        let launch = encode(step, &root, &stub, walls.flags())?;
-        let owners = owners(&root);
-        let needed = Needed { root: &root, owners: &owners, stub: &stub, host_name: &step.host_name, network: step.network };
+        let (owners, links) = (beside(&root, OWNERS), beside(&root, LINKS));
+        let links = Some(&*links).filter(|links| links.exists());
+        let flags = walls.flags() | if links.is_some() { HAS_LINKS } else { 0 };
+        let launch = encode(step, &root, &stub, flags)?;
+        let (host_name, network) = (&*step.host_name, step.network);
+        let needed = Needed { root: &root, owners: &owners, links, stub: &stub, host_name, network };
         let ended = launch_and_wait(walls, needed, &launch, step.time_limit, output, cancel);
         let restored = places.restore();
         let (stage, value) = ended?;
@@ -122,7 +125,7 @@ fn attempt_behind(walls: Walls, directory: &Path) -> io::Result<()> {
     /// Whom the trial takes itself for: nobody that a host would make us.
     const TRIAL_USER: u32 = 54_321;
     let root = directory.join("root");
-    let owners = owners(&root);
+    let owners = beside(&root, OWNERS);
     for directory in [&root, &owners] {
         fs::create_dir_all(directory)?;
     }
@@ -133,7 +136,7 @@ fn attempt_behind(walls: Walls, directory: &Path) -> io::Result<()> {
     let texts = [bytes(&root), bytes(&stub), b"/", b"trial"];
     let launch = frame(&[TRIAL_USER, TRIAL_USER, 0, 0, 0, 0, walls.flags(), 0], &[], &seccomp::filter(), &texts);
     let cancel = CancelToken::new()?;
-    let needed = Needed { root: &root, owners: &owners, stub: &stub, host_name: "trial", network: Network::Host };
+    let needed = Needed { root: &root, owners: &owners, links: None, stub: &stub, host_name: "trial", network: Network::Host };
     match launch_and_wait(walls, needed, &launch, Some(Duration::from_secs(10)), &mut |_, _| {}, &cancel) {
         Ok((Stage::Ended, 0)) => Ok(()),
         Ok((Stage::Ended, _)) => Err(Errno::NOSYS.into()),
@@ -143,11 +146,11 @@ fn attempt_behind(walls: Walls, directory: &Path) -> io::Result<()> {
     }
 }
 
-/// The owners of what can hold no record, beside `root`.
-fn owners(root: &Path) -> PathBuf {
-    let mut owners = root.as_os_str().to_owned();
-    owners.push(OWNERS);
-    owners.into()
+/// A directory beside `root`.
+fn beside(root: &Path, suffix: &str) -> PathBuf {
+    let mut path = root.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
 }
 
 /// The stub as a file: the processes of the step execute it. Written once for all steps in a directory.

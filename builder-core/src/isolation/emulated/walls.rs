@@ -30,6 +30,8 @@ pub(super) struct Needed<'a> {
     pub(super) root: &'a Path,
     /// Owners recorded beside it.
     pub(super) owners: &'a Path,
+    /// Which files have names of earlier steps; to be looked at. `None` if there are none.
+    pub(super) links: Option<&'a Path>,
     /// The stub.
     pub(super) stub: &'a Path,
     /// What `uname -n` says, and which network it sees.
@@ -118,7 +120,8 @@ fn leave(needed: Needed<'_>, proc: Proc) -> Result<(), RunError> {
     // A name that is too long for the kernel is no reason to fail.
     let _ = rustix::system::sethostname(&needed.host_name.as_bytes()[..needed.host_name.len().min(64)]);
     let base = needed.root.parent().unwrap_or(needed.root);
-    mounts::enter_view(base, &[needed.root, needed.owners, needed.stub])?;
+    let shown: Vec<&Path> = [needed.root, needed.owners, needed.stub].into_iter().chain(needed.links).collect();
+    mounts::enter_view(base, &shown)?;
     if proc == Proc::Fresh {
         namespaces::leave(UnshareFlags::NEWPID).map_err(failed("make a process namespace"))?;
     }
