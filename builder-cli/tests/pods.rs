@@ -272,7 +272,7 @@ fn judge_contents(kind: PodKind, image: &DemandingImage, wrong: &mut String) {
         ("usr/bin/crontab", vec!["2755 0:"]),
         ("usr/bin/hello", vec!["4750 0:4200"]),
         ("usr/local/bin/answer", vec!["0755 0:0", &bind]),
-        ("usr/local/bin/reply", vec!["= usr/local/bin/answer"]),
+        ("usr/local/bin/reply", vec!["0750 0:0", &bind]),
         ("usr/local/bin/second", vec!["6711 1:60"]),
         ("opt/python/", vec!["2750 4100:4200"]),
         ("srv/common/", vec!["1777 0:0"]),
