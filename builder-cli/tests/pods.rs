@@ -27,7 +27,7 @@ use testkit::{
 const EPOCH: &str = "1700000000";
 
 /// A build that takes longer than this hangs: it takes two minutes on two slow processors.
-const LIMIT: Duration = Duration::from_mins(15);
+const LIMIT: Duration = Duration::from_mins(8);
 
 /// What came out in one kind of pod.
 struct Outcome {
@@ -116,6 +116,12 @@ fn builds_in(kind: PodKind, binary: &Path, base: &Path, known: &KnownLayers) -> 
     let programs = build("/pods/programs", &[]);
     let mut said = format!("{}{}", programs.stdout, programs.stderr);
     fs::write(&log, &said).unwrap();
+    assert!(
+        programs.code == Some(0),
+        "the programs were not run to their end in {}:\n{}",
+        kind.name(),
+        last_lines(&programs.stderr)
+    );
     let demanding = build("/pods/demanding", &["--oci-layout-path=/workspace/image"]);
     let image = if demanding.code == Some(0) {
         let layout = Layout::open_only(&pod.volume_path("/workspace").join("image"));
@@ -131,8 +137,6 @@ fn builds_in(kind: PodKind, binary: &Path, base: &Path, known: &KnownLayers) -> 
     let results = results_in(&said);
     write!(said, "{}{}", demanding.stdout, demanding.stderr).unwrap();
     fs::write(&log, &said).unwrap();
-    let failed = |finished: &Finished| format!("{}:\n{}", kind.name(), last_lines(&finished.stderr));
-    assert!(programs.code == Some(0), "the programs were not run to their end in {}", failed(&programs));
     Outcome { kind, isolation, programs: results, image }
 }
 

@@ -472,6 +472,13 @@ const CHANGES_OF_LINKED_FILES: &[&[&str]] = &[
     &["chmod 600 a; ln a n", "echo more >> n"],
     &["ln one n", "rm one; echo more >> n"],
     &["echo > 1; ln 1 2", "ln 2 3", "chmod 600 3"],
+    &["rm b c; ln a n; echo more >> n"],
+    &["rm a b; ln c a; echo more >> a"],
+    &["echo more >> a; echo more >> b; ln c n; echo more >> n"],
+    &["rm b c; change link a n; echo more >> n"],
+    &["rm b c; chmod 600 a; mv a b"],
+    &["for i in 1 2 3 4 5 6; do echo more >> a & chmod 640 a & done; wait"],
+    &["(cd / && rmdir dev) 2>/dev/null || :; echo more >> a"],
 ];
 
 #[test]
@@ -1345,8 +1352,9 @@ fn check_other_users(checks: &mut Checks) {
     fs::write("sticky/roots", "").unwrap();
     fs::write("sticky/shared", "").unwrap();
     fs::set_permissions("sticky/shared", fs::Permissions::from_mode(0o666)).unwrap();
-    fs::write("roots", "").unwrap();
+    fs::write("roots", "root's").unwrap();
     fs::create_dir("/g/theirs").unwrap();
+    let to_empty = |access: libc::c_int| words([(access | libc::O_TRUNC) as u64, 0, libc::RESOLVE_BENEATH]);
     check!(checks:
         SYS_chown "for another" [text("theirs"), 33, 33] => 0;
         SYS_setresgid "to another" [-1_isize, 33, -1_isize] => 0;
@@ -1358,6 +1366,8 @@ fn check_other_users(checks: &mut Checks) {
         SYS_setgroups "as another" [0, 0] => -libc::EPERM;
         SYS_chroot "as another" [text("/g/theirs")] => -libc::EPERM;
         SYS_open "to write as another" [text("roots"), 1] => -libc::EACCES;
+        SYS_openat2 "to empty it as another" [HERE, text("roots"), to_empty(libc::O_WRONLY), 24] => -libc::EACCES;
+        SYS_openat2 "to empty and read it as another" [HERE, text("roots"), to_empty(libc::O_RDONLY), 24] => -libc::EACCES;
         SYS_truncate "as another" [text("roots"), 0] => -libc::EACCES;
         SYS_utimes "as another" [text("roots"), words([1, 0, 1, 0])] => -libc::EPERM;
         SYS_utimes "now as another" [text("roots"), 0] => -libc::EACCES;
@@ -1383,6 +1393,7 @@ fn check_other_users(checks: &mut Checks) {
     );
     fs::write("theirs/new", "").unwrap();
     checks.holds("open", "by another", owner("theirs/new") == (0o644, 33, 33));
+    checks.holds("openat2", "empties nothing before it is allowed", fs::metadata("roots").is_ok_and(|roots| roots.len() == 6));
     check!(checks:
         SYS_setresuid "back" [-1_isize, 0, -1_isize] => 0;
         SYS_setresgid "back" [-1_isize, 0, -1_isize] => 0;

@@ -1433,6 +1433,27 @@ async fn a_short_answer_that_nobody_reads_does_not_cost_its_connection() {
 }
 
 #[tokio::test]
+async fn a_length_that_does_not_count_makes_no_answer_short() {
+    const SENT_AHEAD_BYTES: usize = 32 << 20;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let server = tokio::task::spawn_blocking(move || {
+        let (mut connection, _) = listener.accept().unwrap();
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
+        let chunk = format!("10000\r\n{}\r\n", "x".repeat(1 << 16));
+        let mut sent = 0;
+        // Until nobody listens; what the kernel holds for us counts as sent.
+        while connection.write_all(chunk.as_bytes()).is_ok() {
+            sent += chunk.len();
+        }
+        sent
+    });
+    drop(http_client().send(&get(&address)).await.unwrap());
+    let sent = server.await.unwrap();
+    assert!(sent < SENT_AHEAD_BYTES, "{sent} bytes were read of a body that nobody wants");
+}
+
+#[tokio::test]
 async fn a_short_answer_that_breaks_off_is_an_answer_and_its_body_an_error() {
     let server = Scripted::start(|_| b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\nnot".to_vec());
     let mut answer = http_client().send(&get(server.address())).await.unwrap();

@@ -549,9 +549,10 @@ impl RunningPod {
         serde_json::from_str::<Value>(&answer.stdout).is_ok_and(|state| state["status"] == "running")
     }
 
-    /// Kills everything in the container. It may be gone by now, which is as good.
-    fn delete(&self) {
+    /// Kills everything in the container, and a runtime that has not come so far. Both may be gone by now, which is as good.
+    fn delete(&mut self) {
         let _ = run("runc", ["--root", &self.state.to_string_lossy(), "delete", "--force", &self.name]);
+        let _ = self.child.kill();
     }
 
     fn runc(&self, arguments: &[&str]) {

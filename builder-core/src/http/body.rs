@@ -212,6 +212,8 @@ fn feed(size_bytes: u64, open: &Opener, mut take: impl FnMut(Bytes) -> bool) -> 
 const SHORT_BYTES: u64 = 16 << 10;
 /// How long is waited for a body that perhaps nobody wants.
 const LONGEST_UNWANTED: Duration = Duration::from_secs(1);
+/// What is read of an answer that nobody wants, for the sake of its connection.
+const LONGEST_UNWANTED_BYTES: usize = 64 << 10;
 
 /// An answer whose head has come; the body comes as it is asked for. Holds one of the host's places until it is dropped.
 ///
@@ -248,7 +250,8 @@ impl Response {
     /// Reads a short body, unless it is slow: then the connection can be used again whether or not anybody wants the body. Most
     /// come with the head, and many are of no interest: refusals, and what is said beside a `Location`.
     pub(super) async fn read_ahead(&mut self) {
-        if self.content_length().is_none_or(|length| length > SHORT_BYTES) {
+        // What hyper will not exceed: with a `Transfer-Encoding` beside it, the header says nothing.
+        if self.body.size_hint().exact().is_none_or(|length| length > SHORT_BYTES) {
             return;
         }
         let reading = async {
@@ -265,9 +268,9 @@ impl Response {
     }
 
     /// Reads what is left of a body that nobody wants, so that the connection can be used again, unless it is long or slow.
-    pub(super) async fn drain(mut self, limit_bytes: usize) {
+    pub(super) async fn drain(mut self) {
         let reading = async {
-            let mut left = limit_bytes;
+            let mut left = LONGEST_UNWANTED_BYTES;
             while let Ok(Some(bytes)) = self.chunk().await {
                 let Some(less) = left.checked_sub(bytes.len()) else { return };
                 left = less;

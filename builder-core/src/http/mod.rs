@@ -195,9 +195,6 @@ pub struct Client {
     hosts: Arc<Hosts>,
 }
 
-/// What is read of an answer that nobody wants, for the sake of its connection.
-const UNWANTED_BYTES: usize = 64 << 10;
-
 impl Client {
     /// A client that has not spoken to anybody yet.
     ///
@@ -252,7 +249,7 @@ impl Client {
                 Some(wait) if request.replay == Replay::Allowed => {
                     // Afterwards the place is free while we wait.
                     if let Ok(response) = outcome {
-                        response.drain(UNWANTED_BYTES).await;
+                        response.drain().await;
                     }
                     tokio::time::sleep(wait).await;
                 }
@@ -300,7 +297,7 @@ impl Client {
                 headers.remove(header::AUTHORIZATION);
                 headers.remove(header::COOKIE);
             }
-            response.drain(UNWANTED_BYTES).await;
+            response.drain().await;
             url = next;
         }
     }

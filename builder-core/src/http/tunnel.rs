@@ -81,6 +81,7 @@ impl Tunnel {
         }
         request.extend_from_slice(b"\r\n\r\n");
         connection.write_all(&request).await?;
+        connection.flush().await?;
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") && head.len() < MOST_HEAD_BYTES {
             // One by one: what follows the head comes from the server.

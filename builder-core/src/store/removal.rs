@@ -40,17 +40,21 @@ pub(super) fn remove_files(root: &Path) {
     let Ok(root) = openat(rustix::fs::CWD, root, flags, Mode::empty()) else { return };
     let work = Work { found: VecDeque::from([PathBuf::from(".")]), in_hand: 0 };
     let tree = Tree { root, work: Mutex::new(work), changed: Condvar::new() };
-    // What a small tree has is removed on the way.
-    while let Some(directory) = tree.take_unless_large() {
-        tree.clear(&directory);
-    }
     thread::scope(|scope| {
-        for _ in 0..THREADS.min(tree.count()) {
-            scope.spawn(|| {
-                while let Some(directory) = tree.take() {
-                    tree.clear(&directory);
+        let mut helpers = 1..THREADS;
+        while let Some(directory) = tree.take() {
+            // What a small tree has is gone before that. Where no more threads can be had, those that are there do.
+            while tree.count() >= WORTH && helpers.next().is_some() {
+                let help = || {
+                    while let Some(directory) = tree.take() {
+                        tree.clear(&directory);
+                    }
+                };
+                if thread::Builder::new().spawn_scoped(scope, help).is_err() {
+                    helpers = 0..0;
                 }
-            });
+            }
+            tree.clear(&directory);
         }
     });
 }
@@ -62,13 +66,6 @@ impl Tree {
 
     fn count(&self) -> usize {
         self.work().found.len()
-    }
-
-    fn take_unless_large(&self) -> Option<PathBuf> {
-        let mut work = self.work();
-        let directory = if work.found.len() < WORTH { work.found.pop_front() } else { None }?;
-        work.in_hand += 1;
-        Some(directory)
     }
 
     /// The next directory; waits for one as long as somebody may find more.

@@ -193,12 +193,7 @@ pub(crate) fn open(directory: i32, path: *const u8, flags: u64, mode: u64) -> An
         return answer(|| create(directory, path, flags, mode));
     }
     if flags & O_PATH == 0 && !state().credentials.may(Capability::OverrideModes) {
-        let wanted = match flags & 3 {
-            O_WRONLY => 2,
-            O_RDWR => 6,
-            _ => 4,
-        };
-        let allowed = check(directory, path, wanted | if flags & O_TRUNC != 0 { 2 } else { 0 }, flags & O_NOFOLLOW == 0);
+        let allowed = check(directory, path, wanted_by(flags), flags & O_NOFOLLOW == 0);
         if allowed == EACCES {
             return EACCES;
         }
@@ -373,21 +368,32 @@ pub(crate) fn open_how(directory: i32, path: *const u8, how: *const u64, length:
     if made != EEXIST || flags & (O_CREAT | O_EXCL) == O_CREAT | O_EXCL {
         return made;
     }
-    let found = open_existing(flags & !O_CREAT, |flags| kernel::openat2(directory, path, flags, own_mode, resolve));
-    if found >= 0 && flags & O_PATH == 0 {
-        let wanted = match flags & 3 {
-            O_WRONLY => 2,
-            O_RDWR => 6,
-            _ => 4,
-        };
-        let object = Object::Descriptor(found as i32);
+    let open = |flags| kernel::openat2(directory, path, flags, own_mode, resolve);
+    if flags & O_PATH == 0 && !state().credentials.may(Capability::OverrideModes) {
+        // Before anything is opened: it could be emptied by that.
+        let found = open(O_PATH | O_CLOEXEC | flags & O_NOFOLLOW);
+        if found < 0 {
+            return found;
+        }
+        let held = Held(found as i32);
+        let object = Object::Descriptor(held.0);
         let mut real = Stat::empty();
-        if object.stat(&mut real) == 0 && real.uid == setting().real_uid && !permits(&record_of(object, &real), wanted) {
-            kernel::close(found as i32);
+        if object.stat(&mut real) == 0 && real.uid == setting().real_uid && !permits(&record_of(object, &real), wanted_by(flags))
+        {
             return EACCES;
         }
     }
-    found
+    open_existing(flags & !O_CREAT, open)
+}
+
+/// What a program must be permitted to do with a file that it opens with these flags.
+fn wanted_by(flags: u64) -> u32 {
+    let wanted = match flags & 3 {
+        O_WRONLY => 2,
+        O_RDWR => 6,
+        _ => 4,
+    };
+    wanted | if flags & O_TRUNC != 0 { 2 } else { 0 }
 }
 
 /// `stat` and its family.
@@ -625,7 +631,7 @@ pub(crate) fn link(from: i32, path: *const u8, to: i32, new: *const u8, flags: u
         if is_descriptor || flags & AT_SYMLINK_FOLLOW != 0 {
             let mut old = if is_descriptor { Subject::opened(from) } else { Subject::named(from, path, true)? };
             let new = place_to_make(to, new)?;
-            old.separate_if_shared()?;
+            old.separate_if(links::LINKED)?;
             let descriptor = text::DescriptorPath::new(old.descriptor);
             let arguments =
                 [AT_FDCWD as u64, descriptor.as_ptr() as u64, new.directory as u64, new.name as u64, AT_SYMLINK_FOLLOW, 0];
@@ -633,7 +639,7 @@ pub(crate) fn link(from: i32, path: *const u8, to: i32, new: *const u8, flags: u
         }
         let old = place(from, path)?;
         let new = place_to_make(to, new)?;
-        separate_at(&old)?;
+        separate_at(&old, links::LINKED)?;
         Ok(call(n::LINKAT, [old.directory as u64, old.name as u64, new.directory as u64, new.name as u64, 0, 0]))
     })
 }
@@ -660,9 +666,9 @@ pub(crate) fn rename(from: i32, path: *const u8, to: i32, new: *const u8, flags:
             other => other?,
         };
         path::forget_passed();
-        separate_at(&old)?;
+        separate_at(&old, links::SHARED)?;
         if flags & EXCHANGE != 0 {
-            separate_at(&new)?;
+            separate_at(&new, links::SHARED)?;
         }
         let flags = flags & (EXCHANGE | 1);
         Ok(call(n::RENAMEAT2, [old.directory as u64, old.name as u64, new.directory as u64, new.name as u64, flags, 0]))
@@ -677,23 +683,31 @@ pub(crate) fn remove(directory: i32, path: *const u8, flags: u64) -> Answer {
     })
 }
 
-/// Gives a name that is to be moved, or to be joined by another, a file of its own, if it shares one of earlier steps.
-fn separate_at(place: &Place) -> Result<(), Answer> {
+/// Gives a name that is to be moved, or to be joined by another, a file of its own, as [`links::separate`].
+fn separate_at(place: &Place, least: u32) -> Result<(), Answer> {
     let mut real = Stat::empty();
-    if !setting().has_links || Object::At(place.directory, place.name).stat(&mut real) != 0 || !links::may_be_shared(&real) {
+    if !setting().has_links || Object::At(place.directory, place.name).stat(&mut real) != 0 || !links::may_be_shared(&real, least)
+    {
         return Ok(());
     }
-    let opened = kernel::openat(place.directory, place.name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
-    if opened < 0 {
-        return Err(opened);
+    for _ in 0..links::TRIES {
+        let opened = kernel::openat(place.directory, place.name, O_PATH | O_NOFOLLOW | O_CLOEXEC, 0);
+        if opened < 0 {
+            return Err(opened);
+        }
+        if !matches!(links::separate(Held(opened as i32).0, least)?, links::Separated::Elsewhere) {
+            break;
+        }
     }
-    links::separate(Held(opened as i32).0).map(drop)
+    Ok(())
 }
 
 /// What a change speaks of: an open descriptor of the program's, or one of ours.
 struct Subject {
     descriptor: i32,
     held: Option<Held>,
+    /// By what it was found, and whether a link there was followed.
+    named: Option<(i32, *const u8, bool)>,
 }
 
 impl Subject {
@@ -705,12 +719,12 @@ impl Subject {
     }
 
     fn opened(descriptor: i32) -> Self {
-        Self { descriptor, held: None }
+        Self { descriptor, held: None, named: None }
     }
 
     fn named(directory: i32, path: *const u8, follow: bool) -> Result<Self, Answer> {
         let held = name_of(directory, path, follow)?;
-        Ok(Self { descriptor: held.0, held: Some(held) })
+        Ok(Self { descriptor: held.0, held: Some(held), named: Some((directory, path, follow)) })
     }
 
     fn object(&self) -> Object {
@@ -718,22 +732,39 @@ impl Subject {
     }
 
     /// Before a change of what the disk has as `real`: under this name alone, if earlier steps gave it several.
-    fn separate(&mut self, real: &Stat) -> Result<(), Answer> {
-        if links::may_be_shared(real)
-            && let Some(made) = links::separate(self.descriptor)?
-        {
-            if self.held.is_none() {
-                links::take_over(self.descriptor, made.0);
-            }
-            (self.descriptor, self.held) = (made.0, Some(made));
-        }
-        Ok(())
+    fn separate(&mut self, real: &mut Stat) -> Result<(), Answer> {
+        self.separate_looked_at(real, links::SHARED)
     }
 
     /// The same where nobody has looked yet.
-    fn separate_if_shared(&mut self) -> Result<(), Answer> {
+    fn separate_if(&mut self, least: u32) -> Result<(), Answer> {
         let mut real = Stat::empty();
-        if setting().has_links && self.object().stat(&mut real) == 0 { self.separate(&real) } else { Ok(()) }
+        if setting().has_links && self.object().stat(&mut real) == 0 { self.separate_looked_at(&mut real, least) } else { Ok(()) }
+    }
+
+    fn separate_looked_at(&mut self, real: &mut Stat, least: u32) -> Result<(), Answer> {
+        for _ in 0..links::TRIES {
+            if !links::may_be_shared(real, least) {
+                break;
+            }
+            match (links::separate(self.descriptor, least)?, self.named) {
+                (links::Separated::Not, _) => break,
+                (links::Separated::Now(made), named) => {
+                    if named.is_none() {
+                        links::take_over(self.descriptor, made.0);
+                    }
+                    (self.descriptor, self.held) = (made.0, Some(made));
+                    break;
+                }
+                (links::Separated::Elsewhere, Some((directory, path, follow))) => {
+                    *self = Self::named(directory, path, follow)?;
+                    *real = looked_at(self.object())?.0;
+                }
+                // Whoever has a file open whose name is gone changes that.
+                (links::Separated::Elsewhere, None) => break,
+            }
+        }
+        Ok(())
     }
 }
 
@@ -754,7 +785,7 @@ pub(crate) fn change_mode(directory: i32, path: *const u8, mode: u64, flags: u64
             return Err(EINVAL);
         }
         let mut subject = Subject::of(directory, path, flags)?;
-        let (real, before) = looked_at(subject.object())?;
+        let (mut real, before) = looked_at(subject.object())?;
         if real.mode & TYPE == 0o120_000 {
             return Err(EOPNOTSUPP);
         }
@@ -770,7 +801,7 @@ pub(crate) fn change_mode(directory: i32, path: *const u8, mode: u64, flags: u64
             mode &= !0o2000;
         }
         path::forget_passed();
-        subject.separate(&real)?;
+        subject.separate(&mut real)?;
         Ok(ownership::store(subject.object(), &real, Record { mode: before.mode & TYPE | mode, ..before }))
     })
 }
@@ -782,7 +813,7 @@ pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, 
             return Err(EINVAL);
         }
         let mut subject = Subject::of(directory, path, flags)?;
-        let (real, before) = looked_at(subject.object())?;
+        let (mut real, before) = looked_at(subject.object())?;
         let mut after = before;
         if uid != u32::MAX {
             after.uid = uid;
@@ -814,7 +845,7 @@ pub(crate) fn change_owner(directory: i32, path: *const u8, uid: u32, gid: u32, 
             return Ok(0);
         }
         path::forget_passed();
-        subject.separate(&real)?;
+        subject.separate(&mut real)?;
         let object = subject.object();
         object.attribute(Attribute::Remove, CAPABILITY.as_ptr().cast(), core::ptr::null_mut(), 0);
         Ok(ownership::store(object, &real, after))
@@ -871,7 +902,7 @@ pub(crate) fn change_times(kind: Times, directory: i32, path: Option<*const u8>,
             if Object::At(directory, path).stat(&mut real) == 0 && is_hosts_device(&real) {
                 return Ok(0);
             }
-            if !links::may_be_shared(&real) {
+            if !links::may_be_shared(&real, links::SHARED) {
                 return Ok(call(n::UTIMENSAT, [directory as u64, path as u64, times_at, flags, 0, 0]));
             }
         }
@@ -879,7 +910,7 @@ pub(crate) fn change_times(kind: Times, directory: i32, path: Option<*const u8>,
             Some(path) => Subject::of(directory, path, flags)?,
             None => Subject::opened(directory),
         };
-        let (real, record) = looked_at(subject.object())?;
+        let (mut real, record) = looked_at(subject.object())?;
         let is_now = times.is_none_or(|times| times.iter().all(|time| time[1] == NOW));
         let is_nothing = times.is_some_and(|times| times.iter().all(|time| time[1] == OMIT));
         if !is_nothing && !who.may(Capability::OwnAll) && record.uid != who.user.filesystem {
@@ -901,7 +932,7 @@ pub(crate) fn change_times(kind: Times, directory: i32, path: Option<*const u8>,
             return Ok(call(n::UTIMENSAT, arguments));
         }
         if !is_nothing {
-            subject.separate(&real)?;
+            subject.separate(&mut real)?;
         }
         let object = subject.object();
         let nameless = [subject.descriptor as u64, c"".as_ptr() as u64, times_at, AT_EMPTY_PATH, 0, 0];
@@ -920,7 +951,7 @@ pub(crate) fn truncate(path: *const u8, length: u64) -> Answer {
         if !state().credentials.may(Capability::OverrideModes) && !permits(&looked_at(subject.object())?.1, 2) {
             return Err(EACCES);
         }
-        subject.separate_if_shared()?;
+        subject.separate_if(links::SHARED)?;
         subject.object().attribute(Attribute::Remove, CAPABILITY.as_ptr().cast(), core::ptr::null_mut(), 0);
         Ok(subject.object().with_path(|path, _| call(n::TRUNCATE, [path as u64, length, 0, 0, 0, 0])))
     })
@@ -1051,7 +1082,7 @@ pub(crate) fn attribute(number: i64, arguments: [u64; 6]) -> Answer {
                 with_attribute_name(b as *const u8, |name, _| on(&subject, n::GETXATTR, [name as u64, c, d, 0]))
             }
             _ => with_attribute_name(b as *const u8, |name, is_ours| {
-                let Some(real) = attribute_to_change(subject.object(), is_ours) else {
+                let Some(mut real) = attribute_to_change(subject.object(), is_ours) else {
                     return if is_ours { EPERM } else { EACCES };
                 };
                 let sets = matches!(number, n::SETXATTR | n::LSETXATTR | n::FSETXATTR);
@@ -1060,7 +1091,7 @@ pub(crate) fn attribute(number: i64, arguments: [u64; 6]) -> Answer {
                 if sets && is_capability && ![12, 20, 24].contains(&d) {
                     return EINVAL;
                 }
-                if let Err(errno) = subject.separate(&real) {
+                if let Err(errno) = subject.separate(&mut real) {
                     return errno;
                 }
                 if sets {

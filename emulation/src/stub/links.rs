@@ -3,8 +3,8 @@
 
 use super::arch::{O_DIRECTORY, O_NOFOLLOW, Stat, number as n};
 use super::kernel::{
-    self, AT_FDCWD, Answer, EEXIST, EINTR, EINVAL, ENOENT, ENOMEM, Held, O_CLOEXEC, O_CREAT, O_EXCL, O_RDWR, O_TRUNC, O_WRONLY,
-    STATX_BIRTH, STATX_LINKS, STATX_OURS, STATX_TIMES, Statx, call,
+    self, AT_FDCWD, Answer, EEXIST, EINTR, EINVAL, ENODATA, ENOENT, ENOMEM, ENXIO, EOPNOTSUPP, Held, O_CLOEXEC, O_CREAT, O_EXCL,
+    O_RDWR, O_TRUNC, O_WRONLY, STATX_BIRTH, STATX_LINKS, STATX_OURS, STATX_TIMES, Statx, call,
 };
 use super::ownership::{Object, put_side_path};
 use super::scratch::Scratch;
@@ -12,6 +12,13 @@ use super::state::setting;
 use super::text::{DescriptorPath, Text};
 use crate::record::{self, REGULAR, TYPE};
 use core::sync::atomic::{AtomicU64, Ordering};
+
+/// How often a name is looked up again because another process was faster.
+pub(crate) const TRIES: u32 = 8;
+/// How many names a file has that others than the one which is meant could have: what is changed.
+pub(crate) const SHARED: u32 = 2;
+/// The same of a file that gets one more name: an overlay copies it then, so that the two names are one file.
+pub(crate) const LINKED: u32 = 1;
 
 /// What a copy has of the file.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -22,7 +29,7 @@ enum Content {
 }
 
 /// What became of a name.
-enum Separated {
+pub(crate) enum Separated {
     /// It has a file of its own now, which is open.
     Now(Held),
     /// Nothing had to be done.
@@ -31,18 +38,15 @@ enum Separated {
     Elsewhere,
 }
 
-/// Whether a file may have names of earlier steps.
-pub(crate) fn may_be_shared(real: &Stat) -> bool {
-    real.links > 1 && real.mode & TYPE == REGULAR && setting().has_links
+/// Whether a file may have names of earlier steps, and at least so many now.
+pub(crate) fn may_be_shared(real: &Stat, least: u32) -> bool {
+    setting().has_links && real.links >= least.into() && real.mode & TYPE == REGULAR
 }
 
-/// Gives the name by which `descriptor` was opened a file of its own, if it shares one. Gives that file, open.
-pub(crate) fn separate(descriptor: i32) -> Result<Option<Held>, Answer> {
-    match separate_with(descriptor, Content::Kept)? {
-        Separated::Now(made) => Ok(Some(made)),
-        // Whoever has a file open whose name is gone changes that; two processes that change one at the same moment, too.
-        Separated::Not | Separated::Elsewhere => Ok(None),
-    }
+/// Gives the name by which `descriptor` was opened a file of its own, if earlier steps gave the file several, and it has at least so
+/// many now.
+pub(crate) fn separate(descriptor: i32, least: u32) -> Result<Separated, Answer> {
+    separate_with(descriptor, Content::Kept, least)
 }
 
 /// Lets `open` open a file with these flags, by which it is changed: under this name alone.
@@ -57,9 +61,9 @@ pub(crate) fn open_separated(flags: u64, open: impl Fn(u64) -> Answer) -> Answer
         }
         let held = Held(opened as i32);
         tries += 1;
-        match separate_with(held.0, content) {
+        match separate_with(held.0, content, SHARED) {
             Err(errno) => return errno,
-            Ok(Separated::Elsewhere) if tries < 8 => continue,
+            Ok(Separated::Elsewhere) if tries < TRIES => continue,
             Ok(Separated::Now(made)) => {
                 let own = DescriptorPath::new(made.0);
                 let again = kernel::openat(AT_FDCWD, own.as_ptr(), flags & !(O_TRUNC | O_NOFOLLOW), 0);
@@ -104,12 +108,11 @@ pub(crate) fn take_over(descriptor: i32, made: i32) {
     kernel::close(opened as i32);
 }
 
-/// The copy is made where the program does not see it, and exchanged with the name at once.
-fn separate_with(descriptor: i32, content: Content) -> Result<Separated, Answer> {
-    const EXCHANGE: u64 = 2;
+/// The copy is made where the program does not see it, and takes the place of the name at once.
+fn separate_with(descriptor: i32, content: Content, least: u32) -> Result<Separated, Answer> {
     let mut found = Statx::empty();
     let looked = Object::Descriptor(descriptor).statx(STATX_OURS | STATX_LINKS | STATX_TIMES | STATX_BIRTH, &mut found);
-    if looked != 0 || found.links < 2 || u32::from(found.mode) & TYPE != REGULAR {
+    if looked != 0 || found.links < least || u32::from(found.mode) & TYPE != REGULAR {
         return Ok(Separated::Not);
     }
     let mut scratch = Scratch::take().ok_or(ENOMEM)?;
@@ -131,35 +134,63 @@ fn separate_with(descriptor: i32, content: Content) -> Result<Separated, Answer>
         directory => Held(checked(directory)? as i32),
     };
     let name = path.room().as_ptr();
-    let mut above = Statx::empty();
-    if !is_at(directory.0, name, &found) || Object::Descriptor(directory.0).statx(STATX_TIMES, &mut above) != 0 {
-        return Ok(Separated::Elsewhere);
-    }
     let mut place = Text::new(other);
     let made = make(&mut place)?;
-    let rename = |how| {
-        let arguments = [AT_FDCWD as u64, place.as_ptr() as u64, directory.0 as u64, name as u64, how, 0];
-        call(n::RENAMEAT2, arguments)
-    };
-    let renamed = copy(descriptor, &found, content, made.0).and_then(|()| match rename(EXCHANGE) {
-        // A file system that cannot do this.
-        EINVAL => checked(rename(0)),
-        // Another process was faster, and may have written to its copy.
-        0 if !is_at(AT_FDCWD, place.as_ptr(), &found) => {
-            rename(EXCHANGE);
-            Err(ENOENT)
+    let moved = copy(descriptor, &found, content, made.0).and_then(|()| take_place(&place, directory.0, name, &found));
+    match moved {
+        Ok(true) => Ok(Separated::Now(made)),
+        other => {
+            call(n::UNLINKAT, [AT_FDCWD as u64, place.as_ptr() as u64, 0, 0, 0, 0]);
+            other.map(|_| Separated::Elsewhere)
         }
-        renamed => checked(renamed),
-    });
-    call(n::UNLINKAT, [AT_FDCWD as u64, place.as_ptr() as u64, 0, 0, 0, 0]);
-    match renamed {
-        Ok(_) => {}
-        Err(ENOENT) => return Ok(Separated::Elsewhere),
-        Err(errno) => return Err(errno),
     }
+}
+
+/// Renames the copy to the name, if that is still one of the file; says whether it was.
+fn take_place(copy: &Text<'_>, directory: i32, name: *const u8, found: &Statx) -> Result<bool, Answer> {
+    let _alone = Alone::begin();
+    let mut above = Statx::empty();
+    if !is_at(directory, name, found) || Object::Descriptor(directory).statx(STATX_TIMES, &mut above) != 0 {
+        return Ok(false);
+    }
+    checked(call(n::RENAMEAT2, [AT_FDCWD as u64, copy.as_ptr() as u64, directory as u64, name as u64, 0, 0]))?;
     // The program has changed nothing in there. Should this be refused, it is no reason to fail.
-    let _ = set_times(directory.0, &above);
-    Ok(Separated::Now(made))
+    let _ = set_times(directory, &above);
+    Ok(true)
+}
+
+/// While this lives nobody else of the step puts a copy in its place. No handler of the program runs meanwhile, which could jump out
+/// of it; who is killed gives the lock back.
+struct Alone {
+    lock: Held,
+    mask: u64,
+}
+
+impl Alone {
+    const LOCK: u64 = 2;
+    const UNLOCK: u64 = 8;
+    const SET_MASK: u64 = 2;
+
+    fn begin() -> Self {
+        let mut alone = Self { lock: Held(-1), mask: 0 };
+        let all = u64::MAX;
+        call(n::RT_SIGPROCMASK, [Self::SET_MASK, &raw const all as u64, &raw mut alone.mask as u64, 8, 0, 0]);
+        let mut buffer = [0; 300];
+        let mut path = Text::new(&mut buffer);
+        path.put(setting().base.as_bytes()).put(record::UNSEEN.as_bytes());
+        // A file system without locks, or too long a path: then two at the same moment are not told apart.
+        alone.lock.0 = kernel::openat(AT_FDCWD, path.as_ptr(), O_DIRECTORY | O_CLOEXEC, 0) as i32;
+        call(n::FLOCK, [alone.lock.0 as u64, Self::LOCK, 0, 0, 0, 0]);
+        alone
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        // A child that another thread has made meanwhile has the descriptor as well.
+        call(n::FLOCK, [self.lock.0 as u64, Self::UNLOCK, 0, 0, 0, 0]);
+        call(n::RT_SIGPROCMASK, [Self::SET_MASK, &raw const self.mask as u64, 0, 8, 0, 0]);
+    }
 }
 
 /// Makes an empty file where the program does not see it, and writes where.
@@ -167,12 +198,21 @@ fn make(place: &mut Text<'_>) -> Result<Held, Answer> {
     static MADE: AtomicU64 = AtomicU64::new(0);
     place.put(setting().base.as_bytes()).put(record::UNSEEN.as_bytes()).number(kernel::getpid() as u64).put(b".");
     let end = place.as_bytes().len();
+    let mut is_directory_made = false;
     loop {
         place.cut(end);
         place.number(MADE.fetch_add(1, Ordering::Relaxed));
         match kernel::openat(AT_FDCWD, place.as_ptr(), O_CREAT | O_EXCL | O_RDWR | O_CLOEXEC, 0o600) {
             // Of one that was killed.
             EEXIST => {}
+            // The program has removed it, by a relative path.
+            ENOENT if !is_directory_made => {
+                let mut buffer = [0; 300];
+                let mut path = Text::new(&mut buffer);
+                path.put(setting().base.as_bytes()).put(record::UNSEEN.as_bytes());
+                call(n::MKDIRAT, [AT_FDCWD as u64, path.as_ptr() as u64, 0o700, 0, 0, 0]);
+                is_directory_made = true;
+            }
             made => return Ok(Held(checked(made)? as i32)),
         }
     }
@@ -199,7 +239,7 @@ fn copy(from: i32, found: &Statx, content: Content, to: i32) -> Result<(), Answe
     // SAFETY: memory of that length, and nobody else's.
     let buffer = unsafe { core::slice::from_raw_parts_mut(address as *mut u8, LENGTH) };
     let copied = match content {
-        Content::Kept => copy_content(source.0, to, buffer),
+        Content::Kept => copy_content(source.0, to, found.size, buffer),
         Content::Dropped => Ok(()),
     };
     let copied = copied.and_then(|()| copy_attributes(source.0, to, buffer));
@@ -210,24 +250,49 @@ fn copy(from: i32, found: &Statx, content: Content, to: i32) -> Result<(), Answe
     if content == Content::Kept { set_times(to, found) } else { Ok(()) }
 }
 
-fn copy_content(from: i32, to: i32, buffer: &mut [u8]) -> Result<(), Answer> {
-    loop {
-        match call(n::COPY_FILE_RANGE, [from as u64, 0, to as u64, 0, 1 << 30, 0]) {
+/// Copies what is written; holes stay holes.
+fn copy_content(from: i32, to: i32, size: u64, buffer: &mut [u8]) -> Result<(), Answer> {
+    const SET: u64 = 0;
+    const DATA: u64 = 3;
+    const HOLE: u64 = 4;
+    let seek = |descriptor: i32, at: u64, how| call(n::LSEEK, [descriptor as u64, at, how, 0, 0, 0]);
+    let mut at = 0;
+    while at < size {
+        let start = match seek(from, at, DATA) {
+            ENXIO => break,
+            // A file system that knows nothing of holes.
+            start if start < 0 => at,
+            start => start as u64,
+        };
+        let end = match seek(from, start, HOLE) {
+            end if end as u64 > start && end > 0 => end as u64,
+            _ => size,
+        };
+        checked(seek(from, start, SET))?;
+        checked(seek(to, start, SET))?;
+        copy_range(from, to, end - start, buffer)?;
+        at = end;
+    }
+    checked(call(n::FTRUNCATE, [to as u64, size, 0, 0, 0, 0])).map(drop)
+}
+
+fn copy_range(from: i32, to: i32, mut left: u64, buffer: &mut [u8]) -> Result<(), Answer> {
+    while left > 0 {
+        match call(n::COPY_FILE_RANGE, [from as u64, 0, to as u64, 0, left.min(1 << 30), 0]) {
             0 => return Ok(()),
             EINTR => {}
             // Not here, or no room: writing will say so again.
             errno if errno < 0 => break,
-            _ => {}
+            count => left -= count as u64,
         }
     }
-    loop {
-        let length = match call(n::READ, [from as u64, buffer.as_mut_ptr() as u64, buffer.len() as u64, 0, 0, 0]) {
+    while left > 0 {
+        let wanted = left.min(buffer.len() as u64);
+        let length = match call(n::READ, [from as u64, buffer.as_mut_ptr() as u64, wanted, 0, 0, 0]) {
+            0 => return Ok(()),
             EINTR => continue,
             length => checked(length)? as usize,
         };
-        if length == 0 {
-            return Ok(());
-        }
         let mut written = 0;
         while written < length {
             match kernel::write(to, &buffer[written..length]) {
@@ -235,17 +300,25 @@ fn copy_content(from: i32, to: i32, buffer: &mut [u8]) -> Result<(), Answer> {
                 count => written += checked(count)? as usize,
             }
         }
+        left -= length as u64;
     }
+    Ok(())
 }
 
 fn copy_attributes(from: i32, to: i32, buffer: &mut [u8]) -> Result<(), Answer> {
     let (names, value) = buffer.split_at_mut(buffer.len() / 2);
-    let length = call(n::FLISTXATTR, [from as u64, names.as_mut_ptr() as u64, names.len() as u64, 0, 0, 0]);
-    let names = &names[..usize::try_from(length).unwrap_or(0)];
+    let names = match call(n::FLISTXATTR, [from as u64, names.as_mut_ptr() as u64, names.len() as u64, 0, 0, 0]) {
+        EOPNOTSUPP => return Ok(()),
+        length => &names[..checked(length)? as usize],
+    };
     for name in names.split_inclusive(|byte| *byte == 0) {
         let place = value.as_mut_ptr() as u64;
         let arguments = |descriptor: i32, length| [descriptor as u64, name.as_ptr() as u64, place, length, 0, 0];
-        let length = checked(call(n::FGETXATTR, arguments(from, value.len() as u64)))?;
+        let length = match call(n::FGETXATTR, arguments(from, value.len() as u64)) {
+            // Another process has just removed it.
+            ENODATA => continue,
+            length => checked(length)?,
+        };
         let set = call(n::FSETXATTR, arguments(to, length as u64));
         // Others may be the host's, as labels of SELinux are.
         if name.starts_with(b"user.") {
