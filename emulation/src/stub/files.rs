@@ -685,9 +685,7 @@ pub(crate) fn remove(directory: i32, path: *const u8, flags: u64) -> Answer {
 
 /// Gives a name that is to be moved, or to be joined by another, a file of its own, as [`links::separate`].
 fn separate_at(place: &Place, least: u32) -> Result<(), Answer> {
-    let mut real = Stat::empty();
-    if !setting().has_links || Object::At(place.directory, place.name).stat(&mut real) != 0 || !links::may_be_shared(&real, least)
-    {
+    if !setting().has_links || !links::is_shared(Object::At(place.directory, place.name), least) {
         return Ok(());
     }
     for _ in 0..links::TRIES {

@@ -43,6 +43,24 @@ pub(crate) fn may_be_shared(real: &Stat, least: u32) -> bool {
     setting().has_links && real.links >= least.into() && real.mode & TYPE == REGULAR
 }
 
+/// Whether a file has names of earlier steps, and at least so many now.
+pub(crate) fn is_shared(object: Object, least: u32) -> bool {
+    look(object, least, &mut Statx::empty())
+}
+
+/// The same; tells what is there.
+fn look(object: Object, least: u32, found: &mut Statx) -> bool {
+    let looked = object.statx(STATX_OURS | STATX_LINKS | STATX_TIMES | STATX_BIRTH, found);
+    if looked != 0 || found.links < least || u32::from(found.mode) & TYPE != REGULAR {
+        return false;
+    }
+    let mut buffer = [0; 600];
+    let mut text = Text::new(&mut buffer);
+    put_side_path(&mut text, record::LINKS, found);
+    // A file to which this step gave its names has no entry.
+    text.fits() && call(n::FACCESSAT, [AT_FDCWD as u64, text.as_ptr() as u64, 0, 0, 0, 0]) == 0
+}
+
 /// Gives the name by which `descriptor` was opened a file of its own, if earlier steps gave the file several, and it has at least so
 /// many now.
 pub(crate) fn separate(descriptor: i32, least: u32) -> Result<Separated, Answer> {
@@ -111,19 +129,13 @@ pub(crate) fn take_over(descriptor: i32, made: i32) {
 /// The copy is made where the program does not see it, and takes the place of the name at once.
 fn separate_with(descriptor: i32, content: Content, least: u32) -> Result<Separated, Answer> {
     let mut found = Statx::empty();
-    let looked = Object::Descriptor(descriptor).statx(STATX_OURS | STATX_LINKS | STATX_TIMES | STATX_BIRTH, &mut found);
-    if looked != 0 || found.links < least || u32::from(found.mode) & TYPE != REGULAR {
+    if !look(Object::Descriptor(descriptor), least, &mut found) {
         return Ok(Separated::Not);
     }
     let mut scratch = Scratch::take().ok_or(ENOMEM)?;
     let (path, other) = scratch.halves();
-    let mut text = Text::new(other);
-    put_side_path(&mut text, record::LINKS, &found);
-    // A file to which this step gave its names has no entry; a path so deep that it cannot be told is left alone.
-    if call(n::FACCESSAT, [AT_FDCWD as u64, text.as_ptr() as u64, 0, 0, 0, 0]) != 0 {
-        return Ok(Separated::Not);
-    }
     let mut path = Text::new(path);
+    // A path so deep that it cannot be told is left alone.
     if path.put_link(DescriptorPath::new(descriptor).as_ptr()).is_err() || !path.fits() {
         return Ok(Separated::Not);
     }
