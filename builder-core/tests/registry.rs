@@ -1444,6 +1444,10 @@ async fn a_length_that_does_not_count_makes_no_answer_short() {
     let address = listener.local_addr().unwrap().to_string();
     let server = tokio::task::spawn_blocking(move || {
         let (mut connection, _) = listener.accept().unwrap();
+        let (mut reader, mut head) = (BufReader::new(connection.try_clone().unwrap()), String::new());
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(reader.read_line(&mut head).unwrap(), 0, "{head}");
+        }
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n").unwrap();
         let chunk = format!("10000\r\n{}\r\n", "x".repeat(1 << 16));
         let mut sent = 0;
