@@ -16,6 +16,7 @@ mod unpack;
 mod lone;
 
 pub use lone::{LoneLayer, LoneUnpacker};
+pub(crate) use recorded::beside;
 pub use unpack::{Unpacked, Unpacker};
 
 use crate::confined::{Attributes, ConfinedDir, ConfinedError};

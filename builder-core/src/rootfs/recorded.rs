@@ -216,8 +216,8 @@ pub(super) fn note_links(root: &Path, inodes: impl Iterator<Item = (u64, Timesta
     Ok(())
 }
 
-/// A directory beside a root.
-fn beside(root: &Path, suffix: &str) -> PathBuf {
+/// A directory beside a root, by what is appended to its path.
+pub(crate) fn beside(root: &Path, suffix: &str) -> PathBuf {
     let mut path = root.as_os_str().to_owned();
     path.push(suffix);
     path.into()

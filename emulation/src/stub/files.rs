@@ -376,10 +376,7 @@ pub(crate) fn open_how(directory: i32, path: *const u8, how: *const u64, length:
             return found;
         }
         let held = Held(found as i32);
-        let object = Object::Descriptor(held.0);
-        let mut real = Stat::empty();
-        if object.stat(&mut real) == 0 && real.uid == setting().real_uid && !permits(&record_of(object, &real), wanted_by(flags))
-        {
+        if judged(Object::Descriptor(held.0), wanted_by(flags)) == EACCES {
             return EACCES;
         }
     }
@@ -477,14 +474,17 @@ pub(crate) fn stat_extended(directory: i32, path: *const u8, flags: u64, mask: u
 
 /// Whether the program may do something with a file; `EACCES` if not.
 fn check(directory: i32, path: *const u8, wanted: u32, follow: bool) -> Answer {
+    look(directory, path, if follow { 0 } else { AT_SYMLINK_NOFOLLOW }, |object| judged(object, wanted))
+}
+
+/// The same of what was found.
+fn judged(object: Object, wanted: u32) -> Answer {
     let mut real = Stat::empty();
-    look(directory, path, if follow { 0 } else { AT_SYMLINK_NOFOLLOW }, |object| {
-        let looked = object.stat(&mut real);
-        if looked != 0 || real.uid != setting().real_uid {
-            return looked;
-        }
-        if permits(&record_of(object, &real), wanted) { 0 } else { EACCES }
-    })
+    let looked = object.stat(&mut real);
+    if looked != 0 || real.uid != setting().real_uid {
+        return looked;
+    }
+    if permits(&record_of(object, &real), wanted) { 0 } else { EACCES }
 }
 
 /// `access` and its family.

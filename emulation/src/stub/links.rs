@@ -189,7 +189,7 @@ impl Alone {
         call(n::RT_SIGPROCMASK, [Self::SET_MASK, &raw const all as u64, &raw mut alone.mask as u64, 8, 0, 0]);
         let mut buffer = [0; 300];
         let mut path = Text::new(&mut buffer);
-        path.put(setting().base.as_bytes()).put(record::UNSEEN.as_bytes());
+        put_unseen(&mut path);
         // A file system without locks, or too long a path: then two at the same moment are not told apart.
         alone.lock.0 = kernel::openat(AT_FDCWD, path.as_ptr(), O_DIRECTORY | O_CLOEXEC, 0) as i32;
         call(n::FLOCK, [alone.lock.0 as u64, Self::LOCK, 0, 0, 0, 0]);
@@ -208,7 +208,8 @@ impl Drop for Alone {
 /// Makes an empty file where the program does not see it, and writes where.
 fn make(place: &mut Text<'_>) -> Result<Held, Answer> {
     static MADE: AtomicU64 = AtomicU64::new(0);
-    place.put(setting().base.as_bytes()).put(record::UNSEEN.as_bytes()).number(kernel::getpid() as u64).put(b".");
+    put_unseen(place);
+    place.number(kernel::getpid() as u64).put(b".");
     let end = place.as_bytes().len();
     let mut is_directory_made = false;
     loop {
@@ -221,13 +222,18 @@ fn make(place: &mut Text<'_>) -> Result<Held, Answer> {
             ENOENT if !is_directory_made => {
                 let mut buffer = [0; 300];
                 let mut path = Text::new(&mut buffer);
-                path.put(setting().base.as_bytes()).put(record::UNSEEN.as_bytes());
+                put_unseen(&mut path);
                 call(n::MKDIRAT, [AT_FDCWD as u64, path.as_ptr() as u64, 0o700, 0, 0, 0]);
                 is_directory_made = true;
             }
             made => return Ok(Held(checked(made)? as i32)),
         }
     }
+}
+
+/// Writes where copies are made.
+fn put_unseen(path: &mut Text<'_>) {
+    path.put(setting().base.as_bytes()).put(record::UNSEEN.as_bytes());
 }
 
 fn is_at(directory: i32, name: *const u8, found: &Statx) -> bool {

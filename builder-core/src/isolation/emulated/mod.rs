@@ -11,7 +11,7 @@ mod walls;
 
 use super::landlock::Ruleset;
 use super::{CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, namespaces, seccomp};
-use crate::rootfs::RootMount;
+use crate::rootfs::{RootMount, beside};
 use emulation::launch::{self, HAS_LINKS, REPORT_LENGTH, Stage};
 use emulation::record::{LINKS, OWNERS};
 use places::Places;
@@ -144,13 +144,6 @@ fn attempt_behind(walls: Walls, directory: &Path) -> io::Result<()> {
         Err(RunError::System { source, .. } | RunError::Mount { source, .. }) => Err(source),
         Err(error) => Err(io::Error::other(error)),
     }
-}
-
-/// A directory beside `root`.
-fn beside(root: &Path, suffix: &str) -> PathBuf {
-    let mut path = root.as_os_str().to_owned();
-    path.push(suffix);
-    path.into()
 }
 
 /// The stub as a file: the processes of the step execute it. Written once for all steps in a directory.
