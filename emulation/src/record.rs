@@ -12,6 +12,9 @@ pub const ATTRIBUTE: &core::ffi::CStr = c"user.cofferdam";
 pub const ATTRIBUTE_PREFIX: &[u8] = b"user.cofferdam.";
 /// Appended to the path of the root: the directory with the owners of what holds no attribute.
 pub const OWNERS: &str = ".owners";
+/// In that directory: a file of eight bytes, the number of times that a directory was moved or removed, which all processes of a
+/// step count. None of it: nobody counts.
+pub const MOVES: &str = "moves";
 /// Appended to the path of the root: a directory with an empty file for each inode that has several names when a step begins, called
 /// as [`side_name`] says. What the step changes by one of them it changes there alone. None of them: no directory.
 pub const LINKS: &str = ".links";
@@ -33,6 +36,8 @@ pub const DIRECTORY: u32 = 0o040_000;
 pub const REGULAR: u32 = 0o100_000;
 /// A character device.
 pub const CHARACTER: u32 = 0o020_000;
+/// A symbolic link.
+pub const LINK: u32 = 0o120_000;
 /// A block device.
 pub const BLOCK: u32 = 0o060_000;
 

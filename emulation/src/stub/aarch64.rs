@@ -102,8 +102,14 @@ pub(crate) const JUMP_LENGTH: usize = 4;
 /// See there.
 pub(crate) const DETOUR_LENGTH: usize = 32;
 
+/// See there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Site {
+    pub(crate) start: u64,
+}
+
 /// Where a jump would stand: nowhere yet.
-pub(crate) fn before_call(_place: u64, _number: i64) -> Option<u64> {
+pub(crate) fn site(_place: u64) -> Option<Site> {
     None
 }
 
@@ -113,7 +119,7 @@ pub(crate) fn jump(_start: u64, _detour: u64) -> Option<[u8; JUMP_LENGTH]> {
 }
 
 /// See `x86_64.rs`.
-pub(crate) fn detour(_number: i64, _place: u64) -> [u8; DETOUR_LENGTH] {
+pub(crate) fn detour(_site: &Site, _place: u64) -> [u8; DETOUR_LENGTH] {
     [0; DETOUR_LENGTH]
 }
 
@@ -248,7 +254,7 @@ pub(crate) mod number {
         SETXATTR 5, LSETXATTR 6, FSETXATTR 7, GETXATTR 8, LGETXATTR 9, FGETXATTR 10, LISTXATTR 11, LLISTXATTR 12, FLISTXATTR 13,
         REMOVEXATTR 14, LREMOVEXATTR 15, FREMOVEXATTR 16, GETCWD 17, EPOLL_PWAIT 22, DUP3 24, FCNTL 25, INOTIFY_ADD_WATCH 27,
         FLOCK 32, MKNODAT 33, MKDIRAT 34, UNLINKAT 35, SYMLINKAT 36, LINKAT 37, RENAMEAT 38, STATFS 43, TRUNCATE 45, FTRUNCATE 46, FACCESSAT 48, CHDIR 49,
-        FCHDIR 50, CHROOT 51, FCHMOD 52, FCHMODAT 53, FCHOWNAT 54, FCHOWN 55, OPENAT 56, CLOSE 57, GETDENTS64 61, LSEEK 62,
+        FCHDIR 50, UNSHARE 97, CHROOT 51, FCHMOD 52, FCHMODAT 53, FCHOWNAT 54, FCHOWN 55, OPENAT 56, CLOSE 57, GETDENTS64 61, LSEEK 62,
         READ 63, WRITE 64, PREAD64 67, PWRITE64 68, PSELECT6 72, PPOLL 73, SIGNALFD4 74, READLINKAT 78, NEWFSTATAT 79, FSTAT 80, UTIMENSAT 88,
         CAPGET 90, CAPSET 91, EXIT_GROUP 94, KILL 129, RT_SIGSUSPEND 133, RT_SIGACTION 134, RT_SIGPROCMASK 135,
         SETREGID 143, SETGID 144, SETREUID 145, SETUID 146, SETRESUID 147, GETRESUID 148, SETRESGID 149, GETRESGID 150,

@@ -109,7 +109,7 @@ table! {
         RENAMEAT2 Always => files::rename(a as i32, text(b), c as i32, text(d), e),
         #[cfg(target_arch = "x86_64")] UNLINK Always => files::remove(here, text(a), 0),
         UNLINKAT Always => files::remove(a as i32, text(b), c),
-        #[cfg(target_arch = "x86_64")] RMDIR Always => files::remove(here, text(a), 0x200),
+        #[cfg(target_arch = "x86_64")] RMDIR Always => files::remove(here, text(a), files::REMOVE_DIRECTORY),
         TRUNCATE Always => files::truncate(text(a), b),
         STATFS Always => files::file_system(text(a), b),
         INOTIFY_ADD_WATCH Always => files::watch(a, text(b), c),
@@ -121,7 +121,9 @@ table! {
     }
     "directories" {
         CHDIR Always => files::change_directory(text(a)),
+        FCHDIR Always => files::change_to_descriptor(a),
         CHROOT Always => files::change_root(text(a)),
+        UNSHARE Always => files::unshare(a),
     }
     "change" {
         #[cfg(target_arch = "x86_64")] CHMOD Always => files::change_mode(here, text(a), b, 0),

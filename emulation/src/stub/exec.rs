@@ -3,14 +3,14 @@
 use super::arch::number as n;
 use super::identity::FileCapabilities;
 use super::kernel::{
-    self, AT_EMPTY_PATH, AT_FDCWD, Answer, E2BIG, EACCES, EBADF, EFAULT, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOMEM, O_CLOEXEC,
-    O_PATH, PATH_MAX, Stat, call,
+    self, AT_EMPTY_PATH, AT_FDCWD, Answer, E2BIG, EACCES, EBADF, EFAULT, ELOOP, ENAMETOOLONG, ENOENT, ENOEXEC, ENOMEM, Held,
+    O_CLOEXEC, O_PATH, PATH_MAX, Stat, call,
 };
 use super::load::Head;
 use super::memory;
 use super::ownership::{Attribute, Object, permits, record_of};
 use super::path;
-use super::state::{self, ROOT_DESCRIPTOR, Start, setting, state};
+use super::state::{self, Begin, ROOT_DESCRIPTOR, setting, state};
 use super::text::{self, DescriptorPath, Text};
 use crate::record::{REGULAR, TYPE};
 use core::cell::UnsafeCell;
@@ -50,15 +50,6 @@ pub(crate) fn execute(
     // SAFETY: this exec's own part, see `Ring`.
     let memory = unsafe { core::slice::from_raw_parts_mut(start, LENGTH) };
     prepare(directory, path, arguments, environment, flags, memory).unwrap_or_else(|errno| errno)
-}
-
-/// An open file, closed when dropped.
-struct Opened(i32);
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        kernel::close(self.0);
-    }
 }
 
 #[inline(never)]
@@ -123,7 +114,7 @@ fn prepare(
         real.cut(0);
         file = open(AT_FDCWD, name, 0, &mut real)?;
     };
-    check_interpreter(&head[..length])?;
+    let interpreter = open_interpreter(&head[..length])?;
     if real.as_bytes().is_empty() {
         real.put_link(DescriptorPath::new(file.0).as_ptr())?;
     }
@@ -136,27 +127,26 @@ fn prepare(
     let mut credentials = state().credentials;
     // Root's programs gain nothing by it.
     let capabilities = if credentials.user.real == 0 { None } else { capabilities_of(&file) };
-    // What has no name, or lost it, is loaded by its descriptor.
-    let nameless = if real.ends_with(b" (deleted)") { Some(file) } else { None };
-    let descriptor = nameless.as_ref().map(|file| file.0);
-    if let Some(descriptor) = descriptor {
-        call(n::FCNTL, [descriptor as u64, 2, 0, 0, 0, 0]);
-    }
     let secure = credentials.execute(record.uid, record.gid, record.mode, capabilities);
     let mut text = Text::new(&mut memory[..2 * PATH_MAX + 2048]);
     // SAFETY: the program's path, or one of ours.
     let shown = unsafe { text::bytes(shown) };
     let shown = if shown.is_empty() { state().shown(real) } else { shown };
-    state::encode((state(), setting()), &credentials, Start { secure, descriptor }, (real, shown), &mut text);
+    let begin = Begin { secure, program: file.0, interpreter: interpreter.as_ref().map(|interpreter| interpreter.0) };
+    state::encode((state(), setting()), &credentials, begin, (real, shown), &mut text);
     if !text.fits() {
         return Err(ENAMETOOLONG);
     }
     let (variable, pointers) = (text.as_ptr(), text.as_bytes().len() + 1);
+    // Both are loaded as they were found here.
+    for descriptor in [Some(begin.program), begin.interpreter].into_iter().flatten() {
+        survive_exec(descriptor);
+    }
     start(arguments, environment, &before[at..], variable, &mut memory[pointers..])
 }
 
 /// Opens a program, and writes where it is if that is known without asking /proc.
-fn open(directory: i32, path: *const u8, flags: u64, real: &mut Text<'_>) -> Result<Opened, Answer> {
+fn open(directory: i32, path: *const u8, flags: u64, real: &mut Text<'_>) -> Result<Held, Answer> {
     // SAFETY: the program's path, or one of ours.
     let is_empty = unsafe { *path } == 0;
     let found = if is_empty && flags & AT_EMPTY_PATH != 0 {
@@ -166,11 +156,16 @@ fn open(directory: i32, path: *const u8, flags: u64, real: &mut Text<'_>) -> Res
     } else {
         path::open_program(directory, path, real)
     };
-    if found < 0 { Err(found) } else { Ok(Opened(found as i32)) }
+    if found < 0 { Err(found) } else { Ok(Held(found as i32)) }
+}
+
+fn survive_exec(descriptor: i32) {
+    const SET_DESCRIPTOR_FLAGS: u64 = 2;
+    call(n::FCNTL, [descriptor as u64, SET_DESCRIPTOR_FLAGS, 0, 0, 0, 0]);
 }
 
 /// What is on record of the capabilities of a file.
-fn capabilities_of(file: &Opened) -> Option<FileCapabilities> {
+fn capabilities_of(file: &Held) -> Option<FileCapabilities> {
     let mut bytes = [0_u8; 24];
     let name = super::files::CAPABILITY.as_ptr().cast();
     let length = Object::Descriptor(file.0).attribute(Attribute::Get, name, bytes.as_mut_ptr(), bytes.len());
@@ -201,8 +196,8 @@ fn interpreter(script: &[u8]) -> Option<(&[u8], Option<&[u8]>)> {
     (!name.is_empty()).then_some((name, (!argument.is_empty()).then_some(argument)))
 }
 
-/// Says before the exec what would go wrong after it.
-fn check_interpreter(bytes: &[u8]) -> Result<(), Answer> {
+/// Opens the interpreter of a program, if there is one, and says before the exec what would go wrong after it.
+fn open_interpreter(bytes: &[u8]) -> Result<Option<Held>, Answer> {
     let Some(head) = Head::parse(bytes) else {
         // The error alone makes a shell take the program for a script, and says nothing of the reason.
         if bytes.starts_with(b"\x7fELF\x01") {
@@ -210,19 +205,11 @@ fn check_interpreter(bytes: &[u8]) -> Result<(), Answer> {
         }
         return Err(ENOEXEC);
     };
-    if let Some((offset, length)) = head.interpreter(bytes) {
-        // One that stands far behind in the file is checked when it is loaded.
-        if let Some(name) = bytes.get(offset..offset + length)
-            && name.last() == Some(&0)
-        {
-            let found = path::open_name(AT_FDCWD, name.as_ptr(), true);
-            if found < 0 {
-                return Err(found);
-            }
-            kernel::close(found as i32);
-        }
-    }
-    Ok(())
+    let Some((offset, length)) = head.interpreter(bytes) else { return Ok(None) };
+    // One that stands far behind in the file is opened when it is loaded.
+    let Some(name) = bytes.get(offset..offset + length).filter(|name| name.last() == Some(&0)) else { return Ok(None) };
+    let found = path::open(AT_FDCWD, name.as_ptr(), O_CLOEXEC);
+    if found < 0 { Err(found) } else { Ok(Some(Held(found as i32))) }
 }
 
 /// How many texts a list has.
@@ -296,7 +283,7 @@ fn start(
     let first = if before.is_empty() && argument_count == 0 { 1 } else { first };
     let variables = list.wrapping_add(first + 1);
     // Programs mark all descriptors that they find to be closed by an exec.
-    call(n::FCNTL, [ROOT_DESCRIPTOR as u64, 2, 0, 0, 0, 0]);
+    survive_exec(ROOT_DESCRIPTOR);
     let failed = state::leave(|| call(n::EXECVE, [setting().stub.as_ptr() as u64, list as u64, variables as u64, 0, 0, 0]));
     if mapped > 0 {
         kernel::unmap(list as u64, mapped);

@@ -4,18 +4,20 @@ use super::arch::{O_DIRECTORY, O_NOFOLLOW, number as n};
 use super::identity::Capability;
 use super::kernel::{
     self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_FOLLOW, AT_SYMLINK_NOFOLLOW, Answer, E2BIG, EACCES, EEXIST, EFAULT, EINVAL, ELOOP,
-    ENAMETOOLONG, ENOENT, ENOMEM, EOPNOTSUPP, EPERM, ERANGE, Held, O_CLOEXEC, O_CREAT, O_EXCL, O_PATH, O_RDWR, O_TMPFILE,
-    O_TRUNC, O_WRONLY, RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat, Statx, call,
+    ENAMETOOLONG, ENOENT, ENOMEM, ENOTDIR, EOPNOTSUPP, EPERM, ERANGE, Held, O_CLOEXEC, O_CREAT, O_EXCL, O_PATH, O_RDWR,
+    O_TMPFILE, O_TRUNC, O_WRONLY, RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat, Statx, call,
 };
-use super::ownership::{self, Attribute, Object, created, permits, permits_real, record_of};
+use super::known::{self, Way};
+use super::ownership::{self, Attribute, Object, created, is_outside, permits, permits_real, record_of};
 use super::path::{self, Place};
 use super::scratch::Scratch;
 use super::state::{ROOT_DESCRIPTOR, change, setting, state};
 use super::text::{self, Text};
 use super::{links, memory, proc};
-use crate::record::{self, BLOCK, CHARACTER, DIRECTORY, REGULAR, Record, TYPE};
-use core::sync::atomic::{AtomicU64, Ordering};
+use crate::record::{self, BLOCK, CHARACTER, DIRECTORY, LINK, REGULAR, Record, TYPE};
 
+/// The flag by which `unlinkat` removes a directory.
+pub(crate) const REMOVE_DIRECTORY: u64 = 0x200;
 /// Where the capabilities of a program are kept.
 pub(crate) const CAPABILITY: &core::ffi::CStr = c"user.cofferdam.security.capability";
 
@@ -142,21 +144,6 @@ fn device_of(path: &core::ffi::CStr) -> u64 {
     if Object::At(AT_FDCWD, path.as_ptr().cast()).stat(&mut real) == 0 { real.device } else { 0 }
 }
 
-/// Whether a file system is another one than that of the root.
-fn is_outside(device: u64) -> bool {
-    /// Asked for once in each process: no root moves to another disk.
-    static OF_ROOT: AtomicU64 = AtomicU64::new(0);
-    let mut of_root = OF_ROOT.load(Ordering::Relaxed);
-    if of_root == 0 {
-        let mut real = Stat::empty();
-        if Object::Descriptor(ROOT_DESCRIPTOR).stat(&mut real) == 0 {
-            of_root = real.device;
-            OF_ROOT.store(of_root, Ordering::Relaxed);
-        }
-    }
-    device != of_root
-}
-
 /// Whether something is in the host's /dev, which is not the step's to change. In the root no device is one for the disk.
 fn is_hosts_device(real: &Stat) -> bool {
     matches!(real.mode & TYPE, CHARACTER | BLOCK) || is_outside(real.device) && real.device == device_of(c"/dev")
@@ -176,7 +163,7 @@ fn is_empty(path: *const u8) -> bool {
 fn is_single(path: *const u8) -> bool {
     // SAFETY: the program's path.
     let bytes = unsafe { text::bytes(path) };
-    !bytes.is_empty() && !bytes.contains(&b'/') && bytes != b"." && bytes != b".."
+    !bytes.is_empty() && text::find(bytes, b'/').is_none() && bytes != b"." && bytes != b".."
 }
 
 /// `open`, `openat`, `creat`.
@@ -254,14 +241,14 @@ fn create_plainly(directory: i32, path: *const u8, flags: u64, mode: u64) -> Opt
         return None;
     }
     let walk = path::plain_walk(directory, unsafe_bytes(path))?;
-    let parent = Object::At(walk.start, walk.parent.as_ptr());
+    let parent = walk.parent();
     let mut above = Stat::empty();
     // Should a link lead to this, then nothing is made either.
     if parent.stat(&mut above) != 0 || above.mode & TYPE != DIRECTORY || is_outside(above.device) {
         return None;
     }
     let recorded_mode = (mode as u32) & 0o7777 & !state().umask;
-    let made = walk.open(path, flags | O_EXCL | O_NOFOLLOW, record::made_mode(recorded_mode).into());
+    let made = walk.open(flags | O_EXCL | O_NOFOLLOW, record::made_mode(recorded_mode).into());
     if made >= 0 {
         created(Object::Descriptor(made as i32), Some((parent, &above)), REGULAR, recorded_mode, 0);
         return Some(made);
@@ -376,7 +363,7 @@ pub(crate) fn open_how(directory: i32, path: *const u8, how: *const u64, length:
             return found;
         }
         let held = Held(found as i32);
-        if judged(Object::Descriptor(held.0), wanted_by(flags)) == EACCES {
+        if judged(Object::Descriptor(held.0), wanted_by(flags), false) == EACCES {
             return EACCES;
         }
     }
@@ -402,12 +389,15 @@ pub(crate) fn stat(directory: i32, path: *const u8, out: *mut Stat, flags: u64) 
     if flags & !KNOWN != 0 {
         return EINVAL;
     }
-    look(directory, path, flags, |object| {
+    look(directory, path, flags, |object, refuses_links| {
         // The kernel writes to the program's memory, or says that it is none.
         let looked = object.stat_to(out);
         if looked == 0 {
             // SAFETY: the kernel has just written there.
             let real = unsafe { &mut *out };
+            if refuses_links && real.mode & TYPE == LINK {
+                return ELOOP;
+            }
             let record = record_of(object, real);
             (real.mode, real.uid, real.gid) = (record.mode, record.uid, record.gid);
             if matches!(record.mode & TYPE, CHARACTER | BLOCK) {
@@ -418,24 +408,40 @@ pub(crate) fn stat(directory: i32, path: *const u8, out: *mut Stat, flags: u64) 
     })
 }
 
-/// Finds what a call that only looks speaks of, with as few calls as possible.
-fn look(directory: i32, path: *const u8, flags: u64, then: impl FnOnce(Object) -> Answer) -> Answer {
+/// Finds what a call that only looks speaks of, with as few calls as possible. `then` says `ELOOP` of a link if it is told to refuse
+/// them: what stands there is to be followed.
+fn look(directory: i32, path: *const u8, flags: u64, then: impl Fn(Object, bool) -> Answer) -> Answer {
     if is_empty(path) {
         return if flags & AT_EMPTY_PATH == 0 {
             ENOENT
         } else if directory == AT_FDCWD {
-            then(Object::At(AT_FDCWD, c".".as_ptr().cast()))
+            then(Object::At(AT_FDCWD, c".".as_ptr().cast()), false)
         } else {
-            then(Object::Descriptor(directory))
+            then(Object::Descriptor(directory), false)
         };
     }
-    if flags & AT_SYMLINK_NOFOLLOW != 0 && is_single(path) {
-        return then(Object::At(directory, path));
+    let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
+    if !follow && is_single(path) {
+        return then(Object::At(directory, path), false);
     }
-    match name_of(directory, path, flags & AT_SYMLINK_NOFOLLOW == 0) {
-        Ok(held) => then(Object::Descriptor(held.0)),
-        Err(errno) => errno,
+    let bytes = unsafe_bytes(path);
+    let found = match Way::of(directory, bytes) {
+        None => path::open_name(directory, path, follow),
+        Some(way) => {
+            if way.is_known() {
+                let looked = then(Object::At(way.directory, way.path), follow);
+                if !matches!(looked, ELOOP | EACCES | ENOTDIR) {
+                    return looked;
+                }
+            }
+            path::open_name_along(&way, directory, path, bytes, follow)
+        }
+    };
+    if found < 0 {
+        return found;
     }
+    let held = Held(found as i32);
+    then(Object::Descriptor(held.0), false)
 }
 
 /// `statx`.
@@ -448,7 +454,7 @@ pub(crate) fn stat_extended(directory: i32, path: *const u8, flags: u64, mask: u
         return EINVAL;
     }
     let asked = flags & 0x6000;
-    look(directory, path, flags, |object| {
+    look(directory, path, flags, |object, refuses_links| {
         let mask = mask | kernel::STATX_OURS;
         let looked = match object {
             Object::Descriptor(descriptor) => kernel::statx(descriptor, c"".as_ptr().cast(), AT_EMPTY_PATH | asked, mask, out),
@@ -457,6 +463,9 @@ pub(crate) fn stat_extended(directory: i32, path: *const u8, flags: u64, mask: u
         if looked == 0 {
             // SAFETY: the kernel has just written there.
             let found = unsafe { &mut *out };
+            if refuses_links && u32::from(found.mode) & TYPE == LINK {
+                return ELOOP;
+            }
             let mut real = Stat::empty();
             (real.mode, real.uid, real.gid) = (u32::from(found.mode), found.uid, found.gid);
             real.node =
@@ -474,13 +483,18 @@ pub(crate) fn stat_extended(directory: i32, path: *const u8, flags: u64, mask: u
 
 /// Whether the program may do something with a file; `EACCES` if not.
 fn check(directory: i32, path: *const u8, wanted: u32, follow: bool) -> Answer {
-    look(directory, path, if follow { 0 } else { AT_SYMLINK_NOFOLLOW }, |object| judged(object, wanted))
+    look(directory, path, if follow { 0 } else { AT_SYMLINK_NOFOLLOW }, |object, refuses_links| {
+        judged(object, wanted, refuses_links)
+    })
 }
 
 /// The same of what was found.
-fn judged(object: Object, wanted: u32) -> Answer {
+fn judged(object: Object, wanted: u32, refuses_links: bool) -> Answer {
     let mut real = Stat::empty();
     let looked = object.stat(&mut real);
+    if looked == 0 && refuses_links && real.mode & TYPE == LINK {
+        return ELOOP;
+    }
     if looked != 0 || real.uid != setting().real_uid {
         return looked;
     }
@@ -496,9 +510,12 @@ pub(crate) fn access(directory: i32, path: *const u8, wanted: u64, flags: u64) -
     if wanted & !7 != 0 || flags & !(EFFECTIVE | AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) != 0 {
         return EINVAL;
     }
-    let mut real = Stat::empty();
-    look(directory, path, flags, |object| {
+    look(directory, path, flags, |object, refuses_links| {
+        let mut real = Stat::empty();
         let looked = object.stat(&mut real);
+        if looked == 0 && refuses_links && real.mode & TYPE == LINK {
+            return ELOOP;
+        }
         if looked != 0 || wanted == 0 {
             return looked;
         }
@@ -612,7 +629,7 @@ pub(crate) fn make_link(target: *const u8, directory: i32, path: *const u8) -> A
         let place = place_to_make(directory, path)?;
         let made = call(n::SYMLINKAT, [target as u64, place.directory as u64, place.name as u64, 0, 0, 0]);
         if made == 0 {
-            created(Object::At(place.directory, place.name), Some(place.parent()), 0o120_000, 0o777, 0);
+            created(Object::At(place.directory, place.name), Some(place.parent()), LINK, 0o777, 0);
         }
         Ok(made)
     })
@@ -666,7 +683,12 @@ pub(crate) fn rename(from: i32, path: *const u8, to: i32, new: *const u8, flags:
             other => other?,
         };
         path::forget_passed();
-        separate_at(&old, links::SHARED)?;
+        let mut moved = Stat::empty();
+        let is_directory = Object::At(old.directory, old.name).stat(&mut moved) == 0 && moved.mode & TYPE == DIRECTORY;
+        let _moving = if is_directory || flags & EXCHANGE != 0 { Some(known::moving()?) } else { None };
+        if links::may_be_shared(&moved, links::SHARED) {
+            separate_at(&old, links::SHARED)?;
+        }
         if flags & EXCHANGE != 0 {
             separate_at(&new, links::SHARED)?;
         }
@@ -679,6 +701,7 @@ pub(crate) fn rename(from: i32, path: *const u8, to: i32, new: *const u8, flags:
 pub(crate) fn remove(directory: i32, path: *const u8, flags: u64) -> Answer {
     answer(|| {
         let place = place_to_take(directory, path)?;
+        let _moving = if flags & REMOVE_DIRECTORY != 0 { Some(known::moving()?) } else { None };
         Ok(call(n::UNLINKAT, [place.directory as u64, place.name as u64, flags, 0, 0, 0]))
     })
 }
@@ -784,7 +807,7 @@ pub(crate) fn change_mode(directory: i32, path: *const u8, mode: u64, flags: u64
         }
         let mut subject = Subject::of(directory, path, flags)?;
         let (mut real, before) = looked_at(subject.object())?;
-        if real.mode & TYPE == 0o120_000 {
+        if real.mode & TYPE == LINK {
             return Err(EOPNOTSUPP);
         }
         let who = &state().credentials;
@@ -922,7 +945,7 @@ pub(crate) fn change_times(kind: Times, directory: i32, path: Option<*const u8>,
         if is_hosts_device(&real) {
             return Ok(0);
         }
-        if real.mode & TYPE == 0o120_000
+        if real.mode & TYPE == LINK
             && let Some(path) = path.filter(|path| !is_empty(*path))
         {
             let place = place(directory, path)?;
@@ -998,11 +1021,26 @@ pub(crate) fn change_directory(path: *const u8) -> Answer {
             let shown = state().shown(&buffer[..length as usize]);
             if shown.len() == length as usize - root && path::is_passed(shown) {
                 let mut own = [0; 64];
-                return Ok(call(n::CHDIR, [Text::new(&mut own).put(shown).as_ptr() as u64, 0, 0, 0, 0, 0]));
+                let path = Text::new(&mut own).put(shown).as_ptr();
+                return Ok(known::change_here(|| call(n::CHDIR, [path as u64, 0, 0, 0, 0, 0])));
             }
         }
-        Ok(call(n::FCHDIR, [held.0 as u64, 0, 0, 0, 0, 0]))
+        Ok(change_to_descriptor(held.0 as u64))
     })
+}
+
+/// `fchdir`.
+pub(crate) fn change_to_descriptor(descriptor: u64) -> Answer {
+    known::change_here(|| call(n::FCHDIR, [descriptor, 0, 0, 0, 0, 0]))
+}
+
+/// `unshare`: threads may have a working directory each from now on.
+pub(crate) fn unshare(flags: u64) -> Answer {
+    const WORKING_DIRECTORY: u64 = 0x200;
+    if flags & WORKING_DIRECTORY != 0 {
+        known::part_here();
+    }
+    call(n::UNSHARE, [flags, 0, 0, 0, 0, 0])
 }
 
 /// `chroot`: another directory takes the place of the root.

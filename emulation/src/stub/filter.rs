@@ -2,7 +2,7 @@
 
 use super::arch::{AUDIT_ARCH, FOREIGN_CALLS, number as n};
 use super::calls::{Absent, Always, Given, Root, Row, TABLE};
-use super::kernel::{Answer, ENOSYS, call};
+use super::kernel::{Answer, E2BIG, ENOSYS, call};
 use super::state::ROOT_DESCRIPTOR;
 
 /// The upper half of the addresses of the stub; build.rs has the address.
@@ -34,7 +34,8 @@ struct Instruction {
     value: u32,
 }
 
-const LENGTH: usize = 640;
+/// Room for the rows of the table and for what the builder refuses.
+const LENGTH: usize = 2048;
 
 struct Program {
     instructions: [Instruction; LENGTH],
@@ -48,14 +49,17 @@ impl Program {
     }
 }
 
-/// Stands for the distance to the end, which is not known yet.
+/// Stand for distances that are not known yet: to where a call is trapped, and to what the builder refuses.
 const TO_TRAP: u32 = u32::MAX;
+const TO_REFUSED: u32 = u32::MAX - 1;
 /// So many rows are looked at one after the other.
 const TOGETHER: usize = 3;
 
 /// The filter. It runs for each call of the step, the stub's own too, so rows are found by halving. A call that is in none of
-/// them is let through without a look at its arguments, and the kernel remembers that by its number alone.
-fn program() -> Program {
+/// them goes on without a look at its arguments, and the kernel remembers that by its number alone. What is not trapped goes on to
+/// `refused`, the filter that the builder has made: of calls that a container may not make, wherever they come from. One filter is
+/// cheaper than two.
+fn program(refused: &[Instruction]) -> Option<Program> {
     let mut program = Program { instructions: [Instruction { code: 0, if_true: 0, if_false: 0, value: 0 }; LENGTH], length: 0 };
     program.put(LOAD, 0, 0, ARCHITECTURE);
     program.put(EQUAL, 1, 0, AUDIT_ARCH);
@@ -73,15 +77,22 @@ fn program() -> Program {
     program.put_rows(&rows);
     let end = program.length;
     program.put(LOAD, 0, 0, ADDRESS_HIGH);
-    program.put(EQUAL, 0, 1, REGION);
-    program.put(RETURN, 0, 0, ALLOW);
+    program.put(EQUAL, 1, 0, REGION);
     program.put(RETURN, 0, 0, TRAP);
+    let behind = program.length;
     for (at, instruction) in program.instructions[..end].iter_mut().enumerate() {
-        if instruction.code == JUMP && instruction.value == TO_TRAP {
-            instruction.value = (end - at - 1) as u32;
+        match (instruction.code, instruction.value) {
+            (JUMP, TO_TRAP) => instruction.value = (end - at - 1) as u32,
+            (JUMP, TO_REFUSED) => instruction.value = (behind - at - 1) as u32,
+            _ => {}
         }
     }
-    program
+    if refused.is_empty() {
+        program.put(RETURN, 0, 0, ALLOW);
+    }
+    program.instructions.get_mut(behind..behind + refused.len())?.copy_from_slice(refused);
+    program.length += refused.len();
+    Some(program)
 }
 
 impl Program {
@@ -101,7 +112,7 @@ impl Program {
         for row in rows {
             self.put_row(row);
         }
-        self.put(RETURN, 0, 0, ALLOW);
+        self.put(JUMP, 0, 0, TO_REFUSED);
     }
 
     fn put_row(&mut self, row: &Row) {
@@ -119,14 +130,14 @@ impl Program {
                 self.put(LOAD, 0, 0, at + 4);
                 self.put(EQUAL, 1, 0, 0);
                 self.put(JUMP, 0, 0, TO_TRAP);
-                self.put(RETURN, 0, 0, ALLOW);
+                self.put(JUMP, 0, 0, TO_REFUSED);
             }
             Root(argument) => {
                 self.put(EQUAL, 0, 4, number);
                 self.put(LOAD, 0, 0, ARGUMENTS + 8 * argument);
                 self.put(EQUAL, 0, 1, ROOT_DESCRIPTOR.unsigned_abs());
                 self.put(JUMP, 0, 0, TO_TRAP);
-                self.put(RETURN, 0, 0, ALLOW);
+                self.put(JUMP, 0, 0, TO_REFUSED);
             }
             Absent => {
                 self.put(EQUAL, 0, 1, number);
@@ -136,31 +147,25 @@ impl Program {
     }
 }
 
-/// Installs the filter, for good, and gives up every way to more rights. Before it, the one that the builder has made: of
-/// calls that a container may not make, wherever they come from.
-pub(crate) fn install(refused: *const u8, refused_length: usize) -> Answer {
+/// Installs the filter, for good, and gives up every way to more rights. `refused` are instructions of the builder's.
+///
+/// # Safety
+/// There are so many.
+pub(crate) unsafe fn install(refused: *const u8, refused_length: usize) -> Answer {
     const NO_NEW_PRIVILEGES: u64 = 38;
     let promised = call(n::PRCTL, [NO_NEW_PRIVILEGES, 1, 0, 0, 0, 0]);
     if promised < 0 {
         return promised;
     }
-    if refused_length > 0 {
-        let installed = add(refused.cast(), refused_length);
-        if installed < 0 {
-            return installed;
-        }
-    }
-    let program = program();
-    add(program.instructions.as_ptr(), program.length)
-}
-
-fn add(instructions: *const Instruction, length: usize) -> Answer {
+    // SAFETY: the caller's; of numbers only, and aligned as those of a launch are.
+    let refused = unsafe { core::slice::from_raw_parts(refused.cast(), refused_length) };
+    let Some(program) = program(refused) else { return E2BIG };
     #[repr(C)]
     struct Reference {
         length: u16,
         instructions: *const Instruction,
     }
-    let reference = Reference { length: length as u16, instructions };
+    let reference = Reference { length: program.length as u16, instructions: program.instructions.as_ptr() };
     call(n::SECCOMP, [1, 0, &raw const reference as u64, 0, 0, 0])
 }
 
@@ -170,7 +175,7 @@ mod tests {
 
     /// What the kernel would do with the filter.
     fn run(number: i64, arguments: [u64; 6], address: u64) -> u32 {
-        let program = program();
+        let program = program(&REFUSED).unwrap();
         let field = |offset: u32| match offset {
             NUMBER => number as u32,
             ARCHITECTURE => AUDIT_ARCH,
@@ -192,6 +197,21 @@ mod tests {
                 AT_LEAST => at += usize::from(if accumulator >= value { if_true } else { if_false }),
                 _ => return value,
             }
+        }
+    }
+
+    /// Refuses one call, as the builder's does.
+    const REFUSED: [Instruction; 4] = [
+        Instruction { code: LOAD, if_true: 0, if_false: 0, value: NUMBER },
+        Instruction { code: EQUAL, if_true: 0, if_false: 1, value: n::MOUNT as u32 },
+        Instruction { code: RETURN, if_true: 0, if_false: 0, value: ERRNO | 1 },
+        Instruction { code: RETURN, if_true: 0, if_false: 0, value: ALLOW },
+    ];
+
+    #[test]
+    fn what_the_builder_refuses_is_refused_to_the_stub_too() {
+        for address in [0x7fff_1234_5678, 0x2000_0000_1234] {
+            assert_eq!(run(n::MOUNT, [0; 6], address), ERRNO | 1);
         }
     }
 

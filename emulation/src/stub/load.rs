@@ -1,7 +1,7 @@
 //! Puts a program and its interpreter into memory, as the kernel would have done.
 
 use super::arch::{self, ADDRESS_LIMIT, number as n};
-use super::kernel::{self, AT_FDCWD, Answer, ENOEXEC, ENOMEM, O_CLOEXEC, call};
+use super::kernel::{self, AT_FDCWD, Answer, EBADF, ENOEXEC, ENOMEM, O_CLOEXEC, call};
 use super::path;
 use super::text::DescriptorPath;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +43,51 @@ struct Segment {
     alignment: u64,
 }
 
+impl Segment {
+    /// The address in the file of its first page.
+    fn page_start(&self) -> u64 {
+        self.address & !(page() - 1)
+    }
+
+    /// Bytes of the pages of which the file has something.
+    fn file_pages(&self) -> u64 {
+        (self.address + self.in_file).next_multiple_of(page()) - self.page_start()
+    }
+
+    fn protection(&self) -> u64 {
+        u64::from(self.flags >> 2 & 1 | self.flags & 2 | (self.flags & 1) << 2)
+    }
+
+    /// Maps so many bytes of the file, from its first page on.
+    fn map(&self, file: Answer, address: u64, length: u64, flags: u64) -> Answer {
+        const PRIVATE: u64 = 2;
+        let offset = self.offset & !(page() - 1);
+        call(n::MMAP, [address, length, self.protection(), PRIVATE | flags, file as u64, offset])
+    }
+
+    /// Makes what is in memory alone zeros.
+    fn clear_rest(&self, bias: u64) -> Result<(), Answer> {
+        const FIXED_ANONYMOUS: u64 = 0x32;
+        const WRITE: u64 = 2;
+        let address = bias.wrapping_add(self.address);
+        let (file_end, end) = (address + self.in_file, address + self.in_memory);
+        let mapped_end = if self.in_file > 0 { file_end.next_multiple_of(page()) } else { address & !(page() - 1) };
+        if self.in_file > 0 && end > file_end && self.protection() & WRITE != 0 {
+            let clear_end = mapped_end.min(end.next_multiple_of(page()));
+            // SAFETY: the rest of the last page, which was just mapped to write.
+            unsafe { core::ptr::write_bytes(file_end as *mut u8, 0, (clear_end - file_end) as usize) };
+        }
+        if end > mapped_end {
+            let length = end.next_multiple_of(page()) - mapped_end;
+            let mapped = call(n::MMAP, [mapped_end, length, self.protection(), FIXED_ANONYMOUS, u64::MAX, 0]);
+            if kernel::is_error(mapped) {
+                return Err(mapped);
+            }
+        }
+        Ok(())
+    }
+}
+
 fn word(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
@@ -82,8 +127,13 @@ impl Head {
         })
     }
 
-    fn segments(self, bytes: &[u8]) -> impl Iterator<Item = Segment> + '_ {
+    fn segments(self, bytes: &[u8]) -> impl DoubleEndedIterator<Item = Segment> + '_ {
         (0..self.count).filter_map(move |index| self.segment(bytes, index))
+    }
+
+    /// Those that are loaded, in their order.
+    fn loaded(self, bytes: &[u8]) -> impl DoubleEndedIterator<Item = Segment> + '_ {
+        self.segments(bytes).filter(|segment| segment.kind == LOAD)
     }
 
     /// Where in the file the name of the interpreter is, and its length.
@@ -102,21 +152,19 @@ pub(crate) struct Loaded {
     pub(crate) header_count: u64,
 }
 
-/// Loads the program at `path` on the host, or the one that `descriptor` names, and closes that.
-pub(crate) fn load(path: *const u8, descriptor: Option<i32>) -> Result<Loaded, Answer> {
+/// Loads the program that `program` names, a descriptor, and the interpreter of another one; closes both.
+pub(crate) fn load(program: i32, interpreter: Option<i32>) -> Result<Loaded, Answer> {
     let mut bytes = [0; 2048];
-    let file = match descriptor {
-        None => kernel::openat(AT_FDCWD, path, O_CLOEXEC, 0),
-        Some(descriptor) => {
-            let file = kernel::openat(AT_FDCWD, DescriptorPath::new(descriptor).as_ptr(), O_CLOEXEC, 0);
-            kernel::close(descriptor);
-            file
+    let mut file = Answer::from(program);
+    let length = match read(file, &mut bytes, 0) {
+        // Only a name.
+        Err(EBADF) => {
+            file = kernel::openat(AT_FDCWD, DescriptorPath::new(program).as_ptr(), O_CLOEXEC, 0);
+            kernel::close(program);
+            read(file, &mut bytes, 0)?
         }
+        length => length?,
     };
-    if file < 0 {
-        return Err(file);
-    }
-    let length = read(file, &mut bytes, 0)?;
     let bytes = &bytes[..length];
     let head = Head::parse(bytes).ok_or(ENOEXEC)?;
     let bias = map(file, head, bytes)?;
@@ -134,9 +182,9 @@ pub(crate) fn load(path: *const u8, descriptor: Option<i32>) -> Result<Loaded, A
         header_count: u64::from(head.count),
     };
     if let Some((offset, length)) = head.interpreter(bytes) {
-        let (base, start) = match bytes.get(offset..offset + length) {
-            Some(name) if name.last() == Some(&0) => load_interpreter(name.as_ptr())?,
-            _ => load_far_interpreter(file, offset, length)?,
+        let (base, start) = match interpreter {
+            Some(interpreter) => load_interpreter(interpreter.into())?,
+            None => load_far_interpreter(file, offset, length)?,
         };
         (loaded.interpreter_base, loaded.start) = (base, start);
     }
@@ -149,12 +197,12 @@ pub(crate) fn load(path: *const u8, descriptor: Option<i32>) -> Result<Loaded, A
 fn load_far_interpreter(file: Answer, offset: usize, length: usize) -> Result<(u64, u64), Answer> {
     let mut name = [0; kernel::PATH_MAX + 1];
     read(file, &mut name[..length], offset as u64)?;
-    load_interpreter(name.as_ptr())
+    load_interpreter(path::open(AT_FDCWD, name.as_ptr(), O_CLOEXEC))
 }
 
+/// Loads what was opened, or failed to be.
 #[inline(never)]
-fn load_interpreter(name: *const u8) -> Result<(u64, u64), Answer> {
-    let file = path::open(AT_FDCWD, name, O_CLOEXEC);
+fn load_interpreter(file: Answer) -> Result<(u64, u64), Answer> {
     if file < 0 {
         return Err(file);
     }
@@ -174,7 +222,7 @@ fn read(file: Answer, buffer: &mut [u8], offset: u64) -> Result<usize, Answer> {
 /// Maps all segments; gives what is to be added to the addresses in the file.
 fn map(file: Answer, head: Head, bytes: &[u8]) -> Result<u64, Answer> {
     let (mut low, mut high, mut alignment) = (u64::MAX, 0, page());
-    for segment in head.segments(bytes).filter(|segment| segment.kind == LOAD) {
+    for segment in head.loaded(bytes) {
         let end = segment.address.checked_add(segment.in_memory).filter(|end| *end < ADDRESS_LIMIT).ok_or(ENOEXEC)?;
         if segment.in_file > segment.in_memory || segment.address & (page() - 1) != segment.offset & (page() - 1) {
             return Err(ENOEXEC);
@@ -188,11 +236,61 @@ fn map(file: Answer, head: Head, bytes: &[u8]) -> Result<u64, Answer> {
         return Err(ENOEXEC);
     }
     let (low, high) = (low & !(page() - 1), high.next_multiple_of(page()));
-    let bias = if head.is_movable { reserve(low, high - low, alignment)? } else { 0 };
-    for segment in head.segments(bytes).filter(|segment| segment.kind == LOAD) {
-        map_segment(file, segment, bias)?;
+    let mut bias = 0;
+    if head.is_movable {
+        if alignment == page()
+            && let Some(bias) = map_downwards(file, head, bytes, low)?
+        {
+            return Ok(bias);
+        }
+        bias = reserve(low, high - low, alignment)?;
+    }
+    for segment in head.loaded(bytes) {
+        if segment.in_file > 0 {
+            const FIXED: u64 = 0x10;
+            let mapped = segment.map(file, bias.wrapping_add(segment.page_start()), segment.file_pages(), FIXED);
+            if kernel::is_error(mapped) {
+                return Err(mapped);
+            }
+        }
+        segment.clear_rest(bias)?;
     }
     Ok(bias)
+}
+
+/// The same from the last one down, below which there is mostly room, if they stand in their order without a page between two: for
+/// less than half of what it costs to find room for all of them first and to map over that. `None` if there was none.
+fn map_downwards(file: Answer, head: Head, bytes: &[u8], low: u64) -> Result<Option<u64>, Answer> {
+    const NOT_OVER_OTHERS: u64 = 0x10_0000;
+    let mut end = Some(low);
+    for segment in head.loaded(bytes) {
+        let follows = end == Some(segment.page_start()) && segment.in_file > 0;
+        // Only what comes last has more in memory than in the file.
+        end = (segment.in_file == segment.in_memory).then_some(segment.page_start().wrapping_add(segment.file_pages()));
+        if !follows {
+            return Ok(None);
+        }
+    }
+    let Some(last) = head.loaded(bytes).last() else { return Ok(None) };
+    let mapped = last.map(file, 0, (last.address + last.in_memory).next_multiple_of(page()) - last.page_start(), 0);
+    if kernel::is_error(mapped) {
+        return Err(mapped);
+    }
+    let bias = (mapped as u64).wrapping_sub(last.page_start());
+    last.clear_rest(bias)?;
+    for segment in head.loaded(bytes).rev().skip(1) {
+        let (wanted, length) = (bias.wrapping_add(segment.page_start()), segment.file_pages());
+        let mapped = segment.map(file, wanted, length, NOT_OVER_OTHERS);
+        if mapped as u64 != wanted {
+            if !kernel::is_error(mapped) {
+                kernel::unmap(mapped as u64, length as usize);
+            }
+            let end = bias.wrapping_add(last.address + last.in_memory).next_multiple_of(page());
+            kernel::unmap(wanted + length, (end - wanted - length) as usize);
+            return Ok(None);
+        }
+    }
+    Ok(Some(bias))
 }
 
 /// Finds room; gives the distance from `low`.
@@ -213,37 +311,6 @@ fn reserve(low: u64, length: u64, alignment: u64) -> Result<u64, Answer> {
         kernel::unmap(end, (room_end - end) as usize);
     }
     Ok(start.wrapping_sub(low))
-}
-
-fn map_segment(file: Answer, segment: Segment, bias: u64) -> Result<(), Answer> {
-    const FIXED: u64 = 0x12;
-    const FIXED_ANONYMOUS: u64 = 0x32;
-    let protection = u64::from(segment.flags >> 2 & 1 | segment.flags & 2 | (segment.flags & 1) << 2);
-    let address = bias.wrapping_add(segment.address);
-    let before = address & (page() - 1);
-    let (start, file_end, end) = (address - before, address + segment.in_file, address + segment.in_memory);
-    let mut mapped_end = start;
-    if segment.in_file > 0 {
-        let length = segment.in_file + before;
-        let mapped = call(n::MMAP, [start, length, protection, FIXED, file as u64, segment.offset - before]);
-        if kernel::is_error(mapped) {
-            return Err(mapped);
-        }
-        mapped_end = file_end.next_multiple_of(page());
-        if end > file_end && protection & 2 != 0 {
-            let clear_end = mapped_end.min(end.next_multiple_of(page()));
-            // SAFETY: the rest of the last page, which was just mapped to write.
-            unsafe { core::ptr::write_bytes(file_end as *mut u8, 0, (clear_end - file_end) as usize) };
-        }
-    }
-    if end > mapped_end {
-        let length = end.next_multiple_of(page()) - mapped_end;
-        let mapped = call(n::MMAP, [mapped_end, length, protection, FIXED_ANONYMOUS, u64::MAX, 0]);
-        if kernel::is_error(mapped) {
-            return Err(mapped);
-        }
-    }
-    Ok(())
 }
 
 /// The last part of a path.

@@ -1,10 +1,13 @@
 //! The memory of the program, where the kernel is not the one who touches it: a pointer that is no pointer is to give `EFAULT`,
 //! and a program that is stopped by the kernel's signal would never know.
 //!
-//! The kernel is asked for each page, by a call that reads a word and does nothing else; docs/emulation.md says what it costs.
+//! The kernel is asked for each page, by a call that reads a word and does nothing else; docs/emulation.md says what it costs. It is
+//! not asked twice for a page while a process names the same few: only what a program gives back to the kernel and then names to it
+//! again is not refused but ends it, as it would at the program's own next look.
 
 use super::arch::{ADDRESS_LIMIT, number as n};
 use super::kernel::{EFAULT, call};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 const PAGE: u64 = 4096;
 /// No program has memory below, or above the limit of the architecture.
@@ -14,9 +17,25 @@ const LOWEST: u64 = 4096;
 /// calls that do nothing but that it is one that the filter lets through by its number alone, which makes it the cheapest.
 fn is_readable(address: u64) -> bool {
     const UNKNOWN: u64 = 0xffff_ffff;
+    if !(LOWEST..ADDRESS_LIMIT).contains(&address) {
+        return false;
+    }
+    let page = address / PAGE;
+    let row = &READABLE[page as usize % PAGES];
+    if row.load(Ordering::Relaxed) == page {
+        return true;
+    }
     let arguments = [u64::MAX, address & !7, 8, UNKNOWN, 0, 0];
-    (LOWEST..ADDRESS_LIMIT).contains(&address) && call(n::SIGNALFD4, arguments) != EFAULT
+    let is_readable = call(n::SIGNALFD4, arguments) != EFAULT;
+    if is_readable {
+        row.store(page, Ordering::Relaxed);
+    }
+    is_readable
 }
+
+const PAGES: usize = 16;
+/// Pages that could be read when the program named them last.
+static READABLE: [AtomicU64; PAGES] = [const { AtomicU64::new(0) }; PAGES];
 
 /// Reads from an address that the program gave.
 pub(crate) fn read(address: u64, out: &mut [u8]) -> bool {
@@ -50,7 +69,7 @@ fn is_text(address: u64) -> bool {
         let end = (at | (PAGE - 1)).wrapping_add(1);
         // SAFETY: the rest of a page that can be read.
         let rest = unsafe { core::slice::from_raw_parts(at as *const u8, (end - at) as usize) };
-        if rest.contains(&0) || end.wrapping_sub(address) > super::kernel::PATH_MAX as u64 {
+        if super::text::find(rest, 0).is_some() || end.wrapping_sub(address) > super::kernel::PATH_MAX as u64 {
             return true;
         }
         at = end;

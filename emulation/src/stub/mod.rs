@@ -27,6 +27,7 @@ mod files;
 mod filter;
 mod identity;
 mod kernel;
+mod known;
 mod links;
 mod load;
 mod memory;
@@ -65,33 +66,36 @@ pub(crate) extern "C" fn main(stack: *mut u64) -> ! {
 
 /// Loads the program that an exec was about, and starts it.
 unsafe fn run_program(stack: *mut u64, arguments: usize, variables: usize, encoded: &[u8]) -> ! {
+    const PAGE_SIZE: u64 = 6;
+    const USER: u64 = 11;
+    const GROUP: u64 = 13;
+    let (state, setting) = state::own_memory();
     // SAFETY: pairs of numbers behind the variables, the last one zero.
     unsafe {
-        const PAGE_SIZE: u64 = 6;
         let mut pair = stack.add(1 + arguments + 1 + variables + 1);
         while *pair != 0 {
-            if *pair == PAGE_SIZE {
-                load::set_page(*pair.add(1));
+            let value = *pair.add(1);
+            match *pair {
+                PAGE_SIZE => load::set_page(value),
+                USER => setting.real_uid = value as u32,
+                GROUP => setting.real_gid = value as u32,
+                _ => {}
             }
             pair = pair.add(2);
         }
     }
-    state::own_memory();
-    let own = state::prepare();
     // SAFETY: the variable that the kernel has put there, which the program does not know.
-    let Some(start) = (unsafe { state::decode(encoded, state::change(), own) }) else { die("the state is broken", 0) };
-    own.real_uid = call(n::GETUID, [0; 6]) as u32;
-    own.real_gid = call(n::GETGID, [0; 6]) as u32;
-    let loaded = match load::load(own.program_real.as_ptr(), start.descriptor) {
+    let Some(begin) = (unsafe { state::decode(encoded, state, setting) }) else { die("the state is broken", 0) };
+    let loaded = match load::load(begin.program, begin.interpreter) {
         Ok(loaded) => loaded,
         Err(errno) => die("the program cannot be loaded", errno),
     };
     let mut name = [0; 16];
-    text::Text::new(&mut name).put(load::last_part(own.program_shown.as_bytes()));
+    text::Text::new(&mut name).put(load::last_part(setting.program_shown.as_bytes()));
     call(n::PRCTL, [15, name.as_ptr() as u64, 0, 0, 0, 0]);
     claim_signal();
     // SAFETY: the stack is the one that the kernel made.
-    unsafe { load::start(stack, arguments, variables, &loaded, start.secure) }
+    unsafe { load::start(stack, arguments, variables, &loaded, begin.secure) }
 }
 
 /// Makes the stub the one who hears of trapped calls.
@@ -113,7 +117,7 @@ extern "C" fn trapped(signal: i32, information: *const u8, context: *mut Context
         let context = &mut *context;
         let result = calls::answer(number, context.arguments(), Some(&mut context.signal_mask));
         context.set_result(result);
-        shortcut::consider(number, context);
+        shortcut::consider(context);
     }
 }
 

@@ -5,9 +5,10 @@ use super::identity::Capability;
 use super::kernel::{
     self, AT_EMPTY_PATH, AT_FDCWD, AT_SYMLINK_NOFOLLOW, Answer, EBADF, EPERM, STATX_BIRTH, STATX_OURS, Stat, Statx, call,
 };
-use super::state::{setting, state};
+use super::state::{ROOT_DESCRIPTOR, setting, state};
 use super::text::{DescriptorPath, Text};
 use crate::record::{self, ATTRIBUTE, DIRECTORY, MARK, Record, TYPE};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 /// An inode, reached by a descriptor (perhaps one that is only a name) or by its name in a directory.
 #[derive(Clone, Copy)]
@@ -145,6 +146,21 @@ impl Object {
     }
 }
 
+/// Whether a file system is another one than that of the root.
+pub(crate) fn is_outside(device: u64) -> bool {
+    /// Asked for once in each process: no root moves to another disk.
+    static OF_ROOT: AtomicU64 = AtomicU64::new(0);
+    let mut of_root = OF_ROOT.load(Ordering::Relaxed);
+    if of_root == 0 {
+        let mut real = Stat::empty();
+        if Object::Descriptor(ROOT_DESCRIPTOR).stat(&mut real) == 0 {
+            of_root = real.device;
+            OF_ROOT.store(of_root, Ordering::Relaxed);
+        }
+    }
+    device != of_root
+}
+
 /// Writes what an inode is called in a directory beside the root.
 pub(crate) fn put_side_path(text: &mut Text<'_>, directory: &str, found: &Statx) {
     let has_birth = found.mask & STATX_BIRTH as u32 != 0;
@@ -187,7 +203,7 @@ pub(crate) fn store(object: Object, real: &Stat, wanted: Record) -> Answer {
     }
     if !holds_attributes(real.mode) {
         let changed = object.set_side_owner(wanted.uid, wanted.gid);
-        if changed == 0 && real.mode & TYPE != 0o120_000 {
+        if changed == 0 && real.mode & TYPE != record::LINK {
             return object.change_mode(wanted.mode & 0o777);
         }
         return changed;

@@ -9,12 +9,13 @@ use super::kernel::{
     self, AT_FDCWD, Answer, EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ERANGE, EXDEV, O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_PATH,
     PATH_MAX, RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat,
 };
+use super::known::{Parent, Way};
 use super::ownership::{Object, permits, record_of};
 use super::proc;
 use super::scratch::Scratch;
 use super::state::{ROOT_DESCRIPTOR, State, setting, state};
 use super::text::{self, DescriptorPath, Text};
-use crate::record::{DIRECTORY, TYPE};
+use crate::record::{DIRECTORY, LINK, TYPE};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,13 +23,15 @@ const RESOLVE_NO_SYMLINKS: u64 = 4;
 /// As many links as the kernel follows.
 const MAX_LINKS: u32 = 40;
 
-/// The last part of a path, in its directory.
+/// The last part of a path, in its directory; or a path without links, from where that starts.
 pub(crate) struct Place {
     pub(crate) directory: i32,
     pub(crate) name: *const u8,
     owned: bool,
     /// It is certainly in the root.
     pub(crate) is_inside: bool,
+    /// The directory, if the name is a path from there.
+    parent: Option<Parent>,
 }
 
 impl Place {
@@ -39,6 +42,9 @@ impl Place {
 
     /// The directory.
     pub(crate) fn parent(&self) -> Object {
+        if let Some(parent) = &self.parent {
+            return Object::At(self.directory, parent.as_ptr());
+        }
         if self.directory == AT_FDCWD { HERE } else { Object::Descriptor(self.directory) }
     }
 }
@@ -65,29 +71,73 @@ pub(crate) fn open(directory: i32, path: *const u8, flags: u64) -> Answer {
 }
 
 fn open_judged(directory: i32, path: *const u8, bytes: &[u8], flags: u64) -> Answer {
-    let (start, confined) = match bytes.first() {
-        None => return ENOENT,
-        Some(b'/') => {
-            if is_passed(bytes) && state().passes() && !has_dots(bytes) {
-                return open_passed(path, bytes, flags, 0);
-            }
-            (ROOT_DESCRIPTOR, RESOLVE_IN_ROOT)
-        }
-        Some(_) => (directory, RESOLVE_BENEATH),
-    };
+    if bytes.is_empty() {
+        return ENOENT;
+    }
+    if bytes[0] == b'/' && is_passed(bytes) && state().passes() && !has_dots(bytes) {
+        return open_passed(path, bytes, flags, 0);
+    }
+    let start = Start::of(directory, path, bytes);
     // Without links first, where there are mostly none: then what is missing is known to be missing, with one call.
-    let tried =
-        if leads_through_links(bytes) { ELOOP } else { kernel::openat2(start, path, flags, 0, confined | RESOLVE_NO_SYMLINKS) };
-    let found = if tried == ELOOP { kernel::openat2(start, path, flags, 0, confined) } else { tried };
+    let tried = if leads_through_links(bytes) { ELOOP } else { start.open_without_links(flags, 0) };
+    open_as_tried(tried, &start, directory, bytes, flags)
+}
+
+/// Goes on after `tried`, which would have found it without links.
+fn open_as_tried(tried: Answer, start: &Start, directory: i32, bytes: &[u8], flags: u64) -> Answer {
+    let is_absolute = bytes.first() == Some(&b'/');
+    let found = if tried == ELOOP { start.open(flags) } else { tried };
     match found {
         EXDEV => {}
         ENOENT if tried == ENOENT && !names_hosts(bytes) => return ENOENT,
-        ENOENT if start == ROOT_DESCRIPTOR || bytes.contains(&b'/') => {}
+        ENOENT if is_absolute || text::find(bytes, b'/').is_some() => {}
         // A link of /proc, which is no path.
-        ELOOP if start != ROOT_DESCRIPTOR && flags & O_NOFOLLOW == 0 => {}
+        ELOOP if !is_absolute && flags & O_NOFOLLOW == 0 => {}
         _ => return found,
     }
     walk_and_open(directory, bytes, flags, 0)
+}
+
+/// Where the kernel starts on the way of a path, and what keeps it in the root.
+struct Start {
+    directory: i32,
+    path: *const u8,
+    confined: u64,
+    has_dots: bool,
+}
+
+impl Start {
+    fn of(directory: i32, path: *const u8, bytes: &[u8]) -> Self {
+        let slashes = bytes.iter().take_while(|byte| **byte == b'/').count();
+        let has_dots = has_dots(bytes);
+        match slashes {
+            0 => Self { directory, path, confined: RESOLVE_BENEATH, has_dots },
+            _ if slashes == bytes.len() => Self { directory: ROOT_DESCRIPTOR, path: c".".as_ptr().cast(), confined: 0, has_dots },
+            _ => Self { directory: ROOT_DESCRIPTOR, path: path.wrapping_add(slashes), confined: RESOLVE_IN_ROOT, has_dots },
+        }
+    }
+
+    /// Opens what is there, or says `ELOOP` if a link leads to it, or it is one.
+    fn open_without_links(&self, flags: u64, mode: u64) -> Answer {
+        // By names alone nobody leaves a directory, and the kernel need not look whether somebody has.
+        let confined = if self.has_dots { self.confined } else { 0 };
+        kernel::openat2(self.directory, self.path, flags, mode, confined | RESOLVE_NO_SYMLINKS)
+    }
+
+    fn open(&self, flags: u64) -> Answer {
+        kernel::openat2(self.directory, self.path, flags, 0, self.confined)
+    }
+}
+
+/// Opens a name as [`open_name`] does, along a way that was made for it.
+pub(crate) fn open_name_along(way: &Way<'_>, directory: i32, path: *const u8, bytes: &[u8], follow: bool) -> Answer {
+    let flags = O_PATH | O_CLOEXEC | if follow { 0 } else { O_NOFOLLOW };
+    let start = Start::of(directory, path, bytes);
+    let tried = start.open_without_links(flags, 0);
+    if tried >= 0 {
+        way.remember();
+    }
+    open_as_tried(tried, &start, directory, bytes, flags)
 }
 
 /// Whether what a path names is certainly there and no link. Says no where that would take more than a call.
@@ -96,16 +146,25 @@ pub(crate) fn is_no_link(directory: i32, path: *const u8, bytes: &[u8]) -> bool 
     if is_absolute && is_passed(bytes) || leads_through_links(bytes) || !state().credentials.may_pass_everywhere() {
         return false;
     }
-    let (start, confined) = if is_absolute { (ROOT_DESCRIPTOR, RESOLVE_IN_ROOT) } else { (directory, RESOLVE_BENEATH) };
-    let found = kernel::openat2(start, path, O_PATH | O_CLOEXEC, 0, confined | RESOLVE_NO_SYMLINKS);
+    let way = Way::of(directory, bytes);
+    if let Some(way) = &way
+        && way.is_known()
+    {
+        let mut real = Stat::empty();
+        return Object::At(way.directory, way.path).stat(&mut real) == 0 && real.mode & TYPE != LINK;
+    }
+    let found = Start::of(directory, path, bytes).open_without_links(O_PATH | O_CLOEXEC, 0);
     if found >= 0 {
         kernel::close(found as i32);
+        if let Some(way) = way {
+            way.remember();
+        }
     }
     found >= 0
 }
 
 /// Whether a path begins with what is a link in most images of today. Only a guess, which spares a call.
-fn leads_through_links(path: &[u8]) -> bool {
+pub(crate) fn leads_through_links(path: &[u8]) -> bool {
     const LINKS: [&[u8]; 6] = [b"/lib/", b"/lib64/", b"/bin/", b"/sbin/", b"/var/run/", b"/var/lock/"];
     matches!(path, [b'/', b'l' | b'b' | b's' | b'v', ..]) && LINKS.iter().any(|link| path.starts_with(link))
 }
@@ -114,6 +173,15 @@ fn leads_through_links(path: &[u8]) -> bool {
 fn names_hosts(path: &[u8]) -> bool {
     let mut parts = path.split(|byte| *byte == b'/').filter(|part| !matches!(*part, b"" | b"."));
     parts.next().is_some_and(|part| matches!(part, b"dev" | b"proc" | b"sys" | b"..")) || parts.any(|part| part == b"..")
+}
+
+/// Whether a path without a slash at its start, and without `..`, begins with what is the host's.
+pub(crate) fn begins_with_hosts(path: &[u8]) -> bool {
+    let mut rest = path;
+    while let [b'.', b'/', after @ ..] | [b'/', after @ ..] = rest {
+        rest = after;
+    }
+    [&b"dev"[..], b"proc", b"sys"].iter().any(|name| rest.strip_prefix(*name).is_some_and(|rest| matches!(rest, [] | [b'/', ..])))
 }
 
 /// Whether a path goes from part to part: after `./` or `../` at its start none of them is empty, `.` or `..`.
@@ -154,7 +222,7 @@ pub(crate) fn open_program(directory: i32, path: *const u8, real: &mut Text<'_>)
         return open_judged(directory, path, bytes, O_PATH | O_CLOEXEC);
     }
     if bytes[0] == b'/' && !is_passed(bytes) && !leads_through_links(bytes) {
-        let found = kernel::openat2(ROOT_DESCRIPTOR, path, FLAGS, 0, RESOLVE_IN_ROOT | RESOLVE_NO_SYMLINKS);
+        let found = Start::of(directory, path, bytes).open_without_links(FLAGS, 0);
         if found >= 0 {
             real.put(state().root.as_bytes()).put(bytes);
             return found;
@@ -162,6 +230,11 @@ pub(crate) fn open_program(directory: i32, path: *const u8, real: &mut Text<'_>)
         if found == ENOENT {
             return ENOENT;
         }
+    }
+    if leads_through_links(bytes)
+        && let Some(found) = open_behind_first(bytes, FLAGS, real)
+    {
+        return found;
     }
     let opened = with_walk(directory, bytes, true, |found, is_passed| {
         // SAFETY: the walk ends its path with zero.
@@ -176,6 +249,35 @@ pub(crate) fn open_program(directory: i32, path: *const u8, real: &mut Text<'_>)
     if opened == ENAMETOOLONG { open_judged(directory, path, bytes, O_PATH | O_CLOEXEC) } else { opened }
 }
 
+/// Opens what stands behind the first part of a path, which is a link to a directory in the root, as `/bin` is in most images, if there
+/// is no other; and writes where on the host it is.
+fn open_behind_first(path: &[u8], flags: u64, real: &mut Text<'_>) -> Option<Answer> {
+    let end = 1 + text::find(path.get(1..)?, b'/')?;
+    let (mut name, mut link, mut buffer) = ([0; 16], [0; 64], [0; 256]);
+    let mut first = Text::new(&mut name);
+    first.put(&path[1..end]);
+    let length = usize::try_from(kernel::readlinkat(ROOT_DESCRIPTOR, first.as_ptr(), &mut link)).unwrap_or(0);
+    let mut target = Text::new(&mut buffer);
+    target.put(&link[..length]).put(&path[end..]);
+    let bytes = target.as_bytes();
+    if length == 0
+        || length == link.len()
+        || !first.fits()
+        || !target.fits()
+        || matches!(bytes[0], b'/' | b'.')
+        || has_dots(bytes)
+        || begins_with_hosts(bytes)
+    {
+        return None;
+    }
+    let found = kernel::openat2(ROOT_DESCRIPTOR, target.as_ptr(), flags, 0, RESOLVE_NO_SYMLINKS);
+    if found < 0 {
+        return None;
+    }
+    real.put(state().root.as_bytes()).put(b"/").put(bytes);
+    Some(found)
+}
+
 /// Opens what is there, as a name only: for a look, or for a change by its descriptor's name.
 pub(crate) fn open_name(directory: i32, path: *const u8, follow: bool) -> Answer {
     open(directory, path, O_PATH | O_CLOEXEC | if follow { 0 } else { O_NOFOLLOW })
@@ -188,8 +290,15 @@ pub(crate) fn place(directory: i32, path: *const u8) -> Result<Place, Answer> {
     if bytes.is_empty() {
         return Err(ENOENT);
     }
+    let way = Way::of(directory, bytes);
+    if let Some(way) = &way
+        && way.is_known()
+    {
+        let is_inside = way.is_inside();
+        return Ok(Place { directory: way.directory, name: way.path, owned: false, is_inside, parent: Some(way.parent()) });
+    }
     may_search(directory, bytes)?;
-    let of_host = |name| Place { directory: AT_FDCWD, name, owned: false, is_inside: false };
+    let of_host = |name| Place { directory: AT_FDCWD, name, owned: false, is_inside: false, parent: None };
     if bytes[0] == b'/' && is_passed(bytes) && state().passes() && !has_dots(bytes) {
         if let Some(inside) = bytes.strip_prefix(b"/proc/").and_then(proc::below_a_root)
             && !inside.is_empty()
@@ -200,12 +309,12 @@ pub(crate) fn place(directory: i32, path: *const u8) -> Result<Place, Answer> {
     }
     let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
     let Some(slash) = bytes[..end].iter().rposition(|byte| *byte == b'/') else {
-        return Ok(Place { directory, name: path, owned: false, is_inside: false });
+        return Ok(Place { directory, name: path, owned: false, is_inside: false, parent: None });
     };
     let name = path.wrapping_add(slash + 1);
     let parent = &bytes[..slash];
     if parent.iter().all(|byte| *byte == b'/') {
-        let root = |name| Place { directory: ROOT_DESCRIPTOR, name, owned: false, is_inside: true };
+        let root = |name| Place { directory: ROOT_DESCRIPTOR, name, owned: false, is_inside: true, parent: None };
         return match bytes[slash + 1..end] {
             // The root itself.
             [] | [b'.'] | [b'.', b'.'] => Ok(root(c".".as_ptr().cast())),
@@ -224,14 +333,22 @@ pub(crate) fn place(directory: i32, path: *const u8) -> Result<Place, Answer> {
         return Err(ENAMETOOLONG);
     }
     let flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
-    if parent[0] == b'/' && !is_passed(parent) {
-        let found = kernel::openat2(ROOT_DESCRIPTOR, text.as_ptr(), flags, 0, RESOLVE_IN_ROOT);
+    let opened = |found, is_inside| Place { directory: found as i32, name, owned: true, is_inside, parent: None };
+    if let Some(way) = way {
+        let found = Start::of(directory, text.as_ptr(), parent).open_without_links(flags, 0);
         if found >= 0 {
-            return Ok(Place { directory: found as i32, name, owned: true, is_inside: true });
+            way.remember();
+            return Ok(opened(found, way.is_inside()));
+        }
+    }
+    if parent[0] == b'/' && !is_passed(parent) {
+        let found = Start::of(directory, text.as_ptr(), parent).open(flags);
+        if found >= 0 {
+            return Ok(opened(found, true));
         }
     }
     let found = open_judged(directory, text.as_ptr(), parent, flags);
-    if found < 0 { Err(found) } else { Ok(Place { directory: found as i32, name, owned: true, is_inside: false }) }
+    if found < 0 { Err(found) } else { Ok(opened(found, false)) }
 }
 
 /// The place of `new`, if that is in the directory of `old`, whose paths begin with the same text.
@@ -249,26 +366,19 @@ pub(crate) fn beside(old: &Place, (from, path): (i32, *const u8), (to, new): (i3
         name: new.wrapping_add(new_end + 1),
         owned: false,
         is_inside: old.is_inside,
+        parent: None,
     })
 }
 
 /// A way to a name in some directory that the kernel can go alone, if there are no links.
 pub(crate) struct PlainWalk {
-    /// Where it starts.
-    pub(crate) start: i32,
-    /// The directory, from there.
-    pub(crate) parent: PathBuffer,
-    confined: u64,
+    start: Start,
+    /// The directory, from where it starts.
+    parent: PathBuffer,
 }
 
 /// A short path that ends with zero.
-pub(crate) struct PathBuffer([u8; 256]);
-
-impl PathBuffer {
-    pub(crate) fn as_ptr(&self) -> *const u8 {
-        self.0.as_ptr()
-    }
-}
+struct PathBuffer([u8; 256]);
 
 /// Such a way, if this path looks like one. Where it starts is not looked at.
 pub(crate) fn plain_walk(directory: i32, path: &[u8]) -> Option<PlainWalk> {
@@ -287,14 +397,18 @@ pub(crate) fn plain_walk(directory: i32, path: &[u8]) -> Option<PlainWalk> {
     let mut buffer = [0; 256];
     // What is left of it are zeros.
     buffer.get_mut(..parent.len() + 1)?[..parent.len()].copy_from_slice(parent);
-    let (start, confined) = if is_absolute { (ROOT_DESCRIPTOR, RESOLVE_IN_ROOT) } else { (directory, RESOLVE_BENEATH) };
-    Some(PlainWalk { start, parent: PathBuffer(buffer), confined })
+    Some(PlainWalk { start: Start::of(directory, path.as_ptr(), path), parent: PathBuffer(buffer) })
 }
 
 impl PlainWalk {
-    /// Opens `path`, which this way is about, or says `ELOOP` if there is a link on it.
-    pub(crate) fn open(&self, path: *const u8, flags: u64, mode: u64) -> Answer {
-        kernel::openat2(self.start, path, flags, mode, self.confined | RESOLVE_NO_SYMLINKS)
+    /// The directory.
+    pub(crate) fn parent(&self) -> Object {
+        Object::At(self.start.directory, self.parent.0.as_ptr())
+    }
+
+    /// Opens the name there, or says `ELOOP` if there is a link on the way.
+    pub(crate) fn open(&self, flags: u64, mode: u64) -> Answer {
+        self.start.open_without_links(flags, mode)
     }
 }
 
@@ -414,8 +528,8 @@ pub(crate) fn is_passed(path: &[u8]) -> bool {
 }
 
 /// Whether a path has a part `..`.
-fn has_dots(path: &[u8]) -> bool {
-    path.split(|byte| *byte == b'/').any(|part| part == b"..")
+pub(crate) fn has_dots(path: &[u8]) -> bool {
+    text::has_pair(path, b'.') && path.split(|byte| *byte == b'/').any(|part| part == b"..")
 }
 
 /// Walks along a path and hands over where it leads on the host, and whether that is the host's.

@@ -2,18 +2,18 @@
 //! and again is changed: the instruction before the call becomes a jump to the stub, by way of a few instructions near by. The
 //! change is in the memory of this process alone, and of its copies.
 //!
-//! Only what can be changed safely is: the instruction that names the call, just before it, where nobody else can jump to; the
-//! call itself stays as it is. While the process has one thread, nobody else executes it meanwhile (but for a child that was made to
+//! Only what can be changed safely is: the instruction that names the call, shortly before it, into the middle of which nobody can
+//! jump; the call itself, and what stands between the two, stays as it is. While the process has one thread, nobody else executes it meanwhile (but for a child that was made to
 //! share its memory and not to stop it, which only the kernel's own tests do). Where the program has, at that moment, a stack for its
 //! signals it may be that its own is small (as those of Go's routines are), and everything stays with the signal.
 
 use super::arch::{self, Context, DETOUR_LENGTH, JUMP_LENGTH, number as n};
-use super::kernel::{self, AT_FDCWD, O_CLOEXEC, O_RDWR, Stat, call};
-use super::state;
+use super::kernel::{self, AT_FDCWD, EINVAL, O_CLOEXEC, O_RDWR, Stat, call};
+use super::{memory, state};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// As many traps cost about as much as a shortcut.
-const WORTH: u64 = 8;
+const WORTH: u64 = 3;
 /// Bytes of a piece of memory for detours.
 const PIECE: usize = 4096;
 const PIECES: usize = 8;
@@ -26,12 +26,25 @@ struct Piece {
 static DETOURS: [Piece; PIECES] = [const { Piece { start: AtomicU64::new(0), used: AtomicUsize::new(0) } }; PIECES];
 
 /// After a trap: makes a shortcut if it is worth it.
-pub(crate) fn consider(number: i64, context: &Context) {
+pub(crate) fn consider(context: &Context) {
     let place = context.place();
     let count = state::count_trap(place);
     // Later again, but seldom: what stood against it may be over.
-    if count >= WORTH && count.is_power_of_two() && !context.has_signal_stack() && state::owns_memory() && has_one_thread() {
-        make(number, place);
+    let is_due = count == WORTH || count > WORTH && count.is_power_of_two();
+    if is_due && !context.has_signal_stack() && is_alone() {
+        make(place);
+    }
+}
+
+/// Whether the process has one thread, and nobody else its memory.
+fn is_alone() -> bool {
+    const THREAD: u64 = 0x1_0000;
+    // Where there is nothing to part this changes nothing, and otherwise it is refused.
+    match call(n::UNSHARE, [THREAD, 0, 0, 0, 0, 0]) {
+        0 => true,
+        EINVAL => false,
+        // The host lets nobody part anything.
+        _ => state::owns_memory() && has_one_thread(),
     }
 }
 
@@ -41,23 +54,30 @@ fn has_one_thread() -> bool {
     kernel::fstatat(AT_FDCWD, c"/proc/self/task".as_ptr().cast(), &mut tasks, 0) == 0 && tasks.links == 3
 }
 
-fn make(number: i64, place: u64) -> Option<()> {
-    let start = arch::before_call(place, number)?;
-    let (detour, jump) = reserve_near(start)?;
-    // This way memory that cannot be written to can be; no mapping is split for it.
-    let memory = kernel::openat(AT_FDCWD, c"/proc/self/mem".as_ptr().cast(), O_RDWR | O_CLOEXEC, 0);
-    let write = |bytes: &[u8], to: u64| {
-        let arguments = [memory as u64, bytes.as_ptr() as u64, bytes.len() as u64, to, 0, 0];
-        memory >= 0 && call(n::PWRITE64, arguments) == bytes.len() as i64 || write_unprotected(bytes, to)
-    };
-    let made = write(&arch::detour(number, place), detour) && write(&jump, start);
-    if memory >= 0 {
-        kernel::close(memory as i32);
-    }
-    made.then_some(())
+fn make(place: u64) -> Option<()> {
+    let site = arch::site(place)?;
+    let (detour, jump) = reserve_near(site.start)?;
+    let is_made = write_to_code(&arch::detour(&site, place), detour);
+    // What the program itself may write to stays so; otherwise the kernel refuses this.
+    (is_made && (memory::write(site.start, &jump) || write_to_code(&jump, site.start))).then_some(())
 }
 
-/// Writes to code where /proc is read-only, or a hardened kernel does not let it be used so.
+/// Writes to memory that cannot be written to.
+fn write_to_code(bytes: &[u8], to: u64) -> bool {
+    if write_unprotected(bytes, to) {
+        return true;
+    }
+    // Where no memory may be changed and executed.
+    let file = kernel::openat(AT_FDCWD, c"/proc/self/mem".as_ptr().cast(), O_RDWR | O_CLOEXEC, 0);
+    if file < 0 {
+        return false;
+    }
+    let written = call(n::PWRITE64, [file as u64, bytes.as_ptr() as u64, bytes.len() as u64, to, 0, 0]);
+    kernel::close(file as i32);
+    written == bytes.len() as i64
+}
+
+/// The same by making it memory that can be written to for a moment.
 fn write_unprotected(bytes: &[u8], to: u64) -> bool {
     const PAGE: u64 = 4096;
     const READ_AND_EXECUTE: u64 = 5;

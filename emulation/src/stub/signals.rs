@@ -23,7 +23,7 @@ impl Action {
     pub(crate) const DEFAULT: Self = Self { handler: 0, flags: 0, restorer: 0, mask: 0 };
 }
 
-/// Registers `handler` for SIGSYS, on the stack that the program has set for signals, and unblocks it.
+/// Registers `handler` for SIGSYS, on the stack that the program has set for signals. Nobody in a step has it blocked.
 pub(crate) fn claim(handler: extern "C" fn(i32, *const u8, *mut Context)) {
     const INFO: u64 = 4;
     const ON_STACK: u64 = 0x0800_0000;
@@ -35,8 +35,6 @@ pub(crate) fn claim(handler: extern "C" fn(i32, *const u8, *mut Context)) {
         mask: 0,
     };
     call(n::RT_SIGACTION, [SIGSYS, &raw const action as u64, 0, 8, 0, 0]);
-    let own = BIT;
-    call(n::RT_SIGPROCMASK, [1, &raw const own as u64, 0, 8, 0, 0]);
 }
 
 /// `rt_sigaction` with a new action.

@@ -154,11 +154,13 @@ pub(crate) fn end_of_stub() -> u64 {
     &raw const OWN as u64 + size_of::<OwnPage>() as u64
 }
 
-/// After an exec: the memory is this process's own, and the copy that a child gets of it will not be.
-pub(crate) fn own_memory() {
+/// After an exec: the memory is this process's own, as it notes at its first call, and the copy that a child gets of it will not be.
+/// Gives what it knows, to be written before the program starts.
+pub(crate) fn own_memory() -> (&'static mut State, &'static mut Setting) {
     const WIPE_ON_FORK: u64 = 18;
     call(n::MADVISE, [&raw const OWN as u64, size_of::<OwnPage>() as u64, WIPE_ON_FORK, 0, 0, 0]);
-    OWN.owner.store(kernel::getpid(), Ordering::Relaxed);
+    // SAFETY: there is one thread, and it keeps no reference.
+    unsafe { (&mut *STATE.0.get(), &mut *SETTING.0.get()) }
 }
 
 /// At each call of the program: notes whose memory this is, should it be that of a new child.
@@ -283,12 +285,6 @@ pub(crate) fn setting() -> &'static Setting {
     unsafe { &*SETTING.0.get() }
 }
 
-/// The same, to write it before the program starts.
-pub(crate) fn prepare() -> &'static mut Setting {
-    // SAFETY: there is one thread, and it keeps no reference.
-    unsafe { &mut *SETTING.0.get() }
-}
-
 impl Setting {
     const fn empty() -> Self {
         Self {
@@ -326,23 +322,28 @@ impl State {
 
 /// How a program begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Start {
+pub(crate) struct Begin {
     /// It gained rights by its file.
     pub(crate) secure: bool,
-    /// An open descriptor of it, where it has no path any more.
-    pub(crate) descriptor: Option<i32>,
+    /// An open descriptor of it.
+    pub(crate) program: i32,
+    /// One of its interpreter, if it names one at its start.
+    pub(crate) interpreter: Option<i32>,
 }
 
 /// Writes what has to survive an exec: numbers, then texts with their lengths.
 pub(crate) fn encode(
     (state, setting): (&State, &Setting),
     credentials: &Credentials,
-    start: Start,
+    begin: Begin,
     (real, shown): (&[u8], &[u8]),
     text: &mut Text<'_>,
 ) {
-    let descriptor = start.descriptor.map_or(0, |descriptor| u64::from(descriptor.unsigned_abs()) + 1);
-    text.put(VARIABLE).number(u64::from(start.secure)).put(b",").number(descriptor).put(b",");
+    text.put(VARIABLE);
+    let interpreter = begin.interpreter.map_or(0, |descriptor| u64::from(descriptor.unsigned_abs()) + 1);
+    for number in [u64::from(begin.secure), u64::from(begin.program.unsigned_abs()), interpreter] {
+        text.number(number).put(b",");
+    }
     text.number(u64::from(setting.has_links)).put(b",").number(u64::from(state.umask)).put(b",");
     let mut numbers = [0; Credentials::MAX_NUMBERS];
     let count = credentials.numbers(&mut numbers);
@@ -360,15 +361,15 @@ pub(crate) fn encode(
 /// # Safety
 /// The text can be written to, stays as long as the process, and is nobody else's: what the kernel is to read ends with a zero
 /// afterwards, the first of them behind the program.
-pub(crate) unsafe fn decode(text: &[u8], state: &mut State, setting: &mut Setting) -> Option<Start> {
+pub(crate) unsafe fn decode(text: &[u8], state: &mut State, setting: &mut Setting) -> Option<Begin> {
     let mut rest = text;
     let mut next = || {
         let (value, after) = text::number(rest);
         rest = after.strip_prefix(b",")?;
         Some(value)
     };
-    let (secure, descriptor) = (next()? != 0, next()?);
-    let start = Start { secure, descriptor: descriptor.checked_sub(1).map(|descriptor| descriptor as i32) };
+    let (secure, program, interpreter) = (next()? != 0, next()? as i32, next()?);
+    let begin = Begin { secure, program, interpreter: interpreter.checked_sub(1).map(|descriptor| descriptor as i32) };
     setting.has_links = next()? != 0;
     state.umask = next()? as u32;
     state.credentials = Credentials::from_numbers(&mut next)?;
@@ -388,7 +389,7 @@ pub(crate) unsafe fn decode(text: &[u8], state: &mut State, setting: &mut Settin
         // SAFETY: behind a text is the length of the next, or the zero of the last one.
         unsafe { text.start.add(text.length).cast_mut().write(0) };
     }
-    fits.then_some(start)
+    fits.then_some(begin)
 }
 
 /// The program on the host that an encoded state, behind the name of the variable, speaks of.
@@ -428,14 +429,14 @@ mod tests {
         credentials.set_groups(&[1, 2, u32::MAX]);
         let mut buffer = [0; 1024];
         let mut text = Text::new(&mut buffer);
-        let start = Start { secure: true, descriptor: Some(0) };
-        encode((&state, &setting), &credentials, start, (b"/a:b,c/bin/sh", b"/bin/sh"), &mut text);
+        let begin = Begin { secure: true, program: 3, interpreter: Some(0) };
+        encode((&state, &setting), &credentials, begin, (b"/a:b,c/bin/sh", b"/bin/sh"), &mut text);
         assert!(text.fits());
         let encoded = &text.as_bytes()[VARIABLE.len()..];
         let (mut after, mut found) = (State::empty(), Setting::empty());
         assert_eq!(program_of(encoded), Some(&b"/a:b,c/bin/sh"[..]));
         // SAFETY: memory of this test.
-        assert_eq!(unsafe { decode(encoded, &mut after, &mut found) }, Some(start));
+        assert_eq!(unsafe { decode(encoded, &mut after, &mut found) }, Some(begin));
         assert_eq!((after.umask, after.root.as_bytes(), found.base.as_bytes()), (0o077, &b"/a:b,c"[..], &b"/a"[..]));
         assert_eq!((after.credentials, found.has_links), (credentials, true));
         assert_eq!((found.program_shown.as_bytes(), found.host_name.as_bytes()), (&b"/bin/sh"[..], &b"7,h"[..]));

@@ -357,8 +357,7 @@ fn become_command(launch: &Launch) -> ! {
     check(Stage::Prepare, call(n::DUP3, [root as u64, ROOT_DESCRIPTOR as u64, 0, 0, 0, 0]));
     call(n::CLOSE_RANGE, [3, control as u64 - 1, 0, 0, 0, 0]);
     call(n::CLOSE_RANGE, [ROOT_DESCRIPTOR as u64 + 1, 0xffff_ffff, 0, 0, 0, 0]);
-    state::own_memory();
-    let (own, setting) = (change(), state::prepare());
+    let (own, setting) = state::own_memory();
     setting.real_uid = call(n::GETUID, [0; 6]) as u32;
     setting.real_gid = call(n::GETGID, [0; 6]) as u32;
     // SAFETY: as above.
@@ -373,7 +372,8 @@ fn become_command(launch: &Launch) -> ! {
     own.credentials = Credentials::ROOT;
     own.umask = 0o022;
     call(n::UMASK, [0o022, 0, 0, 0, 0, 0]);
-    check(Stage::Filter, filter::install(launch.filter.0, launch.filter.1));
+    // SAFETY: the instructions of the launch.
+    check(Stage::Filter, unsafe { filter::install(launch.filter.0, launch.filter.1) });
     super::claim_signal();
     // As root: a user may be put where they could not go themselves.
     let directory = path::open(AT_FDCWD, launch.directory, O_PATH | super::arch::O_DIRECTORY | O_CLOEXEC);

@@ -2,17 +2,67 @@
 
 use super::kernel::{self, AT_FDCWD, Answer};
 
+/// Bytes of a word: so many are looked at at once.
+const WORD: usize = 8;
+
+/// The highest bit of each byte of `word` that is `byte`.
+fn equal_bytes(word: u64, byte: u8) -> u64 {
+    const LOW: u64 = 0x7f7f_7f7f_7f7f_7f7f;
+    let different = word ^ (u64::from(byte) * 0x0101_0101_0101_0101);
+    !(((different & LOW) + LOW) | different | LOW)
+}
+
 /// Length of a text.
 ///
 /// # Safety
 /// It ends with zero.
 pub(crate) unsafe fn length(text: *const u8) -> usize {
-    let mut at = 0;
-    // SAFETY: the caller's.
-    while unsafe { *text.add(at) } != 0 {
-        at += 1;
+    let skip = text as usize % WORD;
+    let mut at = text.wrapping_sub(skip);
+    // What stands before the text, in its first word, is taken for something else than its end.
+    let mut before = !(u64::MAX << (8 * skip));
+    loop {
+        // SAFETY: a word that is aligned is on one page, and the text is on this one. Read so that nobody asks what else is there.
+        let word = u64::from_le(unsafe { at.cast::<u64>().read_volatile() }) | before;
+        let ends = equal_bytes(word, 0);
+        if ends != 0 {
+            return at as usize + ends.trailing_zeros() as usize / 8 - text as usize;
+        }
+        (at, before) = (at.wrapping_add(WORD), 0);
     }
-    at
+}
+
+/// The words of a text, the last one filled up with `filler`.
+fn words(text: &[u8], filler: u8) -> impl Iterator<Item = u64> + '_ {
+    text.chunks(WORD).map(move |bytes| match bytes.first_chunk() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => bytes.iter().rev().fold(u64::from(filler) * 0x0101_0101_0101_0101, |word, byte| word << 8 | u64::from(*byte)),
+    })
+}
+
+/// Where a byte stands first.
+pub(crate) fn find(text: &[u8], byte: u8) -> Option<usize> {
+    words(text, !byte).enumerate().find_map(|(at, word)| {
+        let places = equal_bytes(word, byte);
+        (places != 0).then(|| WORD * at + places.trailing_zeros() as usize / 8)
+    })
+}
+
+/// A number that is mostly another for another text.
+pub(crate) fn hash(text: &[u8]) -> u64 {
+    let mixed = words(text, 0).fold(0, |hash: u64, word| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95));
+    mixed >> 32
+}
+
+/// Whether two of a byte stand side by side.
+pub(crate) fn has_pair(text: &[u8], byte: u8) -> bool {
+    let mut last = 0;
+    words(text, !byte).any(|word| {
+        let places = equal_bytes(word, byte);
+        let is_pair = places & (places << 8 | last) != 0;
+        last = places >> 56;
+        is_pair
+    })
 }
 
 /// The bytes of a text, without the zero.
@@ -134,6 +184,21 @@ mod tests {
         assert_eq!((text.as_bytes(), text.fits()), (&b"ab12"[..], true));
         text.put(b"cd");
         assert_eq!((text.as_bytes(), text.fits()), (&b"ab12c"[..], false));
+    }
+
+    #[test]
+    fn bytes_are_found_wherever_they_stand() {
+        let text = b"/usr/share/..a/x\0\0";
+        for start in 0..text.len() {
+            for end in start..=text.len() {
+                let part = &text[start..end];
+                assert_eq!(find(part, b'/'), part.iter().position(|byte| *byte == b'/'), "{part:?}");
+                assert_eq!(has_pair(part, b'.'), part.windows(2).any(|pair| pair == b".."), "{part:?}");
+            }
+            // SAFETY: it ends with zeros, and what is read besides is around it.
+            assert_eq!(unsafe { length(text[start..].as_ptr()) }, text[start..].iter().position(|byte| *byte == 0).unwrap_or(0));
+        }
+        assert!(!has_pair(b"1234567.a.", b'.') && has_pair(b"1234567..", b'.') && !has_pair(b"\x2f\xae.", b'.'));
     }
 
     #[test]

@@ -98,20 +98,78 @@ impl Context {
 pub(crate) const JUMP_LENGTH: usize = 5;
 /// Bytes of a call.
 const CALL_LENGTH: usize = 2;
+/// Most bytes that may stand between the two.
+const BETWEEN: usize = 16;
 /// Bytes of what the jump leads to.
-pub(crate) const DETOUR_LENGTH: usize = 32;
+pub(crate) const DETOUR_LENGTH: usize = 48;
 
-/// Where the jump would stand, if the call before `place` is made as nearly every one is: `mov eax, number; syscall`.
-pub(crate) fn before_call(place: u64, number: i64) -> Option<u64> {
-    const LENGTH: usize = JUMP_LENGTH + CALL_LENGTH;
-    let start = place.wrapping_sub(LENGTH as u64);
-    // One byte more is looked at: with a prefix it is another instruction. It may be on a page before that of the call.
-    let mut bytes = [0; LENGTH + 1];
-    if !super::memory::read(start - 1, &mut bytes) {
+/// A call that is named shortly before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Site {
+    /// Where `mov eax, number` stands, and the jump would.
+    pub(crate) start: u64,
+    pub(crate) number: i64,
+    /// The instructions from there to the call, in the last of these bytes.
+    between: [u8; BETWEEN],
+    between_length: usize,
+}
+
+/// The call before `place`, if it is made as nearly every one is: `mov eax, number; syscall`, perhaps with some instructions between
+/// the two that mean the same anywhere.
+pub(crate) fn site(place: u64) -> Option<Site> {
+    const LENGTH: usize = 1 + JUMP_LENGTH + BETWEEN + CALL_LENGTH;
+    // One byte more is looked at: with a prefix it is another instruction. They may be on a page before that of the call.
+    let mut bytes = [0; LENGTH];
+    let first = place.checked_sub(LENGTH as u64)?;
+    if !super::memory::read(first, &mut bytes) || bytes[LENGTH - CALL_LENGTH..] != [0x0f, 0x05] {
         return None;
     }
-    let [prefix, 0xb8, a, b, c, d, 0x0f, 0x05] = bytes else { return None };
-    (prefix & 0xf0 != 0x40 && i64::from(u32::from_le_bytes([a, b, c, d])) == number).then_some(start)
+    (0..=BETWEEN).find_map(|between_length| {
+        let at = BETWEEN - between_length;
+        let [prefix, 0xb8, a, b, c, d] = bytes[at..at + 1 + JUMP_LENGTH] else { return None };
+        let between = &bytes[at + 1 + JUMP_LENGTH..LENGTH - CALL_LENGTH];
+        if prefix & 0xf0 == 0x40 || !can_be_moved(between) {
+            return None;
+        }
+        let number = i64::from(u32::from_le_bytes([a, b, c, d]));
+        let mut kept = [0; BETWEEN];
+        kept[at..].copy_from_slice(between);
+        Some(Site { start: first + at as u64 + 1, number, between: kept, between_length })
+    })
+}
+
+/// Whether these are whole instructions that move something between registers, or from the stack, and mean the same at another
+/// place; none of them changes the number of the call.
+fn can_be_moved(mut code: &[u8]) -> bool {
+    const NUMBER: u8 = 0;
+    const STACK: u8 = 4;
+    while !code.is_empty() {
+        let (prefix, rest) = match code {
+            [prefix @ 0x40..=0x4f, rest @ ..] => (*prefix, rest),
+            rest => (0, rest),
+        };
+        let register = |bits: u8, extension: u8| bits & 7 | extension << 3;
+        let (in_place, in_register) = (prefix & 1, prefix >> 2 & 1);
+        let (changed, length) = match *rest {
+            // mov register, number of 32 bits
+            [operation @ 0xb8..=0xbf, _, _, _, _, ..] if prefix & 8 == 0 => (register(operation, in_place), 5),
+            // mov, xor: the register that the last bits name is changed
+            [0x89 | 0x31, operands @ 0xc0..=0xff, ..] => (register(operands, in_place), 2),
+            // mov, xor, movsxd: the other
+            [0x8b | 0x33 | 0x63, operands @ 0xc0..=0xff, ..] => (register(operands >> 3, in_register), 2),
+            // mov, lea from memory near a register
+            [0x8b | 0x8d, operands @ 0x40..=0x7f, ..] => {
+                (register(operands >> 3, in_register), if operands & 7 == STACK { 4 } else { 3 })
+            }
+            _ => return false,
+        };
+        if changed == NUMBER || changed == STACK {
+            return false;
+        }
+        let Some(next) = rest.get(length..) else { return false };
+        code = next;
+    }
+    true
 }
 
 /// The jump from `start` to `detour`; `None` if that is too far.
@@ -121,17 +179,19 @@ pub(crate) fn jump(start: u64, detour: u64) -> Option<[u8; JUMP_LENGTH]> {
     Some([0xe9, a, b, c, d])
 }
 
-/// Code that hands a call to the stub, which goes on at `place`: `mov eax, number; mov rcx, place; mov r11, direct; jmp r11`.
-/// The kernel, too, leaves something else in these registers.
-pub(crate) fn detour(number: i64, place: u64) -> [u8; DETOUR_LENGTH] {
+/// Code that hands a call to the stub, which goes on at `place`: what stood between, then `mov eax, number; mov rcx, place;
+/// mov r11, direct; jmp r11`. The kernel, too, leaves something else in these registers.
+pub(crate) fn detour(site: &Site, place: u64) -> [u8; DETOUR_LENGTH] {
     let mut code = [0xcc; DETOUR_LENGTH];
-    code[0] = 0xb8;
-    code[1..5].copy_from_slice(&(number as u32).to_le_bytes());
-    code[5..7].copy_from_slice(&[0x48, 0xb9]);
-    code[7..15].copy_from_slice(&place.to_le_bytes());
-    code[15..17].copy_from_slice(&[0x49, 0xbb]);
-    code[17..25].copy_from_slice(&(direct as extern "C" fn() as usize as u64).to_le_bytes());
-    code[25..28].copy_from_slice(&[0x41, 0xff, 0xe3]);
+    let (between, rest) = code.split_at_mut(site.between_length);
+    between.copy_from_slice(&site.between[BETWEEN - site.between_length..]);
+    rest[0] = 0xb8;
+    rest[1..5].copy_from_slice(&(site.number as u32).to_le_bytes());
+    rest[5..7].copy_from_slice(&[0x48, 0xb9]);
+    rest[7..15].copy_from_slice(&place.to_le_bytes());
+    rest[15..17].copy_from_slice(&[0x49, 0xbb]);
+    rest[17..25].copy_from_slice(&(direct as extern "C" fn() as usize as u64).to_le_bytes());
+    rest[25..28].copy_from_slice(&[0x41, 0xff, 0xe3]);
     code
 }
 
@@ -224,17 +284,64 @@ mod memory {
 
     use core::arch::asm;
 
+    /// From so many bytes on the processor's own loop is quicker than one of ours.
+    const LONG: usize = 256;
+
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-        // SAFETY: the caller's.
-        unsafe { asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") count => _, options(nostack)) };
+        // SAFETY: the caller's; what is copied in two pieces that overlap is read before it is written.
+        unsafe {
+            match count {
+                0 => {}
+                1..4 => {
+                    let (first, middle, last) = (*from, *from.add(count / 2), *from.add(count - 1));
+                    *to = first;
+                    *to.add(count / 2) = middle;
+                    *to.add(count - 1) = last;
+                }
+                4..8 => copy_ends::<u32>(to, from, count),
+                8..=16 => copy_ends::<u64>(to, from, count),
+                17..LONG => {
+                    let mut at = 0;
+                    while at + 16 < count {
+                        copy_ends::<u64>(to.add(at), from.add(at), 16);
+                        at += 16;
+                    }
+                    copy_ends::<u64>(to.add(count - 16), from.add(count - 16), 16);
+                }
+                _ => asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") count => _, options(nostack)),
+            }
+        }
         to
+    }
+
+    /// The first and the last word of a text that is not longer than two.
+    unsafe fn copy_ends<T>(to: *mut u8, from: *const u8, count: usize) {
+        let last = count - size_of::<T>();
+        // SAFETY: the caller's.
+        unsafe {
+            let ends = (from.cast::<T>().read_unaligned(), from.add(last).cast::<T>().read_unaligned());
+            to.cast::<T>().write_unaligned(ends.0);
+            to.add(last).cast::<T>().write_unaligned(ends.1);
+        }
     }
 
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
+        let word = u64::from(byte as u8) * 0x0101_0101_0101_0101;
         // SAFETY: the caller's.
-        unsafe { asm!("rep stosb", inout("rdi") to => _, in("al") byte as u8, inout("rcx") count => _, options(nostack)) };
+        unsafe {
+            if (8..LONG).contains(&count) {
+                let mut at = 0;
+                while at + 8 < count {
+                    to.add(at).cast::<u64>().write_unaligned(word);
+                    at += 8;
+                }
+                to.add(count - 8).cast::<u64>().write_unaligned(word);
+            } else {
+                asm!("rep stosb", inout("rdi") to => _, in("al") byte as u8, inout("rcx") count => _, options(nostack));
+            }
+        }
         to
     }
 
@@ -254,11 +361,19 @@ mod memory {
 
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
-        for at in 0..count {
-            // SAFETY: the caller's.
-            let (a, b) = unsafe { (left.add(at).read_volatile(), right.add(at).read_volatile()) };
-            if a != b {
-                return i32::from(a) - i32::from(b);
+        let mut at = 0;
+        // SAFETY: the caller's.
+        unsafe {
+            let word = |text: *const u8, at: usize| text.add(at).cast::<u64>().read_unaligned();
+            while at + 8 <= count && word(left, at) == word(right, at) {
+                at += 8;
+            }
+            while at < count {
+                let (a, b) = (left.add(at).read_volatile(), right.add(at).read_volatile());
+                if a != b {
+                    return i32::from(a) - i32::from(b);
+                }
+                at += 1;
             }
         }
         0
@@ -272,12 +387,8 @@ mod memory {
 
     #[unsafe(no_mangle)]
     unsafe extern "C" fn strlen(text: *const u8) -> usize {
-        let mut length = 0;
         // SAFETY: the caller's.
-        while unsafe { text.add(length).read_volatile() } != 0 {
-            length += 1;
-        }
-        length
+        unsafe { super::super::text::length(text) }
     }
 }
 
@@ -303,7 +414,7 @@ pub(crate) mod number {
         POLL 7, SIGNALFD4 289, RECVMSG 47, MOUNT 165, LANDLOCK_RESTRICT_SELF 446,
         SENDMSG 46, UNAME 63, SETHOSTNAME 170, SETDOMAINNAME 171, GETPPID 110, GETTID 186, MADVISE 28,
         PROCESS_VM_WRITEV 311, MEMFD_CREATE 319, LSEEK 8, FILE_GETATTR 468, FILE_SETATTR 469, OPEN_TREE 428, FSPICK 433,
-        MOUNT_SETATTR 442, LANDLOCK_CREATE_RULESET 444,
+        MOUNT_SETATTR 442, UNSHARE 272, LANDLOCK_CREATE_RULESET 444,
     }
 }
 
@@ -311,23 +422,63 @@ pub(crate) mod number {
 mod tests {
     use super::*;
 
-    /// Where the call in `code` ends.
-    fn call_in(code: &[u8], number: i64) -> Option<usize> {
-        let place = code.as_ptr() as u64 + code.len() as u64;
-        before_call(place, number).map(|start| (start - code.as_ptr() as u64) as usize)
+    /// The call at the end of `parts`, and where in them the jump would stand.
+    fn site_at_end(parts: &[&[u8]]) -> Option<(usize, Site)> {
+        let mut bytes = [0xcc; 64];
+        let start = bytes.len() - parts.iter().map(|part| part.len()).sum::<usize>();
+        let mut at = start;
+        for part in parts {
+            bytes[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+        let site = site(bytes.as_ptr() as u64 + bytes.len() as u64)?;
+        Some(((site.start - bytes.as_ptr() as u64) as usize - start, site))
+    }
+
+    fn site_in(code: &[u8]) -> Option<(usize, i64)> {
+        site_at_end(&[code]).map(|(at, site)| (at, site.number))
     }
 
     #[test]
-    fn only_a_call_that_is_named_just_before_has_a_place_for_a_jump() {
-        #[repr(align(64))]
-        struct Code<const N: usize>([u8; N]);
+    fn a_jump_stands_where_the_call_is_named() {
         // ret; mov eax, 257; syscall
-        assert_eq!(call_in(&Code([0xc3, 0xb8, 1, 1, 0, 0, 0x0f, 5]).0, 257), Some(1));
-        assert_eq!(call_in(&Code([0xc3, 0xb8, 1, 1, 0, 0, 0x0f, 5]).0, 258), None);
+        assert_eq!(site_in(&[0xc3, 0xb8, 1, 1, 0, 0, 0x0f, 5]), Some((1, 257)));
         // mov r8d, 257; syscall
-        assert_eq!(call_in(&Code([0x41, 0xb8, 1, 1, 0, 0, 0x0f, 5]).0, 257), None);
+        assert_eq!(site_in(&[0x41, 0xb8, 1, 1, 0, 0, 0x0f, 5]), None);
         // mov eax, 257; mov r10d, ecx; syscall
-        assert_eq!(call_in(&Code([0xc3, 0xb8, 1, 1, 0, 0, 0x41, 0x89, 0xca, 0x0f, 5]).0, 257), None);
+        assert_eq!(site_in(&[0xc3, 0xb8, 1, 1, 0, 0, 0x41, 0x89, 0xca, 0x0f, 5]), Some((1, 257)));
+        // mov eax, 257; mov rsi, rdi; mov edi, AT_FDCWD; syscall: `open` of the GNU library
+        assert_eq!(site_in(&[0xb8, 1, 1, 0, 0, 0x48, 0x89, 0xfe, 0xbf, 0x9c, 255, 255, 255, 0x0f, 5]), Some((0, 257)));
+        // mov eax, 262; mov rdx, [rsp + 8]; xor r10d, r10d; syscall
+        assert_eq!(site_in(&[0xb8, 6, 1, 0, 0, 0x48, 0x8b, 0x54, 0x24, 8, 0x45, 0x31, 0xd2, 0x0f, 5]), Some((0, 262)));
+    }
+
+    #[test]
+    fn what_means_something_else_at_another_place_stays() {
+        for between in [
+            &[0x48, 0x8b, 0x05, 0, 0, 0, 0][..], // mov rax, [rip]
+            &[0x48, 0x8b, 0x15, 0, 0, 0, 0],     // mov rdx, [rip]
+            &[0x31, 0xc0],                       // xor eax, eax
+            &[0x89, 0xf8],                       // mov eax, edi
+            &[0x8b, 0x44, 0x24, 8],              // mov eax, [rsp + 8]
+            &[0x74, 0x02],                       // je
+            &[0xe8, 0, 0, 0, 0],                 // call
+            &[0x48, 0x89, 0xfc],                 // mov rsp, rdi
+            &[0x89, 0x7c, 0x24, 8],              // mov [rsp + 8], edi
+            &[0xbf, 1],                          // the start of a mov
+        ] {
+            assert_eq!(site_at_end(&[&[0xb8, 1, 1, 0, 0], between, &[0x0f, 5]]), None, "{between:x?}");
+        }
+    }
+
+    #[test]
+    fn a_detour_does_first_what_stood_before_the_call() {
+        let (_, site) = site_at_end(&[&[0xb8, 1, 1, 0, 0, 0x41, 0x89, 0xca, 0x0f, 5]]).unwrap();
+        let detour = detour(&site, 0x1122_3344_5566_7788);
+        let expected =
+            [0x41, 0x89, 0xca, 0xb8, 1, 1, 0, 0, 0x48, 0xb9, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x49, 0xbb];
+        assert_eq!(detour[..20], expected);
+        assert_eq!(detour[28..32], [0x41, 0xff, 0xe3, 0xcc]);
     }
 
     #[test]
