@@ -408,6 +408,30 @@ fn run_often(mut fixture: Fixture, how: &str) {
     assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.contains("0 wrong"), "{status:?} {output}");
 }
 
+#[test]
+fn what_is_known_of_directories_holds_until_one_is_moved() {
+    if testkit::require(&["busybox", "cc"]) && unprivileged("what_is_known_of_directories_holds_until_one_is_moved") {
+        run_directories(Fixture::new());
+    }
+}
+
+/// The program that asks expects of the stub what the kernel does.
+#[test]
+fn privileged_the_kernel_answers_the_same_of_directories() {
+    if testkit::require(&["busybox", "cc"]) && testkit::require_root() {
+        run_directories(Fixture::of(Kind::Namespaces));
+    }
+}
+
+/// Runs testdata/emulation/directories.c as the program of a step.
+fn run_directories(mut fixture: Fixture) {
+    compile(include_bytes!("../../testdata/emulation/directories.c"), &fixture.root().join("directories"));
+    let mut step = fixture.step("");
+    step.arguments = vec!["/directories".into()];
+    let (status, output) = fixture.run(&step);
+    assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.ends_with("0 wrong\n"), "{status:?} {output}");
+}
+
 fn compile(source: &[u8], program: &Path) {
     let mut compiler = Command::new("cc");
     compiler.args(["-O1", "-static", "-pthread", "-x", "c", "-", "-o"]).arg(program).stdin(std::process::Stdio::piped());
@@ -937,7 +961,11 @@ fn check_links_and_places(checks: &mut Checks) {
         SYS_getcwd "of the root" [room, 512] => 2;
         SYS_chdir "to a file" [text("/etc/passwd")] => -libc::ENOTDIR;
         SYS_chdir "to nothing" [text("missing")] => -libc::ENOENT;
+        SYS_fchdir "to a file" [1] => -libc::ENOTDIR;
+        SYS_fchdir "of nothing" [999] => -libc::EBADF;
         SYS_chdir "back" [text("/g")] => 0;
+        SYS_unshare "with the builder's namespaces" [libc::CLONE_NEWNS as usize] => -libc::EPERM;
+        SYS_unshare "of nothing" [0] => 0;
         SYS_chroot "to a file" [text("/etc/passwd")] => -libc::ENOTDIR;
         SYS_chroot "to nothing" [text("missing")] => -libc::ENOENT;
         SYS_chroot "where it is" [text("/")] => 0;

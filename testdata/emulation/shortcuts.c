@@ -39,6 +39,11 @@ CALL(with_threads, 102)
 CALL(with_signal_stack, 102)
 CALL(in_child, 102)
 CALL(elsewhere, 186)
+/* As the GNU library makes `open`: two moves stand between the number and the call. */
+extern const uint8_t open_library_place[];
+long open_library(const char *, int);
+__asm__(".text\n.globl open_library\n.balign 64\nopen_library:\n mov %esi, %edx\nopen_library_place:\n"
+        " mov $257, %eax\n mov %rdi, %rsi\n mov $-100, %edi\n syscall\n ret\n");
 
 /* Makes a call with known values in registers, flags and below the stack, and tells what is there afterwards. */
 void probe(uint64_t found[20], const uint8_t vectors[32]);
@@ -96,9 +101,13 @@ int main(int count, char **arguments) {
         check(look(8, (long)&stat, 0, 0) == -EFAULT, "what is no pointer is an error");
         long file = open_file((long)"/file", O_RDONLY, 0, 0);
         check(file >= 3 && close((int)file) == 0, "a file is opened");
+        file = open_library("/file", O_RDONLY);
+        check(file >= 3 && close((int)file) == 0, "a file is opened as a library does it");
     }
     check(get_user_is_changed() == expected, "a call that is made often has a shortcut");
     check(look_is_changed() == expected && open_file_is_changed() == expected, "and the others");
+    check((open_library_place[0] == 0xe9) == expected, "also with moves before the call");
+    check(memcmp(open_library_place + 5, "\x48\x89\xfe\xbf\x9c\xff\xff\xff\x0f\x05", 10) == 0, "which stay");
     registers();
 
     /* A call that comes to the stub only with some arguments: the others are the kernel's. */

@@ -2,8 +2,9 @@
 //! and a program that is stopped by the kernel's signal would never know.
 //!
 //! The kernel is asked for each page, by a call that reads a word and does nothing else; docs/emulation.md says what it costs. It is
-//! not asked twice for a page while a process names the same few: only what a program gives back to the kernel and then names to it
-//! again is not refused but ends it, as it would at the program's own next look.
+//! not asked twice for a page of the heap or of the first stack while a process names the same few. These stay where they are: only
+//! what a program has given back there, and names again, is not refused but ends it, as its own next look would. Other memory comes
+//! and goes (stacks of threads do), and is asked for each time.
 
 use super::arch::{ADDRESS_LIMIT, number as n};
 use super::kernel::{EFAULT, call};
@@ -27,7 +28,7 @@ fn is_readable(address: u64) -> bool {
     }
     let arguments = [u64::MAX, address & !7, 8, UNKNOWN, 0, 0];
     let is_readable = call(n::SIGNALFD4, arguments) != EFAULT;
-    if is_readable {
+    if is_readable && stays(address) {
         row.store(page, Ordering::Relaxed);
     }
     is_readable
@@ -36,6 +37,22 @@ fn is_readable(address: u64) -> bool {
 const PAGES: usize = 16;
 /// Pages that could be read when the program named them last.
 static READABLE: [AtomicU64; PAGES] = [const { AtomicU64::new(0) }; PAGES];
+
+/// Where the first stack began.
+static STACK: AtomicU64 = AtomicU64::new(0);
+
+/// Takes note of where the first stack begins; it grows down from there.
+pub(crate) fn note_stack(start: u64) {
+    STACK.store(start, Ordering::Relaxed);
+}
+
+/// Whether an address is in the heap, which follows the stub, or in the last part of the first stack.
+fn stays(address: u64) -> bool {
+    const HEAP: u64 = 1 << 36;
+    const STACK_LENGTH: u64 = 1 << 20;
+    let (heap, stack) = (super::state::end_of_stub(), STACK.load(Ordering::Relaxed));
+    (heap..heap + HEAP).contains(&address) || (stack.saturating_sub(STACK_LENGTH)..stack).contains(&address)
+}
 
 /// Reads from an address that the program gave.
 pub(crate) fn read(address: u64, out: &mut [u8]) -> bool {

@@ -70,6 +70,7 @@ unsafe fn run_program(stack: *mut u64, arguments: usize, variables: usize, encod
     const USER: u64 = 11;
     const GROUP: u64 = 13;
     let (state, setting) = state::own_memory();
+    memory::note_stack(stack as u64);
     // SAFETY: pairs of numbers behind the variables, the last one zero.
     unsafe {
         let mut pair = stack.add(1 + arguments + 1 + variables + 1);

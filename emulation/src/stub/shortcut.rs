@@ -38,9 +38,9 @@ pub(crate) fn consider(context: &Context) {
 
 /// Whether the process has one thread, and nobody else its memory.
 fn is_alone() -> bool {
-    const THREAD: u64 = 0x1_0000;
-    // Where there is nothing to part this changes nothing, and otherwise it is refused.
-    match call(n::UNSHARE, [THREAD, 0, 0, 0, 0, 0]) {
+    const MEMORY: u64 = 0x100;
+    // Where there is nobody to part from this changes nothing, and otherwise it is refused.
+    match call(n::UNSHARE, [MEMORY, 0, 0, 0, 0, 0]) {
         0 => true,
         EINVAL => false,
         // The host lets nobody part anything.
