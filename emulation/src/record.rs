@@ -12,9 +12,11 @@ pub const ATTRIBUTE: &core::ffi::CStr = c"user.cofferdam";
 pub const ATTRIBUTE_PREFIX: &[u8] = b"user.cofferdam.";
 /// Appended to the path of the root: the directory with the owners of what holds no attribute.
 pub const OWNERS: &str = ".owners";
-/// In that directory: a file of eight bytes, the number of times that a directory was moved or removed, which all processes of a
-/// step count. None of it: nobody counts.
+/// In that directory: a file of [`MOVES_LENGTH`] bytes, how many moves and removals of directories have begun and have ended, which all
+/// processes of a step count. None of it: nobody counts.
 pub const MOVES: &str = "moves";
+/// Two numbers.
+pub const MOVES_LENGTH: usize = 16;
 /// Appended to the path of the root: a directory with an empty file for each inode that has several names when a step begins, called
 /// as [`side_name`] says. What the step changes by one of them it changes there alone. None of them: no directory.
 pub const LINKS: &str = ".links";

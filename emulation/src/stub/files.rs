@@ -430,7 +430,7 @@ fn look(directory: i32, path: *const u8, flags: u64, then: impl Fn(Object, bool)
         Some(way) => {
             if way.is_known() {
                 let looked = then(Object::At(way.directory, way.path), follow);
-                if !matches!(looked, ELOOP | EACCES | ENOTDIR) {
+                if way.still_holds() && !matches!(looked, ELOOP | EACCES | ENOTDIR) {
                     return looked;
                 }
             }

@@ -6,7 +6,7 @@
 //! has looked up some paths, or moves a directory. What was found out at another count is forgotten. Nothing depends on it where
 //! the file cannot be mapped.
 
-use super::kernel::{self, AT_FDCWD, Answer, ENAMETOOLONG, O_CLOEXEC, O_RDWR, Stat, call};
+use super::kernel::{self, AT_FDCWD, Answer, O_CLOEXEC, O_RDWR, Stat, call};
 use super::ownership::is_outside;
 use super::state::{self, ROOT_DESCRIPTOR, setting, state};
 use super::text::{self, Text};
@@ -27,9 +27,19 @@ const ROWS: usize = 32;
 /// The page of the counter: of the stub's own until the file is mapped in its place.
 #[cfg_attr(target_arch = "x86_64", repr(align(4096)))]
 #[cfg_attr(not(target_arch = "x86_64"), repr(align(65536)))]
-struct Counter(AtomicU64);
+struct Moves {
+    begun: AtomicU64,
+    /// Less than those that have begun while one is going on, and for good if its process was killed meanwhile.
+    ended: AtomicU64,
+}
 #[unsafe(link_section = ".bss.moves")]
-static MOVES: Counter = Counter(AtomicU64::new(0));
+static MOVES: Moves = Moves { begun: AtomicU64::new(0), ended: AtomicU64::new(0) };
+
+/// How many moves there have been, if none is going on.
+fn moves() -> Option<u64> {
+    let ended = MOVES.ended.load(Ordering::Acquire);
+    (MOVES.begun.load(Ordering::Acquire) == ended).then_some(ended)
+}
 
 /// How far the process is with it.
 static STAGE: AtomicU32 = AtomicU32::new(0);
@@ -99,7 +109,11 @@ pub(crate) struct Way<'a> {
 impl<'a> Way<'a> {
     /// The way of `path`; `None` for one that is not followed so.
     pub(crate) fn of(directory: i32, path: &'a [u8]) -> Option<Self> {
+        // From an open directory nothing is known.
         if path.len() > LONGEST_PATH || !counts() || !state().passes() || !state().credentials.may_pass_everywhere() {
+            return None;
+        }
+        if directory != AT_FDCWD && path.first() != Some(&b'/') {
             return None;
         }
         let slashes = path.iter().take_while(|byte| **byte == b'/').count();
@@ -107,7 +121,7 @@ impl<'a> Way<'a> {
         let end = rest.iter().rposition(|byte| *byte == b'/')?;
         let here = HERE.load(Ordering::Relaxed);
         let (directory, start) = match slashes {
-            0 if directory == AT_FDCWD && here != NOWHERE => (AT_FDCWD, here),
+            0 if here != NOWHERE => (AT_FDCWD, here),
             0 => return None,
             _ => (ROOT_DESCRIPTOR, FROM_ROOT),
         };
@@ -120,7 +134,7 @@ impl<'a> Way<'a> {
         {
             return None;
         }
-        let moves = MOVES.0.load(Ordering::Acquire);
+        let moves = moves()?;
         Some(Self { directory, path: rest.as_ptr(), parent: &rest[..end], start, moves })
     }
 
@@ -129,6 +143,11 @@ impl<'a> Way<'a> {
         self.row().with(|content| {
             content.moves == self.moves && content.start == self.start && content.path[..content.length as usize] == *self.parent
         }) == Some(true)
+    }
+
+    /// Whether nothing was moved since it was made: what the kernel found meanwhile is what is meant.
+    pub(crate) fn still_holds(&self) -> bool {
+        moves() == Some(self.moves)
     }
 
     /// The kernel has gone it, and there was no link but perhaps the last part.
@@ -200,16 +219,11 @@ fn map() -> Answer {
     const READ_AND_WRITE: u64 = 3;
     const SHARED_FIXED: u64 = 0x11;
     let mut buffer = [0; 600];
-    let mut text = Text::new(&mut buffer);
-    text.put(setting().base.as_bytes()).put(record::OWNERS.as_bytes()).put(b"/").put(record::MOVES.as_bytes());
-    if !text.fits() {
-        return ENAMETOOLONG;
-    }
-    let file = kernel::openat(AT_FDCWD, text.as_ptr(), O_RDWR | O_CLOEXEC, 0);
+    let file = kernel::openat(AT_FDCWD, path_of_moves(&mut buffer).as_ptr(), O_RDWR | O_CLOEXEC, 0);
     if file < 0 {
         return refused(file);
     }
-    let (address, length) = (&raw const MOVES as u64, size_of::<Counter>() as u64);
+    let (address, length) = (&raw const MOVES as u64, size_of::<Moves>() as u64);
     let mapped = call(n::MMAP, [address, length, READ_AND_WRITE, SHARED_FIXED, file as u64, 0]);
     kernel::close(file as i32);
     if kernel::is_error(mapped) {
@@ -217,6 +231,13 @@ fn map() -> Answer {
     }
     STAGE.store(MAPPED, Ordering::Relaxed);
     0
+}
+
+/// Where the file is on the host. It fits: of a longer root no step starts.
+fn path_of_moves(buffer: &mut [u8; 600]) -> Text<'_> {
+    let mut text = Text::new(buffer);
+    text.put(setting().base.as_bytes()).put(record::OWNERS.as_bytes()).put(b"/").put(record::MOVES.as_bytes());
+    text
 }
 
 /// Where the builder has put no file nobody counts; of what this process lacks (descriptors, memory) others may have enough.
@@ -227,7 +248,7 @@ fn refused(errno: Answer) -> Answer {
     errno
 }
 
-/// While a directory is moved or removed; counted when that begins and, for who looked meanwhile, when it is over.
+/// While a directory is moved or removed.
 pub(crate) struct Moving(());
 
 /// Says that a directory is about to be moved or removed. If other processes could not be told, it must not be.
@@ -239,13 +260,22 @@ pub(crate) fn moving() -> Result<Moving, Answer> {
             errno => return Err(errno),
         },
     }
-    MOVES.0.fetch_add(1, Ordering::AcqRel);
+    MOVES.begun.fetch_add(1, Ordering::AcqRel);
     Ok(Moving(()))
 }
 
 impl Drop for Moving {
     fn drop(&mut self) {
-        MOVES.0.fetch_add(1, Ordering::AcqRel);
+        MOVES.ended.fetch_add(1, Ordering::AcqRel);
+    }
+}
+
+/// At the start of a step: where the file cannot be shared it goes, and no process knows anything.
+pub(crate) fn settle() {
+    const NO_FILE: Answer = kernel::ENOENT;
+    if !matches!(map(), 0 | NO_FILE) {
+        let mut buffer = [0; 600];
+        call(n::UNLINKAT, [AT_FDCWD as u64, path_of_moves(&mut buffer).as_ptr() as u64, 0, 0, 0, 0]);
     }
 }
 
@@ -259,10 +289,11 @@ pub(crate) fn change_here(change: impl FnOnce() -> Answer) -> Answer {
 }
 
 fn forget_here() {
-    let here = HERE.load(Ordering::Relaxed);
     // A child that borrows this memory has a working directory of its own, and its parent keeps the old one.
-    let next = if here == NOWHERE || !state::owns_memory() { NOWHERE } else { (here + 1) % FROM_ROOT };
-    HERE.store(next, Ordering::Relaxed);
+    let owns = state::owns_memory();
+    let next = |here: u32| (here != NOWHERE).then_some(if owns { (here + 1) % FROM_ROOT } else { NOWHERE });
+    // Refused where there is none any more.
+    let _ = HERE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
 }
 
 /// The threads of this process are about to have a working directory each.

@@ -118,7 +118,7 @@ extern "C" fn trapped(signal: i32, information: *const u8, context: *mut Context
         let context = &mut *context;
         let result = calls::answer(number, context.arguments(), Some(&mut context.signal_mask));
         context.set_result(result);
-        shortcut::consider(context);
+        shortcut::consider(number, context);
     }
 }
 

@@ -151,7 +151,10 @@ pub(crate) fn is_no_link(directory: i32, path: *const u8, bytes: &[u8]) -> bool 
         && way.is_known()
     {
         let mut real = Stat::empty();
-        return Object::At(way.directory, way.path).stat(&mut real) == 0 && real.mode & TYPE != LINK;
+        let looked = Object::At(way.directory, way.path).stat(&mut real);
+        if way.still_holds() {
+            return looked == 0 && real.mode & TYPE != LINK;
+        }
     }
     let found = Start::of(directory, path, bytes).open_without_links(O_PATH | O_CLOEXEC, 0);
     if found >= 0 {
@@ -262,6 +265,7 @@ fn open_behind_first(path: &[u8], flags: u64, real: &mut Text<'_>) -> Option<Ans
     let bytes = target.as_bytes();
     if length == 0
         || length == link.len()
+        || link[length - 1] == b'/'
         || !first.fits()
         || !target.fits()
         || matches!(bytes[0], b'/' | b'.')

@@ -12,6 +12,7 @@ use super::kernel::{self, AT_FDCWD, EINVAL, O_CLOEXEC, O_RDWR, Stat, call};
 use super::{memory, state};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+const PAGE: u64 = 4096;
 /// As many traps cost about as much as a shortcut.
 const WORTH: u64 = 3;
 /// Bytes of a piece of memory for detours.
@@ -26,13 +27,13 @@ struct Piece {
 static DETOURS: [Piece; PIECES] = [const { Piece { start: AtomicU64::new(0), used: AtomicUsize::new(0) } }; PIECES];
 
 /// After a trap: makes a shortcut if it is worth it.
-pub(crate) fn consider(context: &Context) {
+pub(crate) fn consider(number: i64, context: &Context) {
     let place = context.place();
     let count = state::count_trap(place);
     // Later again, but seldom: what stood against it may be over.
     let is_due = count == WORTH || count > WORTH && count.is_power_of_two();
     if is_due && !context.has_signal_stack() && is_alone() {
-        make(place);
+        make(number, place);
     }
 }
 
@@ -54,8 +55,9 @@ fn has_one_thread() -> bool {
     kernel::fstatat(AT_FDCWD, c"/proc/self/task".as_ptr().cast(), &mut tasks, 0) == 0 && tasks.links == 3
 }
 
-fn make(place: u64) -> Option<()> {
-    let site = arch::site(place)?;
+fn make(number: i64, place: u64) -> Option<()> {
+    // A jump over the end of a page could stand half in memory of another kind.
+    let site = arch::site(place, number).filter(|site| site.start / PAGE == (site.start + JUMP_LENGTH as u64 - 1) / PAGE)?;
     let (detour, jump) = reserve_near(site.start)?;
     let is_made = write_to_code(&arch::detour(&site, place), detour);
     // What the program itself may write to stays so; otherwise the kernel refuses this.
@@ -79,7 +81,6 @@ fn write_to_code(bytes: &[u8], to: u64) -> bool {
 
 /// The same by making it memory that can be written to for a moment.
 fn write_unprotected(bytes: &[u8], to: u64) -> bool {
-    const PAGE: u64 = 4096;
     const READ_AND_EXECUTE: u64 = 5;
     const WRITE: u64 = 2;
     let start = to & !(PAGE - 1);

@@ -154,11 +154,12 @@ pub(crate) fn end_of_stub() -> u64 {
     &raw const OWN as u64 + size_of::<OwnPage>() as u64
 }
 
-/// After an exec: the memory is this process's own, as it notes at its first call, and the copy that a child gets of it will not be.
+/// After an exec: the memory is this process's own, and the copy that a child gets of it will not be.
 /// Gives what it knows, to be written before the program starts.
 pub(crate) fn own_memory() -> (&'static mut State, &'static mut Setting) {
     const WIPE_ON_FORK: u64 = 18;
     call(n::MADVISE, [&raw const OWN as u64, size_of::<OwnPage>() as u64, WIPE_ON_FORK, 0, 0, 0]);
+    OWN.owner.store(kernel::getpid(), Ordering::Relaxed);
     // SAFETY: there is one thread, and it keeps no reference.
     unsafe { (&mut *STATE.0.get(), &mut *SETTING.0.get()) }
 }

@@ -9,7 +9,7 @@ use super::identity::Credentials;
 use super::kernel::{self, AT_FDCWD, Answer, EACCES, ENOENT, ENOTDIR, O_CLOEXEC, O_PATH, call};
 use super::state::{self, Kept, ROOT_DESCRIPTOR, change};
 use super::text::{self, Text};
-use super::{exec, filter, path};
+use super::{exec, filter, known, path};
 use crate::launch::{self, GUARD_PROC, HAS_LINKS, NEW_PROC, NUMBERS, Stage};
 use crate::record;
 use core::ffi::CStr;
@@ -375,6 +375,7 @@ fn become_command(launch: &Launch) -> ! {
     // SAFETY: the instructions of the launch.
     check(Stage::Filter, unsafe { filter::install(launch.filter.0, launch.filter.1) });
     super::claim_signal();
+    known::settle();
     // As root: a user may be put where they could not go themselves.
     let directory = path::open(AT_FDCWD, launch.directory, O_PATH | super::arch::O_DIRECTORY | O_CLOEXEC);
     check(Stage::Directory, directory);

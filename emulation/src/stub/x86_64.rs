@@ -114,9 +114,9 @@ pub(crate) struct Site {
     between_length: usize,
 }
 
-/// The call before `place`, if it is made as nearly every one is: `mov eax, number; syscall`, perhaps with some instructions between
-/// the two that mean the same anywhere.
-pub(crate) fn site(place: u64) -> Option<Site> {
+/// The call `number` before `place`, if it is made as nearly every one is: `mov eax, number; syscall`, perhaps with some instructions
+/// between the two that mean the same anywhere.
+pub(crate) fn site(place: u64, number: i64) -> Option<Site> {
     const LENGTH: usize = 1 + JUMP_LENGTH + BETWEEN + CALL_LENGTH;
     // One byte more is looked at: with a prefix it is another instruction. They may be on a page before that of the call.
     let mut bytes = [0; LENGTH];
@@ -128,10 +128,9 @@ pub(crate) fn site(place: u64) -> Option<Site> {
         let at = BETWEEN - between_length;
         let [prefix, 0xb8, a, b, c, d] = bytes[at..at + 1 + JUMP_LENGTH] else { return None };
         let between = &bytes[at + 1 + JUMP_LENGTH..LENGTH - CALL_LENGTH];
-        if prefix & 0xf0 == 0x40 || !can_be_moved(between) {
+        if prefix & 0xf0 == 0x40 || i64::from(u32::from_le_bytes([a, b, c, d])) != number || !can_be_moved(between) {
             return None;
         }
-        let number = i64::from(u32::from_le_bytes([a, b, c, d]));
         let mut kept = [0; BETWEEN];
         kept[at..].copy_from_slice(between);
         Some(Site { start: first + at as u64 + 1, number, between: kept, between_length })
@@ -179,19 +178,19 @@ pub(crate) fn jump(start: u64, detour: u64) -> Option<[u8; JUMP_LENGTH]> {
     Some([0xe9, a, b, c, d])
 }
 
-/// Code that hands a call to the stub, which goes on at `place`: what stood between, then `mov eax, number; mov rcx, place;
-/// mov r11, direct; jmp r11`. The kernel, too, leaves something else in these registers.
+/// Code that hands a call to the stub, which goes on at `place`: `mov eax, number`, what stood between, then `mov rcx, place;
+/// mov r11, direct; jmp r11`. The kernel, too, leaves something else in the last two registers.
 pub(crate) fn detour(site: &Site, place: u64) -> [u8; DETOUR_LENGTH] {
     let mut code = [0xcc; DETOUR_LENGTH];
-    let (between, rest) = code.split_at_mut(site.between_length);
+    code[0] = 0xb8;
+    code[1..5].copy_from_slice(&(site.number as u32).to_le_bytes());
+    let (between, rest) = code[JUMP_LENGTH..].split_at_mut(site.between_length);
     between.copy_from_slice(&site.between[BETWEEN - site.between_length..]);
-    rest[0] = 0xb8;
-    rest[1..5].copy_from_slice(&(site.number as u32).to_le_bytes());
-    rest[5..7].copy_from_slice(&[0x48, 0xb9]);
-    rest[7..15].copy_from_slice(&place.to_le_bytes());
-    rest[15..17].copy_from_slice(&[0x49, 0xbb]);
-    rest[17..25].copy_from_slice(&(direct as extern "C" fn() as usize as u64).to_le_bytes());
-    rest[25..28].copy_from_slice(&[0x41, 0xff, 0xe3]);
+    rest[..2].copy_from_slice(&[0x48, 0xb9]);
+    rest[2..10].copy_from_slice(&place.to_le_bytes());
+    rest[10..12].copy_from_slice(&[0x49, 0xbb]);
+    rest[12..20].copy_from_slice(&(direct as extern "C" fn() as usize as u64).to_le_bytes());
+    rest[20..23].copy_from_slice(&[0x41, 0xff, 0xe3]);
     code
 }
 
@@ -278,70 +277,23 @@ impl Stat {
     }
 }
 
+/// What the compiler expects to exist.
 #[cfg(not(any(test, clippy)))]
 mod memory {
-    //! What the compiler expects to exist.
-
+    use super::bytes;
     use core::arch::asm;
-
-    /// From so many bytes on the processor's own loop is quicker than one of ours.
-    const LONG: usize = 256;
 
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memcpy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
-        // SAFETY: the caller's; what is copied in two pieces that overlap is read before it is written.
-        unsafe {
-            match count {
-                0 => {}
-                1..4 => {
-                    let (first, middle, last) = (*from, *from.add(count / 2), *from.add(count - 1));
-                    *to = first;
-                    *to.add(count / 2) = middle;
-                    *to.add(count - 1) = last;
-                }
-                4..8 => copy_ends::<u32>(to, from, count),
-                8..=16 => copy_ends::<u64>(to, from, count),
-                17..LONG => {
-                    let mut at = 0;
-                    while at + 16 < count {
-                        copy_ends::<u64>(to.add(at), from.add(at), 16);
-                        at += 16;
-                    }
-                    copy_ends::<u64>(to.add(count - 16), from.add(count - 16), 16);
-                }
-                _ => asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") count => _, options(nostack)),
-            }
-        }
-        to
-    }
-
-    /// The first and the last word of a text that is not longer than two.
-    unsafe fn copy_ends<T>(to: *mut u8, from: *const u8, count: usize) {
-        let last = count - size_of::<T>();
         // SAFETY: the caller's.
-        unsafe {
-            let ends = (from.cast::<T>().read_unaligned(), from.add(last).cast::<T>().read_unaligned());
-            to.cast::<T>().write_unaligned(ends.0);
-            to.add(last).cast::<T>().write_unaligned(ends.1);
-        }
+        unsafe { bytes::copy(to, from, count) };
+        to
     }
 
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memset(to: *mut u8, byte: i32, count: usize) -> *mut u8 {
-        let word = u64::from(byte as u8) * 0x0101_0101_0101_0101;
         // SAFETY: the caller's.
-        unsafe {
-            if (8..LONG).contains(&count) {
-                let mut at = 0;
-                while at + 8 < count {
-                    to.add(at).cast::<u64>().write_unaligned(word);
-                    at += 8;
-                }
-                to.add(count - 8).cast::<u64>().write_unaligned(word);
-            } else {
-                asm!("rep stosb", inout("rdi") to => _, in("al") byte as u8, inout("rcx") count => _, options(nostack));
-            }
-        }
+        unsafe { bytes::fill(to, byte as u8, count) };
         to
     }
 
@@ -361,22 +313,8 @@ mod memory {
 
     #[unsafe(no_mangle)]
     unsafe extern "C" fn memcmp(left: *const u8, right: *const u8, count: usize) -> i32 {
-        let mut at = 0;
         // SAFETY: the caller's.
-        unsafe {
-            let word = |text: *const u8, at: usize| text.add(at).cast::<u64>().read_unaligned();
-            while at + 8 <= count && word(left, at) == word(right, at) {
-                at += 8;
-            }
-            while at < count {
-                let (a, b) = (left.add(at).read_volatile(), right.add(at).read_volatile());
-                if a != b {
-                    return i32::from(a) - i32::from(b);
-                }
-                at += 1;
-            }
-        }
-        0
+        unsafe { bytes::compare(left, right, count) }
     }
 
     #[unsafe(no_mangle)]
@@ -389,6 +327,95 @@ mod memory {
     unsafe extern "C" fn strlen(text: *const u8) -> usize {
         // SAFETY: the caller's.
         unsafe { super::super::text::length(text) }
+    }
+}
+
+/// Copying, filling and comparing, mostly of a few bytes: up to a certain length several at a time are quicker than the processor's
+/// own loop.
+#[cfg_attr(any(test, clippy), allow(dead_code, reason = "the library has such functions already"))]
+mod bytes {
+    use core::arch::asm;
+
+    /// From so many bytes on the processor's own loop is quicker.
+    const LONG: usize = 256;
+
+    /// Copies, also to an overlapping place before.
+    pub(super) unsafe fn copy(to: *mut u8, from: *const u8, count: usize) {
+        // SAFETY: the caller's; each piece, and the last one, is read before anything is written where it stands.
+        unsafe {
+            match count {
+                0 => {}
+                1..4 => {
+                    let (first, middle, last) = (*from, *from.add(count / 2), *from.add(count - 1));
+                    *to = first;
+                    *to.add(count / 2) = middle;
+                    *to.add(count - 1) = last;
+                }
+                4..8 => copy_ends::<u32>(to, from, count),
+                8..=16 => copy_ends::<u64>(to, from, count),
+                17..LONG => {
+                    let last = [read::<u64>(from.add(count - 16)), read(from.add(count - 8))];
+                    let mut at = 0;
+                    while at + 16 < count {
+                        copy_ends::<u64>(to.add(at), from.add(at), 16);
+                        at += 16;
+                    }
+                    to.add(count - 16).cast::<[u64; 2]>().write_unaligned(last);
+                }
+                _ => asm!("rep movsb", inout("rdi") to => _, inout("rsi") from => _, inout("rcx") count => _, options(nostack)),
+            }
+        }
+    }
+
+    unsafe fn read<T>(from: *const u8) -> T {
+        // SAFETY: the caller's.
+        unsafe { from.cast::<T>().read_unaligned() }
+    }
+
+    /// The first and the last word of a text that is not longer than two.
+    unsafe fn copy_ends<T>(to: *mut u8, from: *const u8, count: usize) {
+        let last = count - size_of::<T>();
+        // SAFETY: the caller's.
+        unsafe {
+            let ends = (read::<T>(from), read::<T>(from.add(last)));
+            to.cast::<T>().write_unaligned(ends.0);
+            to.add(last).cast::<T>().write_unaligned(ends.1);
+        }
+    }
+
+    pub(super) unsafe fn fill(to: *mut u8, byte: u8, count: usize) {
+        let word = u64::from(byte) * 0x0101_0101_0101_0101;
+        // SAFETY: the caller's.
+        unsafe {
+            if (8..LONG).contains(&count) {
+                let mut at = 0;
+                while at + 8 < count {
+                    to.add(at).cast::<u64>().write_unaligned(word);
+                    at += 8;
+                }
+                to.add(count - 8).cast::<u64>().write_unaligned(word);
+            } else {
+                asm!("rep stosb", inout("rdi") to => _, in("al") byte, inout("rcx") count => _, options(nostack));
+            }
+        }
+    }
+
+    pub(super) unsafe fn compare(left: *const u8, right: *const u8, count: usize) -> i32 {
+        let mut at = 0;
+        // SAFETY: the caller's.
+        unsafe {
+            while at + 8 <= count && read::<u64>(left.add(at)) == read::<u64>(right.add(at)) {
+                at += 8;
+            }
+            while at < count {
+                let (a, b) = (left.add(at).read_volatile(), right.add(at).read_volatile());
+                if a != b {
+                    return i32::from(a) - i32::from(b);
+                }
+                at += 1;
+            }
+        }
+        0
     }
 }
 
@@ -422,8 +449,8 @@ pub(crate) mod number {
 mod tests {
     use super::*;
 
-    /// The call at the end of `parts`, and where in them the jump would stand.
-    fn site_at_end(parts: &[&[u8]]) -> Option<(usize, Site)> {
+    /// The call `number` at the end of `parts`, and where in them the jump would stand.
+    fn site_at_end(parts: &[&[u8]], number: i64) -> Option<(usize, Site)> {
         let mut bytes = [0xcc; 64];
         let start = bytes.len() - parts.iter().map(|part| part.len()).sum::<usize>();
         let mut at = start;
@@ -431,26 +458,65 @@ mod tests {
             bytes[at..at + part.len()].copy_from_slice(part);
             at += part.len();
         }
-        let site = site(bytes.as_ptr() as u64 + bytes.len() as u64)?;
+        let site = site(bytes.as_ptr() as u64 + bytes.len() as u64, number)?;
         Some(((site.start - bytes.as_ptr() as u64) as usize - start, site))
-    }
-
-    fn site_in(code: &[u8]) -> Option<(usize, i64)> {
-        site_at_end(&[code]).map(|(at, site)| (at, site.number))
     }
 
     #[test]
     fn a_jump_stands_where_the_call_is_named() {
+        let start = |code: &[u8], number| site_at_end(&[code], number).map(|(at, _)| at);
         // ret; mov eax, 257; syscall
-        assert_eq!(site_in(&[0xc3, 0xb8, 1, 1, 0, 0, 0x0f, 5]), Some((1, 257)));
+        assert_eq!(start(&[0xc3, 0xb8, 1, 1, 0, 0, 0x0f, 5], 257), Some(1));
+        assert_eq!(start(&[0xc3, 0xb8, 1, 1, 0, 0, 0x0f, 5], 258), None);
         // mov r8d, 257; syscall
-        assert_eq!(site_in(&[0x41, 0xb8, 1, 1, 0, 0, 0x0f, 5]), None);
+        assert_eq!(start(&[0x41, 0xb8, 1, 1, 0, 0, 0x0f, 5], 257), None);
         // mov eax, 257; mov r10d, ecx; syscall
-        assert_eq!(site_in(&[0xc3, 0xb8, 1, 1, 0, 0, 0x41, 0x89, 0xca, 0x0f, 5]), Some((1, 257)));
+        assert_eq!(start(&[0xc3, 0xb8, 1, 1, 0, 0, 0x41, 0x89, 0xca, 0x0f, 5], 257), Some(1));
         // mov eax, 257; mov rsi, rdi; mov edi, AT_FDCWD; syscall: `open` of the GNU library
-        assert_eq!(site_in(&[0xb8, 1, 1, 0, 0, 0x48, 0x89, 0xfe, 0xbf, 0x9c, 255, 255, 255, 0x0f, 5]), Some((0, 257)));
+        assert_eq!(start(&[0xb8, 1, 1, 0, 0, 0x48, 0x89, 0xfe, 0xbf, 0x9c, 255, 255, 255, 0x0f, 5], 257), Some(0));
         // mov eax, 262; mov rdx, [rsp + 8]; xor r10d, r10d; syscall
-        assert_eq!(site_in(&[0xb8, 6, 1, 0, 0, 0x48, 0x8b, 0x54, 0x24, 8, 0x45, 0x31, 0xd2, 0x0f, 5]), Some((0, 262)));
+        assert_eq!(start(&[0xb8, 6, 1, 0, 0, 0x48, 0x8b, 0x54, 0x24, 8, 0x45, 0x31, 0xd2, 0x0f, 5], 262), Some(0));
+        // mov eax, 89; mov edx, 0x1b8; mov rsi, rbp; syscall: what follows the second number's first byte is no other call
+        assert_eq!(start(&[0xb8, 89, 0, 0, 0, 0xba, 0xb8, 1, 0, 0, 0x48, 0x89, 0xee, 0x0f, 5], 89), Some(0));
+    }
+
+    #[test]
+    fn bytes_are_copied_filled_and_compared() {
+        let pattern = |at: usize| (at * 7 + at / 256) as u8;
+        for count in 0..300_usize {
+            // To a place before, which may overlap: as one byte after the other would be.
+            for distance in 0..40 {
+                let (mut own, mut expected) = ([0_u8; 400], [0_u8; 400]);
+                for (at, (own, expected)) in own.iter_mut().zip(&mut expected).enumerate() {
+                    (*own, *expected) = (pattern(at), pattern(at));
+                }
+                for at in 0..count {
+                    expected[20 + at] = expected[20 + distance + at];
+                }
+                // SAFETY: within the array.
+                unsafe { bytes::copy(own.as_mut_ptr().add(20), own.as_ptr().add(20 + distance), count) };
+                assert!(own == expected, "{count} bytes, {distance} back");
+            }
+            let mut own = [1_u8; 400];
+            // SAFETY: as above.
+            unsafe { bytes::fill(own.as_mut_ptr().add(3), 0xfe, count) };
+            assert!(
+                own.iter().enumerate().all(|(at, byte)| *byte == if (3..3 + count).contains(&at) { 0xfe } else { 1 }),
+                "{count}"
+            );
+            let (left, mut right) = ([5_u8; 300], [5_u8; 300]);
+            if count > 0 {
+                right[count - 1] = 4;
+            }
+            // SAFETY: as above.
+            let (same, other) = unsafe {
+                (
+                    bytes::compare(left.as_ptr(), right.as_ptr(), count.saturating_sub(1)),
+                    bytes::compare(left.as_ptr(), right.as_ptr(), count),
+                )
+            };
+            assert_eq!((same, other.signum()), (0, i32::from(count > 0)), "{count}");
+        }
     }
 
     #[test]
@@ -467,16 +533,16 @@ mod tests {
             &[0x89, 0x7c, 0x24, 8],              // mov [rsp + 8], edi
             &[0xbf, 1],                          // the start of a mov
         ] {
-            assert_eq!(site_at_end(&[&[0xb8, 1, 1, 0, 0], between, &[0x0f, 5]]), None, "{between:x?}");
+            assert_eq!(site_at_end(&[&[0xb8, 1, 1, 0, 0], between, &[0x0f, 5]], 257), None, "{between:x?}");
         }
     }
 
     #[test]
-    fn a_detour_does_first_what_stood_before_the_call() {
-        let (_, site) = site_at_end(&[&[0xb8, 1, 1, 0, 0, 0x41, 0x89, 0xca, 0x0f, 5]]).unwrap();
+    fn a_detour_does_what_stood_before_the_call() {
+        let (_, site) = site_at_end(&[&[0xb8, 1, 1, 0, 0, 0x41, 0x89, 0xca, 0x0f, 5]], 257).unwrap();
         let detour = detour(&site, 0x1122_3344_5566_7788);
         let expected =
-            [0x41, 0x89, 0xca, 0xb8, 1, 1, 0, 0, 0x48, 0xb9, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x49, 0xbb];
+            [0xb8, 1, 1, 0, 0, 0x41, 0x89, 0xca, 0x48, 0xb9, 0x88, 0x77, 0x66, 0x55, 0x44, 0x33, 0x22, 0x11, 0x49, 0xbb];
         assert_eq!(detour[..20], expected);
         assert_eq!(detour[28..32], [0x41, 0xff, 0xe3, 0xcc]);
     }

@@ -13,7 +13,7 @@ use super::landlock::Ruleset;
 use super::{CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, namespaces, seccomp};
 use crate::rootfs::{RootMount, beside};
 use emulation::launch::{self, HAS_LINKS, REPORT_LENGTH, Stage};
-use emulation::record::{LINKS, MOVES, OWNERS};
+use emulation::record::{LINKS, MOVES, MOVES_LENGTH, OWNERS};
 use places::Places;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
@@ -71,7 +71,7 @@ impl Isolation for Emulated {
         let places = Places::prepare(&root, step)?;
         let walls = Walls::of(&self.choice);
         let (owners, links) = (beside(&root, OWNERS), beside(&root, LINKS));
-        system("write the count of moved directories", fs::write(owners.join(MOVES), [0; 8]))?;
+        system("write the count of moved directories", fs::write(owners.join(MOVES), [0; MOVES_LENGTH]))?;
         let links = Some(&*links).filter(|links| links.exists());
         let flags = walls.flags() | if links.is_some() { HAS_LINKS } else { 0 };
         let launch = encode(step, &root, &stub, flags)?;
