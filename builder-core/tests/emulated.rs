@@ -1085,6 +1085,17 @@ fn check_sockets(checks: &mut Checks) {
     let message = words([address.as_ptr() as u64, 15, part as u64, 1, 0, 0, 0]);
     check!(checks: SYS_sendmsg "to a path" [sender.as_raw_fd(), message, 0] => 2;);
     checks.holds("sendmsg", "arrives", receiver.recv(&mut byte).is_ok_and(|count| count == 2));
+    // Behind links that are shorter than what they stand for, by more and more: the rest of the path moves to the front.
+    fs::create_dir_all("/r/postgresql").unwrap();
+    let behind = UnixListener::bind("/r/postgresql/.s.PGSQL.5432").unwrap();
+    for length in 1..40 {
+        let link = format!("/{}", "l".repeat(length));
+        symlink("/r", &link).unwrap();
+        let found = UnixStream::connect(format!("{link}/postgresql/.s.PGSQL.5432"));
+        checks.holds("connect", &format!("behind a link of {length}"), found.is_ok());
+        fs::remove_file(link).unwrap();
+    }
+    drop(behind);
     // A path that is too long on the host, but not for the step.
     let deep = format!("/g/{}", "d".repeat(90));
     fs::create_dir(&deep).unwrap();
