@@ -468,8 +468,8 @@ pub(crate) fn stat_extended(directory: i32, path: *const u8, flags: u64, mask: u
             }
             let mut real = Stat::empty();
             (real.mode, real.uid, real.gid) = (u32::from(found.mode), found.uid, found.gid);
-            real.node =
-                u64::from(found.node_major) << 8 | u64::from(found.node_minor & 0xff) | u64::from(found.node_minor >> 8) << 20;
+            real.device = device_number(found.device_major, found.device_minor);
+            real.node = device_number(found.node_major, found.node_minor);
             let record = record_of(object, &real);
             (found.mode, found.uid, found.gid) = (record.mode as u16, record.uid, record.gid);
             if record.device != 0 {
@@ -479,6 +479,11 @@ pub(crate) fn stat_extended(directory: i32, path: *const u8, flags: u64, mask: u
         }
         looked
     })
+}
+
+/// As `stat` has it.
+fn device_number(major: u32, minor: u32) -> u64 {
+    u64::from(major) << 8 | u64::from(minor & 0xff) | u64::from(minor >> 8) << 20
 }
 
 /// Whether the program may do something with a file; `EACCES` if not.

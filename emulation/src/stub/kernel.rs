@@ -171,8 +171,8 @@ pub(crate) struct Statx {
     pub(crate) modify_time: [u64; 2],
     pub(crate) node_major: u32,
     pub(crate) node_minor: u32,
-    device_major: u32,
-    device_minor: u32,
+    pub(crate) device_major: u32,
+    pub(crate) device_minor: u32,
     rest: [u64; 14],
 }
 

@@ -192,7 +192,8 @@ pub(crate) fn record_of(object: Object, real: &Stat) -> Record {
         }
         return Record { uid: 0, gid: 0, mode: mode & TYPE | record::plain_mode(mode), device: 0 };
     }
-    let (uid, gid) = object.side_owner();
+    // What never had a name, as the pipes of a shell, has no record.
+    let (uid, gid) = if is_outside(real.device) { (0, 0) } else { object.side_owner() };
     Record { uid, gid, mode, device }
 }
 
