@@ -8,12 +8,11 @@
 
 use super::kernel::{self, AT_FDCWD, Answer, O_CLOEXEC, O_RDWR, Stat, call};
 use super::ownership::is_outside;
-use super::state::{self, ROOT_DESCRIPTOR, setting, state};
+use super::state::{self, Lent, ROOT_DESCRIPTOR, setting, state};
 use super::text::{self, Text};
 use super::{arch::number as n, path};
 use crate::record;
-use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// A process that looks up fewer paths gains nothing.
 const WORTH: u32 = 24;
@@ -56,41 +55,15 @@ const NOWHERE: u32 = u32::MAX;
 const FROM_ROOT: u32 = u32::MAX - 1;
 
 /// A directory, where its path starts, and when it was found.
-struct Row {
-    taken: AtomicBool,
-    content: UnsafeCell<Content>,
-}
-
-#[derive(Clone, Copy)]
-struct Content {
+struct Known {
     moves: u64,
     start: u32,
     length: u32,
     path: [u8; LONGEST + 1],
 }
 
-// SAFETY: used only by whoever has set the flag.
-unsafe impl Sync for Row {}
 #[unsafe(link_section = ".bss.large")]
-static KNOWN: [Row; ROWS] = [const {
-    Row {
-        taken: AtomicBool::new(false),
-        content: UnsafeCell::new(Content { moves: 0, start: 0, length: 0, path: [0; LONGEST + 1] }),
-    }
-}; ROWS];
-
-impl Row {
-    /// Lends the row, unless a thread has it, or a handler came in between.
-    fn with<T>(&self, then: impl FnOnce(&mut Content) -> T) -> Option<T> {
-        if self.taken.swap(true, Ordering::Acquire) {
-            return None;
-        }
-        // SAFETY: the flag is ours.
-        let result = then(unsafe { &mut *self.content.get() });
-        self.taken.store(false, Ordering::Release);
-        Some(result)
-    }
-}
+static KNOWN: [Lent<Known>; ROWS] = [const { Lent::new(Known { moves: 0, start: 0, length: 0, path: [0; LONGEST + 1] }) }; ROWS];
 
 /// A path whose directory may be known.
 #[derive(Clone, Copy)]
@@ -170,7 +143,7 @@ impl<'a> Way<'a> {
         self.start == FROM_ROOT || here_is_inside(self.start)
     }
 
-    fn row(&self) -> &'static Row {
+    fn row(&self) -> &'static Lent<Known> {
         &KNOWN[(text::hash(self.parent) ^ u64::from(self.start)) as usize % ROWS]
     }
 }

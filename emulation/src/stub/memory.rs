@@ -10,7 +10,7 @@ use super::arch::{ADDRESS_LIMIT, number as n};
 use super::kernel::{EFAULT, call};
 use core::sync::atomic::{AtomicU64, Ordering};
 
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// No program has memory below, or above the limit of the architecture.
 const LOWEST: u64 = 4096;
 

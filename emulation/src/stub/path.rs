@@ -13,11 +13,9 @@ use super::known::{Parent, Way};
 use super::ownership::{Object, permits, record_of};
 use super::proc;
 use super::scratch::Scratch;
-use super::state::{ROOT_DESCRIPTOR, State, setting, state};
+use super::state::{Lent, ROOT_DESCRIPTOR, State, setting, state};
 use super::text::{self, DescriptorPath, Text};
 use crate::record::{DIRECTORY, LINK, TYPE};
-use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 const RESOLVE_NO_SYMLINKS: u64 = 4;
 /// As many links as the kernel follows.
@@ -456,36 +454,22 @@ fn judge(directory: Object) -> Result<(), Answer> {
 }
 
 /// The directory that was passed last, and by whom.
-struct LastPassed {
-    taken: AtomicBool,
-    content: UnsafeCell<(u32, u32, usize, [u8; 240])>,
-}
+struct LastPassed(Lent<(u32, u32, usize, [u8; 240])>);
 
-// SAFETY: used only by whoever has set the flag.
-unsafe impl Sync for LastPassed {}
-static LAST_PASSED: LastPassed = LastPassed { taken: AtomicBool::new(false), content: UnsafeCell::new((0, 0, 0, [0; 240])) };
+static LAST_PASSED: LastPassed = LastPassed(Lent::new((0, 0, 0, [0; 240])));
 
 impl LastPassed {
-    fn with<T>(&self, then: impl FnOnce(&mut (u32, u32, usize, [u8; 240])) -> T) -> Option<T> {
-        if self.taken.swap(true, Ordering::Acquire) {
-            return None;
-        }
-        // SAFETY: the flag is ours.
-        let result = then(unsafe { &mut *self.content.get() });
-        self.taken.store(false, Ordering::Release);
-        Some(result)
-    }
-
     fn is(&self, path: &[u8]) -> bool {
         let who = &state().credentials;
         let own = (who.user.filesystem, who.group.filesystem);
-        self.with(|(user, group, length, bytes)| (*user, *group) == own && *length > 0 && &bytes[..*length] == path) == Some(true)
+        self.0.with(|(user, group, length, bytes)| (*user, *group) == own && *length > 0 && &bytes[..*length] == path)
+            == Some(true)
     }
 
     fn remember(&self, path: &[u8]) {
         let who = &state().credentials;
         let (user, group) = (who.user.filesystem, who.group.filesystem);
-        self.with(|content| {
+        self.0.with(|content| {
             if let Some(place) = content.3.get_mut(..path.len()) {
                 place.copy_from_slice(path);
                 (content.0, content.1, content.2) = (user, group, path.len());
@@ -494,7 +478,7 @@ impl LastPassed {
     }
 
     fn forget(&self) {
-        self.with(|content| content.2 = 0);
+        self.0.with(|content| content.2 = 0);
     }
 }
 

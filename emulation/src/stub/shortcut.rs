@@ -3,16 +3,16 @@
 //! change is in the memory of this process alone, and of its copies.
 //!
 //! Only what can be changed safely is: the instruction that names the call, shortly before it, into the middle of which nobody can
-//! jump; the call itself, and what stands between the two, stays as it is. While the process has one thread, nobody else executes it meanwhile (but for a child that was made to
-//! share its memory and not to stop it, which only the kernel's own tests do). Where the program has, at that moment, a stack for its
+//! jump; the call itself, and what stands between the two, stays as it is. While the process has one thread, nobody else executes it
+//! meanwhile (but for a child that was made to share its memory and not to stop it, which only the kernel's own tests do). Where the program has, at that moment, a stack for its
 //! signals it may be that its own is small (as those of Go's routines are), and everything stays with the signal.
 
 use super::arch::{self, Context, DETOUR_LENGTH, JUMP_LENGTH, number as n};
 use super::kernel::{self, AT_FDCWD, EINVAL, O_CLOEXEC, O_RDWR, Stat, call};
-use super::{memory, state};
+use super::memory::{self, PAGE};
+use super::state;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-const PAGE: u64 = 4096;
 /// As many traps cost about as much as a shortcut.
 const WORTH: u64 = 3;
 /// Bytes of a piece of memory for detours.

@@ -115,6 +115,32 @@ struct Cell<T>(UnsafeCell<T>);
 // as undefined with the kernel.
 unsafe impl<T> Sync for Cell<T> {}
 
+/// What is lent to one at a time: a thread that comes meanwhile, or a handler in between, does without.
+pub(crate) struct Lent<T> {
+    taken: AtomicBool,
+    content: UnsafeCell<T>,
+}
+
+// SAFETY: used only by whoever has set the flag.
+unsafe impl<T> Sync for Lent<T> {}
+
+impl<T> Lent<T> {
+    pub(crate) const fn new(content: T) -> Self {
+        Self { taken: AtomicBool::new(false), content: UnsafeCell::new(content) }
+    }
+
+    /// Lends it, unless somebody has it.
+    pub(crate) fn with<R>(&self, then: impl FnOnce(&mut T) -> R) -> Option<R> {
+        if self.taken.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        // SAFETY: the flag is ours.
+        let result = then(unsafe { &mut *self.content.get() });
+        self.taken.store(false, Ordering::Release);
+        Some(result)
+    }
+}
+
 static SETTING: Cell<Setting> = Cell(UnsafeCell::new(Setting::empty()));
 static STATE: Cell<State> = Cell(UnsafeCell::new(State::empty()));
 
