@@ -323,7 +323,12 @@ fn take_in(
         Keep::Disk | Keep::Blobs | Keep::WhatIsRead => {
             // Whoever hands us the bytes verifies them.
             let writer = writer.insert(store.hashed_blob_writer().map_err(BuildError::store)?);
-            read::read(Tee { from: blob, to: writer }, layer.diff_id, limits, &mut visitor)
+            let mut tee = Tee { from: blob, to: writer, refused: None };
+            let reading = read::read(&mut tee, layer.diff_id, limits, &mut visitor);
+            if let Some(error) = tee.refused {
+                return Err(BuildError::state().because(error));
+            }
+            reading
         }
     };
     let mut index = reading.map_err(|error| failed().because(error))?.index;
@@ -415,12 +420,18 @@ impl Accounts {
 struct Tee<'a, R, W> {
     from: &'a mut R,
     to: &'a mut W,
+    /// Why the copy could not be written: not the fault of whoever is read from.
+    refused: Option<io::Error>,
 }
 
 impl<R: Read, W: Write> Read for Tee<'_, R, W> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.from.read(buffer)?;
-        self.to.write_all(&buffer[..count])?;
+        if let Err(error) = self.to.write_all(&buffer[..count]) {
+            let kind = error.kind();
+            self.refused = Some(error);
+            return Err(kind.into());
+        }
         Ok(count)
     }
 }

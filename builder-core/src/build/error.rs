@@ -80,7 +80,12 @@ impl BuildError {
 
     /// The store of this machine refused.
     pub(super) fn store(error: StoreError) -> Self {
-        Self::new(ErrorKind::State, "cannot use the state directory").because(error)
+        Self::state().because(error)
+    }
+
+    /// The state directory does not take or give something; the cause is still to be told.
+    pub(super) fn state() -> Self {
+        Self::new(ErrorKind::State, "cannot use the state directory")
     }
 
     /// With a cause.

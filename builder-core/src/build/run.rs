@@ -146,7 +146,7 @@ impl Build {
             })?;
             // What it was given goes before its changes are read: others may wait for it.
             drop(attached);
-            succeeded(status, &command)?;
+            succeeded(status, &command, || disk.rootfs.is_full())?;
             let source = contents.reserve();
             let StepChanges { changes, files } = disk.rootfs.end_step(&tree, source, dating).map_err(|error| on_disk(&error))?;
             contents.fill(source, files);
@@ -406,13 +406,21 @@ fn shown(action: &RunAction) -> String {
     format!("{cut:?}{more}")
 }
 
-fn succeeded(status: ExitStatus, command: &str) -> Result<(), BuildError> {
+/// What a shell exits with when SIGKILL ended its command.
+const KILLED_IN_A_SHELL: i32 = 128 + libc::SIGKILL;
+
+/// An error unless the command succeeded; `is_full` tells whether its disk has no room left.
+fn succeeded(status: ExitStatus, command: &str, is_full: impl FnOnce() -> bool) -> Result<(), BuildError> {
     if status.is_success() {
         return Ok(());
     }
     let kind = ErrorKind::Step { exit_code: exit_code(status.code()) };
     let failure = BuildError::new(kind, format!("the command {command} ended with {status}"));
     Err(match status {
+        _ if is_full() => failure.hint("the disk of the state directory is full: name a larger volume with --state-dir"),
+        ExitStatus::Signal(libc::SIGKILL) | ExitStatus::Code(KILLED_IN_A_SHELL) => failure.hint(
+            "it was killed, most often for lack of memory: raise the memory limit of the container, or let it do less at once",
+        ),
         ExitStatus::Code(127) => failure.hint("127 means that a program was not found: is it in the image, and in PATH?"),
         ExitStatus::Code(126) => {
             failure.hint("126 means that a program cannot be executed: is its mode right, and is it for this architecture?")
@@ -448,5 +456,33 @@ impl Output {
             event = full;
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_often_has_one_cause_comes_with_what_helps() {
+        let failure = |status, full| succeeded(status, "\"make\"", || full).expect_err("it is a failure");
+        for (status, full, hint) in [
+            (ExitStatus::Code(1), false, None),
+            (ExitStatus::Code(1), true, Some("disk")),
+            (ExitStatus::Code(126), false, Some("cannot be executed")),
+            (ExitStatus::Code(127), false, Some("not found")),
+            (ExitStatus::Code(137), false, Some("memory")),
+            (ExitStatus::Signal(9), false, Some("memory")),
+            (ExitStatus::Signal(15), false, None),
+        ] {
+            let found = failure(status, full).hint;
+            assert_eq!(found.is_some(), hint.is_some(), "{status:?}: {found:?}");
+            assert!(found.is_none_or(|found| found.contains(hint.unwrap_or_default())), "{status:?}");
+        }
+        let code = |status| failure(status, false).kind;
+        assert_eq!(code(ExitStatus::Signal(9)), ErrorKind::Step { exit_code: 137 });
+        // Whatever its number, it is not success.
+        assert_eq!(code(ExitStatus::Code(256)), ErrorKind::Step { exit_code: 1 });
+        assert!(succeeded(ExitStatus::Code(0), "true", || panic!("nobody asks")).is_ok());
     }
 }

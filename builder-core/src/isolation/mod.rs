@@ -222,7 +222,6 @@ impl fmt::Display for ExitStatus {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Code(code) => write!(formatter, "exit code {code}"),
-            Self::Signal(libc::SIGKILL) => write!(formatter, "signal 9 (killed, perhaps for lack of memory)"),
             Self::Signal(signal) => write!(formatter, "signal {signal}"),
         }
     }

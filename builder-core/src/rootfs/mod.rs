@@ -300,6 +300,17 @@ impl Rootfs {
         }
     }
 
+    /// Whether the file system that takes what a step writes has no room left.
+    pub fn is_full(&self) -> bool {
+        /// Less than a block for a file and one for its directory.
+        const NEARLY_NOTHING: u64 = 16 * 1024;
+        rustix::fs::statvfs(&self.state().path).is_ok_and(|space| {
+            let free_bytes = space.f_bavail.saturating_mul(space.f_frsize);
+            // Some file systems count neither: then both numbers are 0.
+            (space.f_blocks > 0 && free_bytes < NEARLY_NOTHING) || (space.f_files > 0 && space.f_favail == 0)
+        })
+    }
+
     fn state(&self) -> &StateDirectory {
         self.states.last().expect("there is one from the start")
     }
