@@ -25,6 +25,7 @@ use std::{
     fs,
     os::unix::{
         fs::{MetadataExt as _, PermissionsExt as _, symlink},
+        net::UnixDatagram,
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
@@ -256,6 +257,38 @@ fn a_step_sees_its_root_and_nothing_of_the_builder() {
 }
 
 #[test]
+fn what_a_step_makes_in_dev_is_gone_with_it() {
+    if !unprivileged("what_a_step_makes_in_dev_is_gone_with_it") {
+        return;
+    }
+    let mut fixture = Fixture::new();
+    symlink("/dev", fixture.root().join("devices")).unwrap();
+    for (step, said) in [
+        (
+            "mkdir -p /dev/own/net && mknod -m 600 /dev/own/net/tun c 10 200 && stat -c '%n %F %a %t,%T' /dev/own/net/tun",
+            "/dev/own/net/tun character special file 600 a,c8",
+        ),
+        ("ls /dev/own 2>/dev/null || echo gone", "gone"),
+        (
+            "cd /dev; mkdir a; cd a; pwd; echo text >b; cat b /dev/a/b ../a/b /devices/a/b; ls; cd ..; ls null; pwd",
+            "/dev/a\ntext\ntext\ntext\ntext\nb\nnull\n/dev",
+        ),
+        (
+            "cd /dev; ln -s a c; readlink c; mkdir a; echo text >a/b; cat c/b; mv a d; cat c/b 2>/dev/null || cat d/b; \
+             rm -r c d; ls -d c d 2>/dev/null || echo none",
+            "a\ntext\ntext\nnone",
+        ),
+        ("cd /; echo text >dev/x; cat dev/x /devices/x; rm dev/x; cat /dev/x 2>/dev/null || echo none", "text\ntext\nnone"),
+        ("cd /devices; touch e; stat -c '%F %a %u' /dev/e; echo x >null; cat null; ls zero", "regular empty file 644 0\nzero"),
+        ("mkfifo /dev/one; ln /dev/one /dev/two; rm /dev/one; stat -c '%h %F' /dev/two", "1 fifo"),
+        ("ln -s /dev/made /tmp/link; echo text >/tmp/link; cat /dev/made; rm /tmp/link", "text"),
+    ] {
+        assert_eq!(fixture.sh(step).trim_end(), said, "{step}");
+    }
+    assert_eq!(fixture.changes(), ["devices -> /dev"], "but for what the test itself has put there");
+}
+
+#[test]
 fn another_user_may_do_less() {
     if !unprivileged("another_user_may_do_less") {
         return;
@@ -406,6 +439,31 @@ fn run_often(mut fixture: Fixture, how: &str) {
     step.arguments = ["/often", how].map(OsString::from).to_vec();
     let (status, output) = fixture.run(&step);
     assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.contains("0 wrong"), "{status:?} {output}");
+}
+
+#[test]
+fn the_smallest_stack_for_signals_is_enough() {
+    if testkit::require(&["busybox", "cc"]) && unprivileged("the_smallest_stack_for_signals_is_enough") {
+        run_stacks(Fixture::new());
+    }
+}
+
+/// The program that asks expects of the stub what the kernel does.
+#[test]
+fn privileged_the_kernel_answers_the_same_on_the_smallest_stack() {
+    if testkit::require(&["busybox", "cc"]) && testkit::require_root() {
+        run_stacks(Fixture::of(Kind::Namespaces));
+    }
+}
+
+/// Runs testdata/emulation/stacks.c as the program of a step.
+fn run_stacks(mut fixture: Fixture) {
+    fixture.add(text::parse("tmp/ 1777 0:0 @9").unwrap());
+    compile(include_bytes!("../../testdata/emulation/stacks.c"), &fixture.root().join("stacks"));
+    let mut step = fixture.step("");
+    step.arguments = vec!["/stacks".into()];
+    let (status, output) = fixture.run(&step);
+    assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.ends_with("0 wrong\n"), "{status:?} {output}");
 }
 
 #[test]
@@ -1285,18 +1343,23 @@ fn check_devices(checks: &mut Checks) {
         SYS_fchmod "of a device" [descriptor, 0o600] => 0;
         SYS_chown "of a device" [text("/dev/null"), 1, 1] => 0;
         SYS_utimensat "of a device" [HERE, text("/dev/null"), words([1, 0, 1, 0]), 0] => 0;
-        SYS_open "that makes something in /dev" [text("/dev/made"), 0o101, 0o600] => -libc::EPERM;
         SYS_open "of a device, as if to make it" [text("/dev/zero"), 0o301, 0o600] => -libc::EEXIST;
-        SYS_mkdir "in /dev" [text("/dev/made"), 0o700] => -libc::EPERM;
         SYS_unlink "in /dev" [text("/dev/null")] => -libc::EPERM;
         SYS_rename "out of /dev" [text("/dev/null"), text("/g/null")] => -libc::EPERM;
+        SYS_rename "over a device" [text("/g/file"), text("/dev/null")] => -libc::EPERM;
+        SYS_mkdir "in the place of a device" [text("/dev/pts"), 0o700] => -libc::EEXIST;
         SYS_chdir "to /dev" [text("/dev")] => 0;
-        SYS_creat "in /dev" [text("made"), 0o600] => -libc::EPERM;
         SYS_chmod "in /dev" [text("null"), 0o600] => 0;
+        SYS_unlink "in /dev, from there" [text("null")] => -libc::EPERM;
         SYS_chdir "back" [text("/g")] => 0;
     );
     let after = fs::metadata("/dev/null").map(|stat| (stat.mode(), stat.uid(), stat.mtime())).unwrap();
     checks.holds("chmod", "leaves the host's devices", before == after);
+    let listening = UnixDatagram::bind("/dev/log").unwrap();
+    let sent = UnixDatagram::unbound().and_then(|socket| socket.send_to(b"said", "/dev/log"));
+    let mut received = [0; 8];
+    let length = listening.recv(&mut received).unwrap();
+    checks.holds("bind", "in /dev", sent.is_ok() && &received[..length] == b"said" && fs::exists("/dev/log").unwrap());
 }
 
 fn check_proc(checks: &mut Checks) {

@@ -91,6 +91,14 @@ impl Context {
         self.instruction
     }
 
+    /// Where the stack of the program can be gone on with, if it has given its signals one of their own, was not on that, and less
+    /// than `enough_bytes` of it are left below `here`.
+    pub(crate) fn larger_stack(&self, here: u64, enough_bytes: u64) -> Option<u64> {
+        let [lowest, flags, length] = self.stack;
+        let is_small = length != 0 && flags as u32 == 0 && here.wrapping_sub(lowest) < enough_bytes;
+        is_small.then_some(self.stack_pointer & !15)
+    }
+
     /// Whether the program has given its signals a stack of their own.
     pub(crate) fn has_signal_stack(&self) -> bool {
         self.stack[2] != 0
@@ -121,6 +129,23 @@ pub(crate) fn jump(_start: u64, _detour: u64) -> Option<[u8; JUMP_LENGTH]> {
 /// See `x86_64.rs`.
 pub(crate) fn detour(_site: &Site, _place: u64) -> [u8; DETOUR_LENGTH] {
     [0; DETOUR_LENGTH]
+}
+
+/// See `x86_64.rs`.
+#[unsafe(naked)]
+pub(crate) extern "C" fn run_on(stack: u64, run: unsafe extern "C" fn(*mut Context, i64), context: *mut Context, number: i64) {
+    naked_asm!(
+        "stp x29, x30, [sp, #-16]!",
+        "mov x29, sp",
+        "mov sp, x0",
+        "mov x9, x1",
+        "mov x0, x2",
+        "mov x1, x3",
+        "blr x9",
+        "mov sp, x29",
+        "ldp x29, x30, [sp], #16",
+        "ret",
+    )
 }
 
 /// What a handler returns to.
@@ -256,7 +281,7 @@ pub(crate) mod number {
         FLOCK 32, MKNODAT 33, MKDIRAT 34, UNLINKAT 35, SYMLINKAT 36, LINKAT 37, RENAMEAT 38, STATFS 43, TRUNCATE 45, FTRUNCATE 46, FACCESSAT 48, CHDIR 49,
         FCHDIR 50, UNSHARE 97, CHROOT 51, FCHMOD 52, FCHMODAT 53, FCHOWNAT 54, FCHOWN 55, OPENAT 56, CLOSE 57, GETDENTS64 61, LSEEK 62,
         READ 63, WRITE 64, PREAD64 67, PWRITE64 68, PSELECT6 72, PPOLL 73, SIGNALFD4 74, READLINKAT 78, NEWFSTATAT 79, FSTAT 80, UTIMENSAT 88,
-        CAPGET 90, CAPSET 91, EXIT_GROUP 94, KILL 129, RT_SIGSUSPEND 133, RT_SIGACTION 134, RT_SIGPROCMASK 135,
+        CAPGET 90, CAPSET 91, EXIT_GROUP 94, KILL 129, RT_SIGSUSPEND 133, RT_SIGACTION 134, RT_SIGPROCMASK 135, SIGALTSTACK 132,
         SETREGID 143, SETGID 144, SETREUID 145, SETUID 146, SETRESUID 147, GETRESUID 148, SETRESGID 149, GETRESGID 150,
         SETFSUID 151, SETFSGID 152, SETSID 157, GETGROUPS 158, SETGROUPS 159, UNAME 160, SETHOSTNAME 161, SETDOMAINNAME 162,
         UMASK 166, PRCTL 167, GETPID 172, GETPPID 173, GETUID 174, GETEUID 175, GETGID 176, GETEGID 177, GETTID 178,

@@ -421,10 +421,13 @@ fn look(directory: i32, path: *const u8, flags: u64, then: impl Fn(Object, bool)
         };
     }
     let follow = flags & AT_SYMLINK_NOFOLLOW == 0;
-    if !follow && is_single(path) {
-        return then(Object::At(directory, path), false);
-    }
     let bytes = unsafe_bytes(path);
+    if !follow && is_single(path) {
+        let looked = then(Object::At(directory, path), false);
+        if looked != ENOENT || !path::starts_in_devices(directory, bytes) {
+            return looked;
+        }
+    }
     let found = match Way::of(directory, bytes) {
         None => path::open_name(directory, path, follow),
         Some(way) => {

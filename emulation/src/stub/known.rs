@@ -7,7 +7,7 @@
 //! the file cannot be mapped.
 
 use super::kernel::{self, AT_FDCWD, Answer, O_CLOEXEC, O_RDWR, Stat, call};
-use super::ownership::is_outside;
+use super::ownership::{Object, is_outside};
 use super::state::{self, Lent, ROOT_DESCRIPTOR, setting, state};
 use super::text::{self, Text};
 use super::{arch::number as n, path};
@@ -171,6 +171,19 @@ fn here_is_inside(here: u32) -> bool {
     let is_inside = path::HERE.stat(&mut real) == 0 && !is_outside(real.device);
     FOUND.store(own | u64::from(is_inside), Ordering::Relaxed);
     is_inside
+}
+
+/// Whether the working directory is the host's /dev.
+pub(crate) fn is_in_devices() -> bool {
+    let number = HERE.load(Ordering::Relaxed);
+    if number != NOWHERE && here_is_inside(number) {
+        return false;
+    }
+    let (mut here, mut devices) = (Stat::empty(), Stat::empty());
+    path::HERE.stat(&mut here) == 0
+        && is_outside(here.device)
+        && Object::At(AT_FDCWD, c"/dev".as_ptr().cast()).stat(&mut devices) == 0
+        && (here.device, here.inode) == (devices.device, devices.inode)
 }
 
 /// Whether moves are counted in this process.

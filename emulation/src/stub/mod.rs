@@ -107,6 +107,8 @@ pub(crate) fn claim_signal() {
 /// A call of the program was trapped, or somebody sent the signal.
 extern "C" fn trapped(signal: i32, information: *const u8, context: *mut Context) {
     const BY_FILTER: i32 = 1;
+    /// More than any answer takes.
+    const ENOUGH_BYTES: u64 = 8 * 1024;
     // SAFETY: the kernel's structures: code at 8, number of the call at 24.
     unsafe {
         if information.add(8).cast::<i32>().read() != BY_FILTER {
@@ -115,11 +117,31 @@ extern "C" fn trapped(signal: i32, information: *const u8, context: *mut Context
         }
         state::see_owner();
         let number = i64::from(information.add(24).cast::<i32>().read());
-        let context = &mut *context;
-        let result = calls::answer(number, context.arguments(), Some(&mut context.signal_mask));
-        context.set_result(result);
-        shortcut::consider(number, context);
+        match (*context).larger_stack(&raw const number as u64, ENOUGH_BYTES) {
+            Some(stack) => arch::run_on(stack, answer_apart, context, number),
+            None => answer(context, number),
+        }
     }
+}
+
+unsafe extern "C" fn answer(context: *mut Context, number: i64) {
+    // SAFETY: the kernel's structure, which nobody else has.
+    let context = unsafe { &mut *context };
+    let result = calls::answer(number, context.arguments(), Some(&mut context.signal_mask));
+    context.set_result(result);
+    shortcut::consider(number, context);
+}
+
+/// The same on the stack that the program was on, where its stack for signals has no room: a few kilobytes, most of which the kernel
+/// has filled. Programs with stacks as small as that for other things than signals, as Go, give their signals a large one.
+unsafe extern "C" fn answer_apart(context: *mut Context, number: i64) {
+    const DISABLED: u64 = 2;
+    // A handler of the program's may come meanwhile. On the stack for signals the kernel's frame would be overwritten; it is in use
+    // again when ours returns.
+    let none = [0, DISABLED, 0];
+    kernel::call(arch::number::SIGALTSTACK, [none.as_ptr() as u64, 0, 0, 0, 0, 0]);
+    // SAFETY: as the caller says.
+    unsafe { answer(context, number) }
 }
 
 /// A call of the program came by a shortcut: also one that the filter would have let through.

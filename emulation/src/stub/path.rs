@@ -3,13 +3,16 @@
 //! The kernel walks, with `openat2` and the root directory's descriptor, so that links and `..` stay inside. Only what it
 //! cannot know is walked here: /proc, /sys and /dev are the host's, also when a link leads there. So a path is tried in the
 //! root first, and walked part by part when nothing was found.
+//!
+//! Of /dev the usual names are the host's. All others are looked for in the root's own /dev first, where they are made. It is gone
+//! after the step, as a container's is.
 
 use super::arch::{O_DIRECTORY, O_NOFOLLOW};
 use super::kernel::{
     self, AT_FDCWD, Answer, EACCES, ELOOP, ENAMETOOLONG, ENOENT, ENOMEM, ERANGE, EXDEV, O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_PATH,
     PATH_MAX, RESOLVE_BENEATH, RESOLVE_IN_ROOT, Stat,
 };
-use super::known::{Parent, Way};
+use super::known::{self, Parent, Way};
 use super::ownership::{Object, permits, record_of};
 use super::proc;
 use super::scratch::Scratch;
@@ -20,6 +23,26 @@ use crate::record::{DIRECTORY, LINK, TYPE};
 const RESOLVE_NO_SYMLINKS: u64 = 4;
 /// As many links as the kernel follows.
 const MAX_LINKS: u32 = 40;
+/// Names in /dev that are the host's and stay so: what every container has there, by default and in a pod.
+const DEVICES: [&[u8]; 17] = [
+    b"console",
+    b"core",
+    b"fd",
+    b"full",
+    b"mqueue",
+    b"null",
+    b"ptmx",
+    b"pts",
+    b"random",
+    b"shm",
+    b"stderr",
+    b"stdin",
+    b"stdout",
+    b"termination-log",
+    b"tty",
+    b"urandom",
+    b"zero",
+];
 
 /// The last part of a path, in its directory; or a path without links, from where that starts.
 pub(crate) struct Place {
@@ -87,6 +110,7 @@ fn open_as_tried(tried: Answer, start: &Start, directory: i32, bytes: &[u8], fla
     let found = if tried == ELOOP { start.open(flags) } else { tried };
     match found {
         EXDEV => {}
+        ENOENT if starts_in_devices(directory, bytes) => {}
         ENOENT if tried == ENOENT && !names_hosts(bytes) => return ENOENT,
         ENOENT if is_absolute || text::find(bytes, b'/').is_some() => {}
         // A link of /proc, which is no path.
@@ -168,6 +192,11 @@ pub(crate) fn is_no_link(directory: i32, path: *const u8, bytes: &[u8]) -> bool 
 pub(crate) fn leads_through_links(path: &[u8]) -> bool {
     const LINKS: [&[u8]; 6] = [b"/lib/", b"/lib64/", b"/bin/", b"/sbin/", b"/var/run/", b"/var/lock/"];
     matches!(path, [b'/', b'l' | b'b' | b's' | b'v', ..]) && LINKS.iter().any(|link| path.starts_with(link))
+}
+
+/// Whether a path starts in the host's /dev, where names of the root's own are in sight too.
+pub(crate) fn starts_in_devices(directory: i32, path: &[u8]) -> bool {
+    directory == AT_FDCWD && path.first() != Some(&b'/') && state().passes() && known::is_in_devices()
 }
 
 /// Whether a path without links may lead to what is the host's: its first part is called so, or it leads upwards.
@@ -310,7 +339,13 @@ pub(crate) fn place(directory: i32, path: *const u8) -> Result<Place, Answer> {
         return Ok(of_host(path));
     }
     let end = bytes.iter().rposition(|byte| *byte != b'/').map_or(1, |last| last + 1);
+    let flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
+    let opened = |found, name, is_inside| Place { directory: found as i32, name, owned: true, is_inside, parent: None };
     let Some(slash) = bytes[..end].iter().rposition(|byte| *byte == b'/') else {
+        if starts_in_devices(directory, bytes) && !DEVICES.contains(&&bytes[..end]) {
+            let found = kernel::openat2(ROOT_DESCRIPTOR, c"dev".as_ptr().cast(), flags, 0, RESOLVE_NO_SYMLINKS);
+            return if found < 0 { Err(found) } else { Ok(opened(found, path, true)) };
+        }
         return Ok(Place { directory, name: path, owned: false, is_inside: false, parent: None });
     };
     let name = path.wrapping_add(slash + 1);
@@ -334,23 +369,22 @@ pub(crate) fn place(directory: i32, path: *const u8) -> Result<Place, Answer> {
     if !text.put(parent).fits() {
         return Err(ENAMETOOLONG);
     }
-    let flags = O_PATH | O_DIRECTORY | O_CLOEXEC;
-    let opened = |found, is_inside| Place { directory: found as i32, name, owned: true, is_inside, parent: None };
     if let Some(way) = way {
         let found = Start::of(directory, text.as_ptr(), parent).open_without_links(flags, 0);
         if found >= 0 {
             way.remember();
-            return Ok(opened(found, way.is_inside()));
+            return Ok(opened(found, name, way.is_inside()));
         }
     }
-    if parent[0] == b'/' && !is_passed(parent) {
+    // In /dev, where only some names are the host's, the name decides.
+    if parent[0] == b'/' && !(is_passed(parent) && is_passed(&bytes[..end])) {
         let found = Start::of(directory, text.as_ptr(), parent).open(flags);
         if found >= 0 {
-            return Ok(opened(found, true));
+            return Ok(opened(found, name, true));
         }
     }
     let found = open_judged(directory, text.as_ptr(), parent, flags);
-    if found < 0 { Err(found) } else { Ok(opened(found, false)) }
+    if found < 0 { Err(found) } else { Ok(opened(found, name, false)) }
 }
 
 /// The place of `new`, if that is in the directory of `old`, whose paths begin with the same text.
@@ -503,16 +537,45 @@ fn open_passed(path: *const u8, bytes: &[u8], flags: u64, mode: u64) -> Answer {
     kernel::openat(AT_FDCWD, path, flags, mode)
 }
 
-/// Whether a path from the root is one of the host's.
+/// Whether a path from the root is one of the host's by its name alone.
 pub(crate) fn is_passed(path: &[u8]) -> bool {
     let skip = path.iter().take_while(|byte| **byte == b'/').count();
     let below = |name: &[u8]| path[skip..].strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest[0] == b'/');
     match path.get(skip) {
-        Some(b'd') => below(b"dev") && !below(b"dev/pipes"),
+        Some(b'd') => below(b"dev") && is_device(&path[skip + 3..]),
         Some(b'p') => below(b"proc"),
         Some(b's') => below(b"sys"),
         _ => false,
     }
+}
+
+/// Whether a path below /dev is /dev itself, or one that stays the host's.
+fn is_device(below: &[u8]) -> bool {
+    first_part(below).is_none_or(|name| DEVICES.contains(&name))
+}
+
+fn first_part(path: &[u8]) -> Option<&[u8]> {
+    path.split(|byte| *byte == b'/').find(|part| !part.is_empty())
+}
+
+/// Whether a path from the root without `.`, `..` and links leads to what is the host's.
+fn leads_to_host(path: &[u8]) -> bool {
+    is_passed(path) || path.strip_prefix(b"/dev/").and_then(first_part).is_some_and(is_hosts_alone)
+}
+
+/// Whether the host has this in /dev, and the step has made nothing of that name. In a frame of its own: that of a walk stays small.
+#[cold]
+#[inline(never)]
+fn is_hosts_alone(name: &[u8]) -> bool {
+    let mut buffer = [0; 300];
+    let mut device = Text::new(&mut buffer);
+    device.put(b"/dev/").put(name);
+    let mut real = Stat::empty();
+    // SAFETY: behind the first byte stands the same path, without the slash.
+    let inside = unsafe { device.as_ptr().add(1) };
+    device.fits()
+        && Object::At(ROOT_DESCRIPTOR, inside).stat(&mut real) == ENOENT
+        && Object::At(AT_FDCWD, device.as_ptr()).stat(&mut real) == 0
 }
 
 /// Whether a path has a part `..`.
@@ -619,7 +682,7 @@ fn walk(
         if !out.fits() || out.as_bytes().len() + 256 > PATH_MAX {
             return Err(ENAMETOOLONG);
         }
-        if state.passes() && is_passed(&out.as_bytes()[root..]) {
+        if state.passes() && leads_to_host(&out.as_bytes()[root..]) {
             continue;
         }
         let is_last = rest[at..rest_length].iter().all(|byte| *byte == b'/');
@@ -657,7 +720,7 @@ fn walk(
         }
         out.cut(if rest[0] == b'/' { root } else { before });
     }
-    if state.passes() && is_passed(&out.as_bytes()[root..]) {
+    if state.passes() && leads_to_host(&out.as_bytes()[root..]) {
         return Ok((root, true));
     }
     Ok((0, false))
@@ -682,8 +745,13 @@ mod tests {
             (b"/dev/null", true),
             (b"//proc/self", true),
             (b"/sys/", true),
+            (b"//dev//", true),
+            (b"/dev/pts/0", true),
             (b"/device", false),
             (b"/dev/pipes/x", false),
+            (b"/dev/nul", false),
+            (b"/dev/net/tun", false),
+            (b"/dev/..", false),
             (b"/process", false),
             (b"/", false),
             (b"/etc/dev", false),

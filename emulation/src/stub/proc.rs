@@ -4,6 +4,7 @@
 use super::arch::{O_DIRECTORY, O_NOFOLLOW, number as n};
 use super::kernel::{self, AT_FDCWD, Answer, EACCES, O_CLOEXEC, O_PATH, call};
 use super::path::{Place, is_passed};
+use super::scratch::Scratch;
 use super::state::{VARIABLE, end_of_stub, program_of, setting, state};
 use super::text::{self, Text};
 
@@ -82,14 +83,14 @@ fn open_program(path: *const u8, is_own: bool, flags: u64) -> Option<Answer> {
     if is_own {
         return Some(kernel::openat(AT_FDCWD, setting().program_real.as_ptr(), flags, 0));
     }
-    let mut buffer = [0; 1024];
-    let length = kernel::readlinkat(AT_FDCWD, path, &mut buffer);
+    let mut scratch = Scratch::take()?;
+    let (buffer, _) = scratch.halves();
+    let length = kernel::readlinkat(AT_FDCWD, path, buffer);
     if buffer.get(..usize::try_from(length).ok()?) != Some(setting().stub.as_bytes()) {
         return None;
     }
     with_program(AT_FDCWD, path, |program| {
-        let mut buffer = [0; 1024];
-        let mut text = Text::new(&mut buffer);
+        let mut text = Text::new(buffer);
         text.put(program).fits().then(|| kernel::openat(AT_FDCWD, text.as_ptr(), flags, 0))
     })
 }

@@ -88,6 +88,14 @@ impl Context {
         self.registers[16]
     }
 
+    /// Where, below what a program may use without saying so, the stack of the program can be gone on with, if it has given its signals one of their own, was not on that, and less
+    /// than `enough_bytes` of it are left below `here`.
+    pub(crate) fn larger_stack(&self, here: u64, enough_bytes: u64) -> Option<u64> {
+        let [lowest, flags, length] = self.stack;
+        let is_small = length != 0 && flags as u32 == 0 && here.wrapping_sub(lowest) < enough_bytes;
+        is_small.then_some((self.registers[15] - 128) & !15)
+    }
+
     /// Whether the program has given its signals a stack of their own.
     pub(crate) fn has_signal_stack(&self) -> bool {
         self.stack[2] != 0
@@ -227,6 +235,23 @@ extern "C" fn direct() {
 extern "C" fn came(number: i64, saved: &Saved) -> i64 {
     let [f, e, d, c, b, a] = saved.arguments;
     super::by_shortcut(number, [a, b, c, d, e, f])
+}
+
+/// Calls `run` with its stack at `stack`, which is a multiple of 16.
+#[unsafe(naked)]
+pub(crate) extern "C" fn run_on(stack: u64, run: unsafe extern "C" fn(*mut Context, i64), context: *mut Context, number: i64) {
+    naked_asm!(
+        "push rbp",
+        "mov rbp, rsp",
+        "mov rsp, rdi",
+        "mov rax, rsi",
+        "mov rdi, rdx",
+        "mov rsi, rcx",
+        "call rax",
+        "mov rsp, rbp",
+        "pop rbp",
+        "ret",
+    )
 }
 
 /// What a handler returns to.
@@ -426,7 +451,7 @@ pub(crate) mod number {
     numbers! {
         READ 0, WRITE 1, OPEN 2, CLOSE 3, STAT 4, FSTAT 5, LSTAT 6, MMAP 9, MPROTECT 10, MUNMAP 11, RT_SIGACTION 13, RT_SIGPROCMASK 14,
         PREAD64 17, PWRITE64 18, ACCESS 21, DUP2 33, GETPID 39, CONNECT 42, ACCEPT 43, SENDTO 44, BIND 49, GETSOCKNAME 51, GETPEERNAME 52,
-        CLONE 56, EXECVE 59, EXIT_GROUP 231, WAIT4 61, KILL 62, FCNTL 72, FLOCK 73, TRUNCATE 76, FTRUNCATE 77, GETDENTS64 217, GETCWD 79, CHDIR 80, FCHDIR 81,
+        SIGALTSTACK 131, CLONE 56, EXECVE 59, EXIT_GROUP 231, WAIT4 61, KILL 62, FCNTL 72, FLOCK 73, TRUNCATE 76, FTRUNCATE 77, GETDENTS64 217, GETCWD 79, CHDIR 80, FCHDIR 81,
         RENAME 82, MKDIR 83, RMDIR 84, CREAT 85, LINK 86, UNLINK 87, SYMLINK 88, READLINK 89, CHMOD 90, FCHMOD 91, CHOWN 92,
         FCHOWN 93, LCHOWN 94, UMASK 95, GETUID 102, GETGID 104, SETUID 105, SETGID 106, GETEUID 107, GETEGID 108, SETSID 112,
         SETREUID 113, SETREGID 114, GETGROUPS 115, SETGROUPS 116, SETRESUID 117, GETRESUID 118, SETRESGID 119, GETRESGID 120,
