@@ -99,7 +99,11 @@ fn privileged_one_writable_volume_suffices_where_the_root_is_read_only() {
     Image::new().busybox_layer().write(&base.path().join("layout"), "latest");
     let context = base.path().join("context");
     fs::create_dir(&context).unwrap();
-    fs::write(context.join("Dockerfile"), "FROM base\nRUN id -u > /who\n").unwrap();
+    // A bind of the context, which is read-only like all else: what a step sees of it comes from there as it is.
+    let dockerfile =
+        "FROM base\nRUN --mount=type=bind,source=file,target=/file --mount=type=bind,target=/all cat /file /all/file > /who\n";
+    fs::write(context.join("Dockerfile"), dockerfile).unwrap();
+    fs::write(context.join("file"), "text").unwrap();
     for (kind, volume, variable, state) in [
         (PodKind::Restricted, "/cache", None, "/cache/cofferdam"),
         (PodKind::Baseline, "/workspace", None, "/workspace/cofferdam"),

@@ -20,8 +20,8 @@ const CAPABILITY: &str = "user.cofferdam.security.capability";
 /// The records of one root.
 #[derive(Debug)]
 pub(super) struct Recorded {
-    /// Owners of what can hold no attribute, by inode.
-    owners: ConfinedDir,
+    /// Owners of what can hold no attribute, by inode; `None` where nothing was ever recorded, in a directory that is only read.
+    owners: Option<ConfinedDir>,
     uid: u32,
     gid: u32,
 }
@@ -36,8 +36,19 @@ impl Recorded {
             }
             _ => {}
         }
-        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        Ok(Self { owners: ConfinedDir::open(path)?, uid, gid })
+        Ok(Self::with(Some(ConfinedDir::open(path)?)))
+    }
+
+    /// The same of a directory that is only read, which may be the user's: nothing is made beside it.
+    fn open_to_read(root: &Path) -> Result<Self, RootfsError> {
+        let path = beside(root, OWNERS);
+        let is_there =
+            path.try_exists().map_err(|source| RootfsError::State { action: "look at", path: path.clone(), source })?;
+        Ok(Self::with(if is_there { Some(ConfinedDir::open(path)?) } else { None }))
+    }
+
+    fn with(owners: Option<ConfinedDir>) -> Self {
+        Self { owners, uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
     }
 
     /// What the image has where the disk has `stat`.
@@ -62,7 +73,8 @@ impl Recorded {
                 }
             }
             _ => {
-                let value = self.owners.read_link(&name(stat.inode, stat.birth)).unwrap_or_default();
+                let known = self.owners.as_ref().and_then(|owners| owners.read_link(&name(stat.inode, stat.birth)).ok());
+                let value = known.unwrap_or_default();
                 (seen.uid, seen.gid) = record::parse_side_value(&value).unwrap_or((0, 0));
             }
         }
@@ -123,8 +135,9 @@ impl Recorded {
         let mut value = [0; 24];
         let length = record::side_value(&mut value, entry.uid, entry.gid);
         let name = name(stat.inode, stat.birth);
-        self.owners.remove_all(&name)?;
-        self.owners.create_symlink(&name, &value[..length])
+        let owners = self.owners.as_ref().expect("records that are written were opened so");
+        owners.remove_all(&name)?;
+        owners.create_symlink(&name, &value[..length])
     }
 }
 
@@ -157,7 +170,7 @@ fn record_of(entry: &Entry) -> Option<Record> {
 
 /// Copies from a path in one root to a path in another. Times are copied too, those of directories when all is in them.
 pub(super) fn copy((from, source): (&Path, &TreePath), (to, target): (&Path, &TreePath)) -> Result<(), RootfsError> {
-    let (records, new_records) = (Recorded::open(from)?, Recorded::open(to)?);
+    let (records, new_records) = (Recorded::open_to_read(from)?, Recorded::open(to)?);
     let (from, to) = (ConfinedDir::open(from)?, ConfinedDir::open(to)?);
     let mut directories = Vec::new();
     let mut open = vec![(source.clone(), target.clone())];
@@ -279,6 +292,19 @@ mod tests {
             let seen = recorded.seen(&root, &path, &root.stat(&path).unwrap().unwrap()).unwrap();
             assert_eq!(Recorded::entry(&root, &path, &seen, SourceId(0)).unwrap(), Some(wanted), "{name}");
         }
+    }
+
+    #[test]
+    fn nothing_is_made_beside_what_is_only_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let (from, to) = (directory.path().join("from"), directory.path().join("to"));
+        fs::create_dir_all(from.join("d")).unwrap();
+        fs::create_dir(&to).unwrap();
+        fs::write(from.join("d/file"), "text").unwrap();
+        std::os::unix::fs::symlink("d/file", from.join("link")).unwrap();
+        copy((&from, &TreePath::root()), (&to, &TreePath::clamp("copy"))).unwrap();
+        assert_eq!(fs::read(to.join("copy/link")).unwrap(), b"text");
+        assert!(!beside(&from, OWNERS).exists());
     }
 
     #[test]

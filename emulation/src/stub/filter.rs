@@ -5,8 +5,8 @@ use super::calls::{Absent, Always, Given, Root, Row, TABLE};
 use super::kernel::{Answer, E2BIG, ENOSYS, call};
 use super::state::ROOT_DESCRIPTOR;
 
-/// The upper half of the addresses of the stub; build.rs has the address.
-const REGION: u32 = 0x2000;
+/// The upper half of the addresses of the stub; stub.ld has the address.
+const REGION: u32 = 0x5508;
 
 const LOAD: u16 = 0x20;
 const JUMP: u16 = 0x05;
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn what_the_builder_refuses_is_refused_to_the_stub_too() {
-        for address in [0x7fff_1234_5678, 0x2000_0000_1234] {
+        for address in [0x7fff_1234_5678, 0x5508_0000_1234] {
             assert_eq!(run(n::MOUNT, [0; 6], address), ERRNO | 1);
         }
     }
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn a_call_comes_to_the_stub_unless_it_is_the_stubs() {
         const PROGRAM: u64 = 0x7fff_1234_5678;
-        const STUB: u64 = 0x2000_0000_1234;
+        const STUB: u64 = 0x5508_0000_1234;
         const NONE: [u64; 6] = [0; 6];
         for number in [n::READ, n::WRITE, n::MMAP, n::CLONE] {
             assert_eq!(run(number, NONE, PROGRAM), ALLOW, "{number}");

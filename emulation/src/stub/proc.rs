@@ -242,8 +242,8 @@ fn put_right(kind: Kind, line: &[u8], out: &mut Text<'_>) {
 }
 
 fn put_mapping(line: &[u8], out: &mut Text<'_>) {
-    /// Where the stub begins, with as many digits as its addresses have; build.rs has the address. The heap of a program is behind.
-    const START: u64 = 0x2000_0000_0000;
+    /// Where the stub begins, with as many digits as its addresses have; stub.ld has the address. The heap of a program is behind.
+    const START: u64 = 0x5508_0000_0000;
     const DIGITS: usize = 12;
     let digit = |byte: &u8| char::from(*byte).to_digit(16).map(u64::from);
     let start = line.iter().map_while(digit).fold(0_u64, |start, digit| start.wrapping_mul(16).wrapping_add(digit));
@@ -370,8 +370,8 @@ mod tests {
     fn the_stub_and_its_variable_are_not_there() {
         let mut buffer = [0; 512];
         let lines: [&[u8]; 3] = [
-            b"200000000000-20000001f000 r-xp 0 0:0 1 /s\n",
-            b"20000001f000-200000128000 rw-p 0 0:0 1 /s\n",
+            b"550800000000-55080001f000 r-xp 0 0:0 1 /s\n",
+            b"55080001f000-550800128000 rw-p 0 0:0 1 /s\n",
             b"7f0000000000-7f0000001000 rw-p 0 0:0 0\n",
         ];
         assert_eq!(right(Kind::Maps, &lines, &mut buffer), "7f0000000000-7f0000001000 rw-p 0 0:0 0\n");

@@ -27,6 +27,29 @@ try-make-parallel() {
     same "$(make | wc -l)" 2
 }
 
+# What the thread and memory sanitizers take of the addresses, down to what is only kept free.
+try-sanitizer-layout() {
+    run_c <<'C'
+#include <assert.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+int main(void) {
+    static const unsigned long ranges[][2] = {{0x008000000000, 0x550000000000}, {0x568000000000, 0x7b0000000000}};
+    for (int i = 0; i < 2; i++) {
+        void *start = (void *)ranges[i][0];
+        int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED;
+        assert(mmap(start, ranges[i][1] - ranges[i][0], PROT_NONE, flags, -1, 0) == start);
+    }
+    assert(mkdir("made", 0755) == 0 && chown("made", 7, 8) == 0);
+    struct stat found;
+    assert(stat("made", &found) == 0 && found.st_uid == 7 && found.st_gid == 8);
+    assert(open("/etc/passwd", O_RDONLY) >= 0 && fork() >= 0);
+}
+C
+}
+
 try-shared-library() {
     echo 'int answer(void) { return 42; }' | gcc -shared -fPIC -Wl,-soname,libanswer.so.1 -x c -o libanswer.so.1.0 -
     install -D --target-directory=/usr/local/lib libanswer.so.1.0
