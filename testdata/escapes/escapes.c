@@ -64,7 +64,7 @@ static const unsigned char code[] = {0x48, 0x89, 0xf8, 0x48, 0x89, 0xf7, 0x48, 0
 
 static void be_hostile(void) {
     // Calls from addresses that begin like this are the emulation's own.
-    void *place = mmap((void *)0x200040000000, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    void *place = mmap((void *)0x550840000000, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     if (place == MAP_FAILED) {
         perror("mmap");
         exit(2);

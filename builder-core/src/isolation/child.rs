@@ -45,6 +45,8 @@ pub(super) struct Program {
     pub(super) capabilities: u64,
     /// /dev/null.
     pub(super) input: RawFd,
+    /// Landlock's rules; -1 if there are none.
+    pub(super) rules: RawFd,
     /// The calls that it may not make; empty if it may make all.
     pub(super) filter: Vec<libc::sock_filter>,
     /// Takes the standard output.
@@ -228,6 +230,7 @@ fn init(program: &Program) -> ! {
     };
     stage(Stage::Start, await_start(program));
     forget_arguments(program);
+    enter_rules(program);
     stage(Stage::Descriptors, take_descriptors(program));
     stage(Stage::Proc, if program.fresh_proc { mount_proc(&program.proc) } else { bind_proc(&program.proc) });
     stage(Stage::Hide, hide(program));
@@ -320,6 +323,15 @@ fn forget_arguments(program: &Program) {
     let arguments = &program.own_arguments;
     // SAFETY: the kernel says that the arguments are there, on our own copy of the stack; nothing here reads them.
     unsafe { ptr::write_bytes(ptr::with_exposed_provenance_mut::<u8>(arguments.start), 0, arguments.len()) };
+}
+
+/// Gives up signals to processes outside and abstract sockets of theirs, while this process may without promising to gain no rights.
+/// Where the host refuses it, the namespaces stand alone.
+fn enter_rules(program: &Program) {
+    if program.rules >= 0 {
+        // SAFETY: plain numbers.
+        unsafe { libc::syscall(libc::SYS_landlock_restrict_self, program.rules, 0) };
+    }
 }
 
 /// Standard streams in their places, everything else closed but the report pipe.

@@ -71,6 +71,12 @@ impl Ruleset {
         Self::make([files, 0, scopes(version)])
     }
 
+    /// The same where the kernel has rules about signals and sockets, and nothing otherwise: namespaces forbid all else.
+    pub(super) fn of_signals_and_sockets() -> Option<Self> {
+        let version = version().ok().filter(|version| *version >= FIRST_WITH_SCOPES)?;
+        Self::of_processes(version).ok()
+    }
+
     /// Rules for what this version of Landlock knows. What is not there needs no rule.
     pub(super) fn new(version: u32, reachable: &[(&Path, Reach)]) -> io::Result<Self> {
         let attributes = attributes(version);

@@ -7,6 +7,7 @@
 use super::{
     CancelToken, Choice, ExitStatus, Identity, Isolation, Network, Privileges, Proc, RunError, Step, Stream, capabilities,
     child::{self, Program, Report, Stage, TextList},
+    landlock::Ruleset,
     mounts, seccomp,
 };
 use crate::tree::TreePath;
@@ -22,7 +23,7 @@ use std::{
     io,
     ops::Range,
     os::{
-        fd::{AsRawFd, FromRawFd as _, OwnedFd},
+        fd::{AsFd as _, AsRawFd, FromRawFd as _, OwnedFd},
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::Path,
@@ -107,7 +108,9 @@ fn run_apart(step: &Step, writers: Writers, fresh_proc: bool, cancel: &CancelTok
         let (null, output, error, report) = (null?, output?, error?, report?);
         drop((writers, report_writer));
         let descriptors = [&null, &output, &error, &report, &start_reader, &start_writer].map(AsRawFd::as_raw_fd);
-        let program = program(step, places, fresh_proc, descriptors)?;
+        let rules = if step.privileges == Privileges::All { None } else { Ruleset::of_signals_and_sockets() };
+        let entered = rules.as_ref().map_or(-1, |rules| rules.as_fd().as_raw_fd());
+        let program = program(step, places, fresh_proc, descriptors, entered)?;
         let pid = child::start(&program)
             .map_err(|source| RunError::System { what: "start a process in a process namespace", source })?;
         drop((null, output, error, report, start_reader));
@@ -244,7 +247,13 @@ fn copy_output(output: &OwnedFd, error: &OwnedFd, end: &OwnedFd, sink: &mut dyn 
 }
 
 /// Everything that the processes need, ready for use.
-fn program(step: &Step, places: mounts::Places<'_>, fresh_proc: bool, descriptors: [i32; 6]) -> Result<Program, RunError> {
+fn program(
+    step: &Step,
+    places: mounts::Places<'_>,
+    fresh_proc: bool,
+    descriptors: [i32; 6],
+    rules: i32,
+) -> Result<Program, RunError> {
     let text = |bytes: &[u8], what: &str| CString::new(bytes).map_err(|_| RunError::ZeroByte { what: what.to_owned() });
     let path = |path: &Path| text(path.as_os_str().as_bytes(), "a path");
     let below_proc = |names: &[&str]| {
@@ -276,6 +285,7 @@ fn program(step: &Step, places: mounts::Places<'_>, fresh_proc: bool, descriptor
             Privileges::Usual => capabilities::DEFAULT,
             Privileges::All => capabilities::ALL,
         },
+        rules,
         filter: match step.privileges {
             Privileges::Usual => seccomp::filter(),
             Privileges::All => Vec::new(),
