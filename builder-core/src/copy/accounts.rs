@@ -73,17 +73,17 @@ impl Accounts {
     }
 
     /// Whom `--chown` names: `user`, `user:group`, names or numbers. Without a group it is the user's own; a number without a
-    /// group is also the group's number.
+    /// group is also the group's number. `root` and nothing are 0, whatever the image knows.
     ///
     /// # Errors
     /// [`AccountError`] for a name that the image does not know.
     pub fn owner(&self, text: &str) -> Result<(u32, u32), AccountError> {
         let (user, group) = split(text);
-        let (uid, own_gid) = match number(user)? {
+        let (uid, own_gid) = match fixed(user)? {
             Some(uid) => (uid, uid),
             None => self.named(user).map(|account| (account.uid, account.gid))?,
         };
-        Ok((uid, group.map_or(Ok(own_gid), |group| self.group(group))?))
+        Ok((uid, group.map_or(Ok(own_gid), |group| self.owner_group(group))?))
     }
 
     /// Whom a directory belongs to that WORKDIR makes for this `USER`: as [`owner`](Self::owner) says, but a name that is not
@@ -98,7 +98,7 @@ impl Accounts {
             found => found,
         };
         let (uid, own_gid) = known(self.owner(user), (0, 0))?;
-        let with_group = |group| self.group(group).map(|gid| (uid, gid));
+        let with_group = |group| self.owner_group(group).map(|gid| (uid, gid));
         group.map_or(Ok((uid, own_gid)), |group| known(with_group(group), (uid, own_gid)))
     }
 
@@ -137,6 +137,10 @@ impl Accounts {
         self.users.iter().find(|account| account.name == name).ok_or_else(|| AccountError::User(name.to_owned()))
     }
 
+    fn owner_group(&self, text: &str) -> Result<u32, AccountError> {
+        fixed(text)?.map_or_else(|| self.group(text), Ok)
+    }
+
     fn group(&self, text: &str) -> Result<u32, AccountError> {
         // BuildKit takes `user:` for group 0.
         if text.is_empty() {
@@ -152,6 +156,11 @@ impl Accounts {
 
 fn split(text: &str) -> (&str, Option<&str>) {
     text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)))
+}
+
+/// What an owner means in every image: a number, and as with BuildKit `root` and nothing.
+fn fixed(text: &str) -> Result<Option<u32>, AccountError> {
+    if matches!(text, "" | "root") { Ok(Some(0)) } else { number(text) }
 }
 
 /// A number, if the text is one. The highest one means "nobody" to the kernel and is refused.
@@ -188,7 +197,24 @@ mod tests {
         ] {
             assert_eq!(accounts().owner(text), Ok(expected), "{text}");
         }
-        assert_eq!(Accounts::default().owner("9:8"), Ok((9, 8)));
+    }
+
+    #[test]
+    fn root_owns_in_an_image_without_accounts() {
+        for (text, expected) in [
+            ("9:8", (9, 8)),
+            ("root", (0, 0)),
+            ("root:root", (0, 0)),
+            ("root:5", (0, 5)),
+            ("0:root", (0, 0)),
+            (":50", (0, 50)),
+            (":root", (0, 0)),
+        ] {
+            assert_eq!(Accounts::default().owner(text), Ok(expected), "{text}");
+        }
+        let odd = Accounts::parse(b"root:x:7:8::/:/bin/sh\n", b"root:x:9:\n");
+        assert_eq!((odd.owner("root"), odd.owner("5:root")), (Ok((0, 0)), Ok((5, 0))), "the word, not the account");
+        assert_eq!(odd.maker("3:root"), Ok((3, 0)));
     }
 
     #[test]
