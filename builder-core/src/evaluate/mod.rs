@@ -541,7 +541,7 @@ impl Step<'_> {
             excludes: copy.exclude.iter().map(|word| word.text.clone()).collect(),
             add: None,
         };
-        Ok(self.copied("COPY", action))
+        self.copied("COPY", action, copy.chown.as_ref())
     }
 
     fn add(&mut self, add: &Add) -> Result<CopyAction, ParseError> {
@@ -561,15 +561,24 @@ impl Step<'_> {
                 keep_git_dir: add.keep_git_dir,
             }),
         };
-        Ok(self.copied("ADD", action))
+        self.copied("ADD", action, add.chown.as_ref())
     }
 
-    fn copied(&mut self, keyword: &str, action: CopyAction) -> CopyAction {
+    fn copied(&mut self, keyword: &str, action: CopyAction, chown: Option<&Word>) -> Result<CopyAction, ParseError> {
+        // A layer of its own knows no accounts. With --chmod, --link is a copy like any other (BuildKit).
+        if let (true, None, Some(owner), Some(word)) = (action.link, &action.chmod, &action.chown, chown)
+            && let Some(name) = owner.splitn(2, ':').find(|id| *id != "root" && id.bytes().any(|byte| !byte.is_ascii_digit()))
+        {
+            return Err(ParseError {
+                hint: Some("use numeric ids, or leave --link out".to_owned()),
+                ..self.mistake(format!("with --link, --chown takes no name as {name:?}"), word.position)
+            });
+        }
         self.state.history(copy_history(keyword, &action), true);
-        match action.destination.as_str() {
+        Ok(match action.destination.as_str() {
             "" | "." => CopyAction { destination: "./".to_owned(), ..action },
             _ => action,
-        }
+        })
     }
 
     fn workdir(&mut self, word: &Word) -> Result<Action, ParseError> {

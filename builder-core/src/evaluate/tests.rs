@@ -383,6 +383,18 @@ fn a_mistake_has_its_line_its_word_and_a_remedy_and_changes_nothing() {
             Some("STOPSIGNAL takes a name as in SIGTERM or SIGRTMIN+3, or a number"),
         ),
         ("COPY --chown=${X:?who} a b\n", 2, "X: who", None),
+        (
+            "COPY --link --chown=7:staff a b\n",
+            2,
+            "with --link, --chown takes no name as \"staff\"",
+            Some("use numeric ids, or leave --link out"),
+        ),
+        (
+            "ARG O=app\nADD --link --chown=$O --chmod=$NOT a b\n",
+            3,
+            "with --link, --chown takes no name as \"app\"",
+            Some("use numeric ids, or leave --link out"),
+        ),
         ("COPY <<E /e\n${X!}\nE\n", 2, "unsupported modifier (!) in substitution of ${X}", None),
     ] {
         let error = error(&format!("FROM scratch\n{text}"));
