@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use builder_core::build::{
-    Backends, BuildError, BuildRequest, DockerfileSource, ErrorKind, Event, Export, Outcome, StepOutcome, build, read_definition,
+    Backends, BuildError, BuildRequest, ConfigPlatform, DockerfileSource, ErrorKind, Event, Export, Outcome, StepOutcome, build, read_definition,
 };
 use builder_core::lint::Warning;
+use builder_core::oci::Platform;
 use builder_core::{http, registry, store::Store};
 use std::{
     fs,
@@ -288,6 +289,28 @@ async fn a_base_of_another_platform_is_not_taken_in_silence() {
         result.unwrap();
         let warning = |event: &Event| matches!(event, Event::Warning { message, .. } if message.contains("linux/amd64 only"));
         assert_eq!(events.iter().any(warning), warned, "{platform}");
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_for_the_platform_that_was_asked_for() {
+    if !require(&["docker-registry", "skopeo"]) {
+        return;
+    }
+    let bench = Bench::new();
+    Image::new().layer("a 0644 0:0 \"a\"").push(&bench.registry, "base:1");
+    for (platform, config_platform, from, expected) in [
+        ("linux/arm64", ConfigPlatform::Base, "REGISTRY/base:1", "linux/amd64"),
+        ("linux/arm64", ConfigPlatform::Request, "REGISTRY/base:1", "linux/arm64"),
+        ("linux/arm64", ConfigPlatform::Request, "--platform=$BUILDPLATFORM REGISTRY/base:1", "linux/arm64"),
+        ("linux/arm/v7", ConfigPlatform::Request, "REGISTRY/base:1", "linux/arm/v7"),
+        ("linux/amd64", ConfigPlatform::Request, "--platform=linux/arm/v7 REGISTRY/base:1", "linux/amd64"),
+    ] {
+        let request = bench.request(&format!("FROM {from}\nCOPY Dockerfile /\n"));
+        let request = BuildRequest { platform: platform.parse().unwrap(), config_platform, ..request };
+        let config = bench.build(request).await.0.unwrap().config;
+        let built = Platform { os: config.os, architecture: config.architecture, variant: config.variant };
+        assert_eq!(built.to_string(), expected, "FROM {from} for {platform}");
     }
 }
 

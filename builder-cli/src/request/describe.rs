@@ -38,6 +38,7 @@ pub fn describe(invocation: &Invocation) -> Value {
         "target": request.target,
         "labels": request.labels,
         "platform": request.platform.to_string(),
+        "config_platform": request.config_platform,
         "destinations": strings(&request.destinations),
         "push": request.push,
         "exports": request.exports.iter().map(export).collect::<Vec<_>>(),

@@ -15,7 +15,7 @@ pub use registry::{CredentialSource, RegistrySettings};
 
 use crate::args::{BuildArgs, CompressionChoice, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
 use crate::environment::Environment;
-use builder_core::build::{BuildRequest, CacheUse, ContextSource, DockerfileSource, Entitlement, Export, SecretSource};
+use builder_core::build::{BuildRequest, CacheUse, ConfigPlatform, ContextSource, DockerfileSource, Entitlement, Export, SecretSource};
 use builder_core::http::Secret;
 use builder_core::oci::{Compression, Platform, Reference};
 use location::Place;
@@ -180,6 +180,7 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
         target: target(args, problems),
         labels: gather(problems, &args.label, "--label", pair).into_iter().collect(),
         platform: platform(args, problems).unwrap_or_else(|| environment.platform.clone()),
+        config_platform: if args.platform.is_some() { ConfigPlatform::Request } else { ConfigPlatform::Base },
         push: !no_push,
         destinations,
         exports,

@@ -84,6 +84,8 @@ fn each_result_and_each_way_reaches_the_request() {
         ("--platform linux/x86_64", "/platform", json!("linux/amd64")),
         ("--custom-platform=linux/arm64", "/platform", json!("linux/arm64")),
         ("--customPlatform=linux/arm64", "/platform", json!("linux/arm64")),
+        ("", "/config_platform", json!("base")),
+        ("--platform=linux/amd64", "/config_platform", json!("request")),
         ("-d b --tag c:2", "/destinations", json!(["r.example/a:1", "docker.io/library/b:latest", "docker.io/library/c:2"])),
         ("-t b", "/push", json!(true)),
         ("--no-push", "/push", json!(false)),

@@ -33,8 +33,8 @@ pub use error::{BuildError, ErrorKind, Place};
 pub use events::{Event, LayerSummary, StepId, StepOutcome, Stream};
 pub use publish::Pushed;
 pub use request::{
-    BuildRequest, CacheLayers, CacheMounts, CacheMountsPlace, CachePlace, CacheRequest, CacheTarget, CacheUse, ContextSource,
-    DockerfileSource, Entitlement, Export, SecretSource,
+    BuildRequest, CacheLayers, CacheMounts, CacheMountsPlace, CachePlace, CacheRequest, CacheTarget, CacheUse, ConfigPlatform,
+    ContextSource, DockerfileSource, Entitlement, Export, SecretSource,
 };
 pub use warm::{WarmRequest, Warmed, WarmedLayers, warm};
 
@@ -328,6 +328,10 @@ impl Build {
     async fn finish(&self, result: &StageState) -> Result<Outcome, BuildError> {
         let mut config = result.state.config.clone();
         config.config.labels.extend(self.request.labels.clone());
+        if self.request.config_platform == ConfigPlatform::Request {
+            let Platform { os, architecture, variant } = self.request.platform.clone();
+            (config.os, config.architecture, config.variant) = (os, architecture, variant);
+        }
         if config.created.is_none() {
             config.created = Some(self.now_text());
         }

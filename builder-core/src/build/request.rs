@@ -33,6 +33,9 @@ pub struct BuildRequest {
     /// What the image is for.
     #[serde(default = "Platform::linux_amd64")]
     pub platform: Platform,
+    /// What the config says of the platform.
+    #[serde(default)]
+    pub config_platform: ConfigPlatform,
     /// Names of the image.
     #[serde(default)]
     pub destinations: Vec<Reference>,
@@ -81,6 +84,17 @@ pub struct BuildRequest {
     /// A RUN that takes longer is ended; no limit if not given.
     #[serde(default)]
     pub step_timeout_seconds: Option<u64>,
+}
+
+/// Which platform an image is said to be for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConfigPlatform {
+    /// That of its base.
+    #[default]
+    Base,
+    /// That of the request, whatever the base says: somebody asked for it.
+    Request,
 }
 
 /// Where files are, or an image. Rules of a `.dockerignore` count in a directory of this machine only.
@@ -275,6 +289,7 @@ impl BuildRequest {
             target: None,
             labels: BTreeMap::new(),
             platform: Platform::linux_amd64(),
+            config_platform: ConfigPlatform::Base,
             destinations: Vec::new(),
             push: true,
             exports: Vec::new(),
