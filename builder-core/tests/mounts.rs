@@ -325,6 +325,24 @@ async fn privileged_a_step_is_known_by_the_content_that_it_binds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn privileged_a_host_name_is_part_of_the_key_where_it_is_given() {
+    let Some(bench) = Bench::new() else { return };
+    for (name, expected) in [
+        (None, StepOutcome::Executed),
+        (Some("a"), StepOutcome::Executed),
+        (Some("a"), StepOutcome::Cached),
+        (Some("b"), StepOutcome::Executed),
+        (Some(""), StepOutcome::Cached),
+    ] {
+        let mut request = bench.request("RUN uname -n\n");
+        request.build_args.extend(name.map(|name| ("BUILDKIT_SANDBOX_HOSTNAME".to_owned(), name.to_owned())));
+        let built = bench.build(request).await;
+        built.succeeded();
+        assert_eq!(built.last_outcome(), expected, "{name:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn privileged_a_cache_outlives_the_build_and_is_known_by_id_owner_and_mode() {
     let Some(bench) = Bench::new() else { return };
     let first = "RUN --mount=type=cache,target=/c stat -c '%a %u:%g' /c; echo first > /c/f\n";

@@ -220,6 +220,7 @@ impl Build {
         backends: Backends,
         events: mpsc::Sender<Event>,
     ) -> Result<Box<Self>, BuildError> {
+        run::check_host_name(&request.build_args)?;
         let work = Work::new()?;
         let store = backends.store;
         let opening = store.clone();

@@ -38,8 +38,11 @@ use std::{
 /// What `uname -n` says in a step, as with BuildKit.
 const HOST_NAME: &str = "buildkitsandbox";
 
-/// What /etc/hosts says in a step.
-const HOSTS: &str = "127.0.0.1\tlocalhost buildkitsandbox\n::1\tlocalhost ip6-localhost ip6-loopback\n";
+/// BuildKit's build argument for another host name.
+const HOST_NAME_ARGUMENT: &str = "BUILDKIT_SANDBOX_HOSTNAME";
+
+/// The longest host name that Linux takes.
+const MAX_HOST_NAME_BYTES: usize = 64;
 
 /// The root file system of a stage, as far as it is on disk.
 #[derive(Debug)]
@@ -65,6 +68,18 @@ pub(super) fn open_isolation(state_directory: &Path, wanted: Option<isolation::K
 /// The resolver settings of this host; a step on its network needs them.
 pub(super) fn host_resolv_conf() -> Vec<u8> {
     fs::read("/etc/resolv.conf").unwrap_or_default()
+}
+
+/// Refuses what the kernel would not take as the host name of a step.
+pub(super) fn check_host_name(build_args: &BTreeMap<String, String>) -> Result<(), BuildError> {
+    match build_args.get(HOST_NAME_ARGUMENT).map(String::len) {
+        Some(length) if length > MAX_HOST_NAME_BYTES => {
+            let message = format!("{HOST_NAME_ARGUMENT} has {length} bytes");
+            Err(BuildError::new(ErrorKind::Request, message)
+                .hint(format!("a host name has at most {MAX_HOST_NAME_BYTES} bytes")))
+        }
+        _ => Ok(()),
+    }
 }
 
 impl Build {
@@ -121,6 +136,7 @@ impl Build {
         let tree = self.tree(&step.before.tree).await?;
         let (contents, cancel, dating) = (self.contents.clone(), self.work.cancel_token(), self.dating());
         let (resolv_conf, time_limit) = (self.resolv_conf.clone(), self.request.step_timeout_seconds.map(Duration::from_secs));
+        let host_name = self.host_name().unwrap_or(HOST_NAME).to_owned();
         let output = Output { events: self.events.clone(), step: step.id.clone(), cancel: cancel.clone() };
         let run = move || {
             let root = disk.rootfs.begin_step(&tree).map_err(|error| on_disk(&error))?;
@@ -131,13 +147,13 @@ impl Build {
                 environment: environment(&action, &user, &attached),
                 directory: TreePath::clamp(&action.working_dir),
                 identity: Identity { uid: user.uid, gid: user.gid, groups: user.groups },
-                host_name: HOST_NAME.to_owned(),
+                hosts: hosts(&host_name),
+                host_name,
                 network: if action.network == Some(Network::None) { isolation::Network::None } else { isolation::Network::Host },
                 privileges: if action.security == Some(Security::Insecure) { Privileges::All } else { Privileges::Usual },
                 mounts,
                 arguments: action.argv.into_iter().map(OsString::from).collect(),
                 resolv_conf,
-                hosts: HOSTS.as_bytes().to_vec(),
                 time_limit,
             };
             let status = isolation.run(&step, &mut |stream, bytes| output.send(stream, bytes), &cancel).map_err(|error| {
@@ -169,12 +185,18 @@ impl Build {
         if let Some(script) = &action.script {
             key.part("script", &script.name).part("content", &script.content);
         }
+        key.optional("host name", self.host_name());
         key.optional("network", (action.network == Some(Network::None)).then_some("none"));
         key.optional("security", (action.security == Some(Security::Insecure)).then_some("insecure"));
         for mount in mounts {
             mount.add_to(&mut key);
         }
         self.with_epoch(key)
+    }
+
+    /// The host name that the steps of this build have instead of the usual one.
+    fn host_name(&self) -> Option<&str> {
+        self.request.build_args.get(HOST_NAME_ARGUMENT).map(String::as_str).filter(|name| !name.is_empty())
     }
 
     /// Says what a step does not get.
@@ -386,6 +408,11 @@ fn environment(action: &RunAction, user: &User, attached: &Attached) -> Vec<(OsS
     }
     variables.extend(attached.secrets.clone());
     variables.into_iter().collect()
+}
+
+/// What /etc/hosts says in a step.
+fn hosts(host_name: &str) -> Vec<u8> {
+    format!("127.0.0.1\tlocalhost {host_name}\n::1\tlocalhost ip6-localhost ip6-loopback\n").into_bytes()
 }
 
 fn script(script: evaluate::ScriptFile) -> Mount {
