@@ -3,7 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use builder_core::build::{
-    Backends, BuildError, BuildRequest, ConfigPlatform, DockerfileSource, ErrorKind, Event, Export, Outcome, StepOutcome, build, read_definition,
+    Backends, BuildError, BuildRequest, ConfigPlatform, DockerfileSource, ErrorKind, Event, Export, Outcome, StepOutcome, build,
+    read_definition,
 };
 use builder_core::lint::Warning;
 use builder_core::oci::Platform;

@@ -486,6 +486,9 @@ async fn a_repository_may_be_a_context() {
     result.unwrap();
     assert_eq!(Layout::open_only(&bench.path("out")).tree(), "a 0644 0:0 \"second\"\n");
     assert!(events.iter().any(|event| matches!(event, Event::Warning { message, .. } if message.contains(".dockerignore"))));
+    let mut request = bench.request_of(source("", ""));
+    request.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), "context".to_owned());
+    assert_eq!(bench.build(request).await.0.unwrap().config.created.unwrap(), "2011-11-11T11:11:11Z", "the time of the commit");
     let (_, text) = bench.failure(bench.request_of(source("v1", ""))).await;
     assert!(text.contains("the context has no Dockerfile Dockerfile"), "{text}");
     let mut request = bench.request("FROM scratch\nCOPY --from=code . /\n");
@@ -494,6 +497,22 @@ async fn a_repository_may_be_a_context() {
     let mut request = bench.request("FROM code\n");
     request.build_contexts.insert("code".to_owned(), source("main", "d"));
     assert_eq!(bench.tree(request).await, "x 0644 0:0 \"X\"\n");
+}
+
+#[tokio::test]
+async fn a_named_directory_has_no_time_for_source_date_epoch_and_an_image_is_not_asked() {
+    let bench = Bench::new();
+    let mut request = bench.request("FROM scratch\n");
+    request.build_args.insert("SOURCE_DATE_EPOCH".to_owned(), "code".to_owned());
+    let place = |source| [("code".to_owned(), source)].into();
+    request.build_contexts = place(ContextSource::Directory(bench.path("")));
+    bench.build(request.clone()).await.0.unwrap();
+    request.build_contexts = place(ContextSource::OciLayout { path: bench.path("layout"), image: None });
+    let (kind, text) = bench.failure(request).await;
+    assert_eq!(
+        (kind, &*text),
+        (ErrorKind::Request, "SOURCE_DATE_EPOCH is \"code\", and the time of what this names is not supported")
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

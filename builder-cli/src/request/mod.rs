@@ -15,7 +15,9 @@ pub use registry::{CredentialSource, RegistrySettings};
 
 use crate::args::{BuildArgs, CompressionChoice, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
 use crate::environment::Environment;
-use builder_core::build::{BuildRequest, CacheUse, ConfigPlatform, ContextSource, DockerfileSource, Entitlement, Export, SecretSource};
+use builder_core::build::{
+    BuildRequest, CacheUse, ConfigPlatform, ContextSource, DockerfileSource, Entitlement, Export, SecretSource,
+};
 use builder_core::http::Secret;
 use builder_core::oci::{Compression, Platform, Reference};
 use location::Place;

@@ -242,17 +242,20 @@ impl Build {
         let context = fetch.context_elsewhere(&request, &events).await?;
         let (file_name, dockerfile) = fetch.dockerfile(&request, context.as_deref()).await?;
         let options = plan_options(&request);
-        let plan = plan::plan(&dockerfile, &options)
+        let mut plan = plan::plan(&dockerfile, &options)
             .map_err(|mistakes| BuildError::mistakes(&file_name, &dockerfile.source, mistakes))?;
         if request.source_date_epoch.is_none()
             && let Some(text) =
                 request.build_args.get(EPOCH).or_else(|| plan.global_args.get(EPOCH)).filter(|text| !text.is_empty())
         {
-            let seconds = text.parse().map_err(|_| {
-                BuildError::new(ErrorKind::Request, format!("{EPOCH} is {text:?}"))
-                    .hint("it is a number: seconds since 1970-01-01 UTC")
-            })?;
-            request.source_date_epoch = Some(seconds);
+            let seconds = epoch(text, &request, &dockerfile, context.as_deref())?;
+            // Steps see the time and not where it came from.
+            let seen = seconds.map(|seconds| seconds.to_string()).unwrap_or_default();
+            match request.build_args.get_mut(EPOCH) {
+                Some(given) => *given = seen,
+                None => drop(plan.global_args.insert(EPOCH.to_owned(), seen)),
+            }
+            request.source_date_epoch = seconds;
         }
         let named = request.build_contexts.keys().map(|name| (Some(name.clone()), OnceCell::new()));
         let own = OnceCell::new_with(context.map(Files::Tree));
@@ -426,6 +429,31 @@ fn plan_options(request: &BuildRequest) -> plan::Options {
 
 /// The variable of reproducible builds.
 const EPOCH: &str = "SOURCE_DATE_EPOCH";
+
+/// The name of the build's own context, where [`EPOCH`] may name one.
+const OWN_CONTEXT: &str = "context";
+
+/// What [`EPOCH`] says: a number, or the name of the context that has the time. That of a Git repository is the commit's; a
+/// directory of this machine has none.
+fn epoch(text: &str, request: &BuildRequest, dockerfile: &Dockerfile, context: Option<&Tree>) -> Result<Option<i64>, BuildError> {
+    if let Ok(seconds) = text.parse() {
+        return Ok(Some(seconds));
+    }
+    let refused = |message| {
+        let failure = BuildError::new(ErrorKind::Request, message);
+        Err(failure.hint("it is a number: seconds since 1970-01-01 UTC"))
+    };
+    let is_own = text == OWN_CONTEXT;
+    let names_text = |stage: &dockerfile::Stage| stage.name.as_ref().is_some_and(|name| name.name.eq_ignore_ascii_case(text));
+    match if is_own { Some(&request.context) } else { request.build_contexts.get(text) } {
+        Some(ContextSource::Directory(path)) if !path.is_file() => Ok(None),
+        Some(ContextSource::Empty) => Ok(None),
+        // All files of a repository have the time of the commit.
+        Some(ContextSource::Git(_)) if is_own => Ok(context.and_then(|tree| Some(tree.get(&TreePath::root())?.mtime.seconds))),
+        None if !dockerfile.stages.iter().any(names_text) => refused(format!("{EPOCH} is {text:?}")),
+        _ => refused(format!("{EPOCH} is {text:?}, and the time of what this names is not supported")),
+    }
+}
 
 fn seconds_since_epoch() -> i64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

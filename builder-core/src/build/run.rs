@@ -75,8 +75,7 @@ pub(super) fn check_host_name(build_args: &BTreeMap<String, String>) -> Result<(
     match build_args.get(HOST_NAME_ARGUMENT).map(String::len) {
         Some(length) if length > MAX_HOST_NAME_BYTES => {
             let message = format!("{HOST_NAME_ARGUMENT} has {length} bytes");
-            Err(BuildError::new(ErrorKind::Request, message)
-                .hint(format!("a host name has at most {MAX_HOST_NAME_BYTES} bytes")))
+            Err(BuildError::new(ErrorKind::Request, message).hint(format!("a host name has at most {MAX_HOST_NAME_BYTES} bytes")))
         }
         _ => Ok(()),
     }
