@@ -227,6 +227,27 @@ async fn a_changed_source_costs_its_own_step_and_no_layer_of_the_base() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_owner_by_id_asks_for_no_tree_with_the_accounts() {
+    if !require(&PROGRAMS) {
+        return;
+    }
+    let bench = Bench::new(Registry::start());
+    Image::new().layer("etc/ 0755 0:0\netc/passwd 0644 0:0 \"app:x:7:8::/:/bin/sh\"").push(&bench.registry, "base:1");
+    bench.write("a", "A");
+    for (dockerfile, reads_pack) in [
+        ("FROM REGISTRY/base:1\nCOPY --chown=root:5 a /\nUSER 9\nWORKDIR /w\n", false),
+        ("FROM REGISTRY/base:1\nCOPY --chown=app a /\n", true),
+    ] {
+        let request = bench.request(dockerfile);
+        bench.build(&request).await.outcome();
+        let before = bench.registry.requests().len();
+        assert_eq!(bench.build(&request).await.executed(), Vec::<String>::new());
+        let requests = cache_requests(&bench.registry.requests(), before);
+        assert_eq!(requests.iter().any(|line| line.contains("/blobs/")), reads_pack, "{dockerfile}{requests:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn layers_are_mounted_into_the_cache_and_out_of_it_and_uploaded_once() {
     if !require(&PROGRAMS) {
         return;

@@ -46,7 +46,7 @@ impl Build {
         let owner = match &action.chown {
             None => None,
             Some(text) => Some(
-                self.accounts(step.before)
+                self.accounts_of_owner(text, step.before)
                     .await?
                     .owner(text)
                     .map_err(|error| mistake(format!("--chown={text}")).because(error))?,
@@ -132,7 +132,7 @@ impl Build {
         let owner = match action.user.as_str() {
             "" => (0, 0),
             user => {
-                let accounts = self.accounts(step.before).await?;
+                let accounts = self.accounts_of_owner(user, step.before).await?;
                 accounts.maker(user).map_err(|error| mistake(format!("USER {user}")).because(error))?
             }
         };
@@ -147,6 +147,12 @@ impl Build {
         let changes = copy::workdir(&tree, &TreePath::clamp(&action.path), owner, self.made_time())
             .map_err(|error| mistake("cannot make the working directory").because(error))?;
         self.make_layer(step, key, StepKind::Run, changes).await
+    }
+
+    /// The users and groups that tell whom `owner` means. Ids need none: then nothing is asked of the layers below.
+    async fn accounts_of_owner(&self, owner: &str, before: &StageState) -> Result<Accounts, BuildError> {
+        let none = Accounts::default();
+        if none.owner(owner).is_ok() { Ok(none) } else { self.accounts(before).await }
     }
 
     /// The users and groups that the image knows at this point.
