@@ -20,14 +20,13 @@ mod progress;
 mod report;
 mod request;
 
-use std::process::ExitCode;
+use std::{io::Write as _, process::ExitCode};
 
 /// musl's own allocator costs twice the CPU.
 #[cfg(target_env = "musl")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-#[expect(clippy::print_stdout, reason = "help and version are asked for")]
 fn main() -> ExitCode {
     // Nobody above us would reap what is left behind, and signals without a handler would not reach us.
     if std::process::id() == 1
@@ -39,11 +38,12 @@ fn main() -> ExitCode {
     let program = words.next().unwrap_or_default();
     let exit = match args::parse_called(&program, &words.collect::<Vec<_>>()) {
         Ok(args::Command::Version) => {
-            println!("cofferdam {}", env!("CARGO_PKG_VERSION"));
+            let _ = writeln!(std::io::stdout(), "cofferdam {}", env!("CARGO_PKG_VERSION"));
             report::Exit::Success
         }
         Ok(args::Command::Help(text)) => {
-            println!("{text}");
+            // Whoever pipes it into `head` does not want the rest.
+            let _ = writeln!(std::io::stdout(), "{text}");
             report::Exit::Success
         }
         Ok(args::Command::Build(args)) => commands::build(&args, &environment::Environment::read()),

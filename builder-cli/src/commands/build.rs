@@ -40,9 +40,8 @@ pub fn build(args: &BuildArgs, environment: &Environment) -> Exit {
     }
 }
 
-#[expect(clippy::print_stdout, reason = "standard output is where the request was asked for")]
 fn print_request(invocation: &Invocation) {
-    println!("{:#}", request::describe(invocation));
+    let _ = writeln!(std::io::stdout(), "{:#}", request::describe(invocation));
 }
 
 fn run(mut invocation: Invocation) -> Result<(), Failure> {
