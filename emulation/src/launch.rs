@@ -4,6 +4,8 @@
 //! they are: root, stub, working directory and host name, programs to try, arguments, variables. Without a program to try it is a
 //! trial of the filter, which ends with 0 if a call was answered with the user of the launch. The first bytes may come with a
 //! descriptor: rules that the command and its children enter, but not the first process.
+//!
+//! What follows is, each as one byte, the numbers of signals that the process group of the command gets.
 
 /// How many numbers a launch starts with: its length in all, user, group, the numbers of groups, programs to try, arguments
 /// and variables, flags, and the number of instructions of the filter.

@@ -7,16 +7,21 @@ use crate::examination::UserNamespace;
 use crate::progress::{self, View};
 use crate::report::{self, Exit, Failure, Trouble};
 use crate::request::{self, Invocation, LogSettings, Method, Note, StateCandidate};
-use builder_core::build::{BuildRequest, CachePlace, DockerfileSource, Event, Export, Outcome};
-use builder_core::isolation::{Kind, UserNamespaceError, conceal_process, enter_user_namespace};
+use builder_core::build::{Backends, BuildRequest, CachePlace, DockerfileSource, Event, Export, Outcome};
+use builder_core::isolation::{CancelToken, Kind, StopSignal, UserNamespaceError, conceal_process, enter_user_namespace};
 use builder_core::oci::Reference;
 use builder_core::store::{PrunePolicy, Store};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 /// A build that is ahead of its view by this much waits for it.
 const EVENTS_IN_FLIGHT: usize = 1024;
+/// Signals within this time are one. Ctrl-C comes twice if a parent hands on what the terminal sends to both, as the first process
+/// of a container does.
+const ONE_SIGNAL: Duration = Duration::from_millis(500);
 
 /// Builds what was typed; everything has been said when it returns.
 pub fn build(args: &BuildArgs, environment: &Environment) -> Exit {
@@ -53,8 +58,9 @@ fn run(mut invocation: Invocation) -> Result<(), Failure> {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Host, &error, None))?;
-    let outcome =
-        runtime.block_on(shown(invocation.log, &invocation.notes, async |events| engine(&invocation, &state, events).await))?;
+    let outcome = runtime.block_on(shown(invocation.log, &invocation.notes, async |events, cancel| {
+        engine(&invocation, &state, events, cancel).await
+    }))?;
 
     results::write(&invocation.result_files, &invocation.request.destinations, &outcome)
         .map_err(|error| Failure::new(Exit::File, &error, Some(all_the_same(&outcome).to_owned())))?;
@@ -142,11 +148,12 @@ pub(super) fn settle_state_directory(candidates: &[StateCandidate], notes: &mut 
     }
 }
 
-/// Runs `work` beside its view. A signal drops it, and that is how a build is cancelled and cleans up.
+/// Runs `work` beside its view. A signal drops it, and that is how a build is cancelled and cleans up; by the token that it is
+/// given, commands get the signal too. A second one hurries that.
 pub(super) async fn shown<T>(
     log: LogSettings,
     notes: &[Note],
-    work: impl AsyncFnOnce(tokio::sync::mpsc::Sender<Event>) -> Result<T, Failure>,
+    work: impl AsyncFnOnce(tokio::sync::mpsc::Sender<Event>, CancelToken) -> Result<T, Failure>,
 ) -> Result<T, Failure> {
     let (sender, events) = tokio::sync::mpsc::channel(EVENTS_IN_FLIGHT);
     let view = View::new(log, environment::terminal_columns());
@@ -154,23 +161,62 @@ pub(super) async fn shown<T>(
         let notes = notes.to_vec();
         async move { progress::show(events, view, &notes).await }
     });
-    let listen = |kind| signal(kind).map_err(|error| Failure::new(Exit::Host, &error, None));
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let mut hang_up = listen(SignalKind::hangup())?;
+    let failed = |error| Failure::new(Exit::Host, &error, None);
+    let cancel = CancelToken::new().map_err(failed)?;
+    let signalled = listen(cancel.clone()).map_err(failed)?;
+    let signalled = async {
+        let Ok(signal) = signalled.await else { return std::future::pending().await };
+        // Before the work is dropped, which ends its commands.
+        cancel.interrupt(signal);
+        signal
+    };
     let ended = tokio::select! {
-        done = work(sender) => done,
-        _ = interrupt.recv() => Err(cancelled(Exit::Interrupted)),
-        _ = terminate.recv() => Err(cancelled(Exit::Terminated)),
-        _ = hang_up.recv() => Err(cancelled(Exit::HungUp)),
+        biased;
+        signal = signalled => Err(cancelled(signal)),
+        done = work(sender, cancel.clone()) => done,
     };
     // The senders are gone with the build; what they sent last is shown before anything else is said.
     let _ = shown.await;
     ended
 }
 
-async fn engine(invocation: &Invocation, state: &Path, events: tokio::sync::mpsc::Sender<Event>) -> Result<Outcome, Failure> {
+/// Gives the first signal. Those that come later hurry whoever asks `cancel`: on a task of its own, for the one that drops the
+/// work waits meanwhile.
+fn listen(cancel: CancelToken) -> std::io::Result<oneshot::Receiver<StopSignal>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let (sender, receiver) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = interrupt.recv() => StopSignal::Interrupt,
+                _ = terminate.recv() => StopSignal::Terminate,
+                _ = hang_up.recv() => StopSignal::HangUp,
+            }
+        };
+        let first = next().await;
+        let heard = Instant::now();
+        // Nobody waits for it when the work is done.
+        let _ = sender.send(first);
+        loop {
+            next().await;
+            if heard.elapsed() >= ONE_SIGNAL {
+                cancel.hurry();
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+async fn engine(
+    invocation: &Invocation,
+    state: &Path,
+    events: tokio::sync::mpsc::Sender<Event>,
+    cancel: CancelToken,
+) -> Result<Outcome, Failure> {
     let backends = backends::open(state, &invocation.cache_directories, &invocation.registry, &pushed_to(&invocation.request))?;
+    let backends = Backends { cancel: Some(cancel), ..backends };
     let backends = match isolation_kind(invocation.isolation) {
         None => backends,
         Some(kind) => backends.isolated_by(kind),
@@ -201,7 +247,12 @@ fn pushed_to(request: &BuildRequest) -> Vec<Reference> {
     request.destinations.iter().chain(caches).cloned().collect()
 }
 
-fn cancelled(exit: Exit) -> Failure {
+fn cancelled(signal: StopSignal) -> Failure {
+    let exit = match signal {
+        StopSignal::Interrupt => Exit::Interrupted,
+        StopSignal::Terminate => Exit::Terminated,
+        StopSignal::HangUp => Exit::HungUp,
+    };
     Failure { exit, troubles: vec![Trouble { chain: vec!["the build was cancelled".to_owned()], place: None, hint: None }] }
 }
 

@@ -26,7 +26,7 @@ fn run(mut invocation: WarmInvocation) -> Result<(), Failure> {
     let state = settle_state_directory(&invocation.state_candidates, &mut invocation.notes)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Failure::new(Exit::Host, &error, None))?;
-    let warmed = runtime.block_on(shown(invocation.log, &invocation.notes, async |events| {
+    let warmed = runtime.block_on(shown(invocation.log, &invocation.notes, async |events, _| {
         let backends = backends::open(&state, &invocation.cache_directories, &invocation.registry, &[])?;
         Ok(build::warm(invocation.request.clone(), backends, events).await?)
     }))?;

@@ -45,7 +45,7 @@ use crate::context::{self, Context};
 use crate::dockerfile::{self, Dockerfile, Instruction, ParseError};
 use crate::http;
 use crate::image::{Image, Layer};
-use crate::isolation::{Isolation, Kind, Refused};
+use crate::isolation::{CancelToken, Isolation, Kind, Refused};
 use crate::layer::read::Limits;
 use crate::oci::{DiffId, Digest, ImageConfig, Platform};
 use crate::plan::{self, Plan};
@@ -105,6 +105,9 @@ pub struct Backends {
     pub cache: Arc<dyn LayerCache>,
     /// Content of `/etc/resolv.conf` during RUN.
     pub resolv_conf: Vec<u8>,
+    /// Stops one build from outside, perhaps with a signal for its commands before it is dropped. It is cancelled when the build
+    /// has ended.
+    pub cancel: Option<CancelToken>,
 }
 
 impl Backends {
@@ -116,7 +119,8 @@ impl Backends {
         let isolation = Arc::new(move || run::open_isolation(&directory, None));
         let http = registry.plain_http().clone();
         let input = Arc::new(|| Err(std::io::Error::other("nobody gave an input to read it from")));
-        Self { store, registry, http, git: Git::default(), input, isolation, cache, resolv_conf: run::host_resolv_conf() }
+        let resolv_conf = run::host_resolv_conf();
+        Self { store, registry, http, git: Git::default(), input, isolation, cache, resolv_conf, cancel: None }
     }
 
     /// The same with this isolation, or none if the host refuses it.
@@ -193,7 +197,8 @@ struct Build {
 /// Builds an image and puts it where the request says.
 ///
 /// Events go to `events` as they happen; the receiver has to be read while the build runs, or dropped. Dropping the
-/// future cancels the build: its processes are killed, its threads end and its files are removed before the drop returns.
+/// future cancels the build: its processes are killed (with [`Backends::cancel`] they get a signal first), its threads end and
+/// its files are removed before the drop returns.
 ///
 /// Needs a tokio runtime with time and I/O enabled.
 ///
@@ -221,7 +226,7 @@ impl Build {
         events: mpsc::Sender<Event>,
     ) -> Result<Box<Self>, BuildError> {
         run::check_host_name(&request.build_args)?;
-        let work = Work::new()?;
+        let work = backends.cancel.map_or_else(Work::new, |cancel| Ok(Work::under(cancel)))?;
         let store = backends.store;
         let opening = store.clone();
         let workspace = Arc::new(work.run(move || opening.workspace().map_err(BuildError::store)).await?);

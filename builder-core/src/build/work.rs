@@ -31,7 +31,12 @@ impl Work {
     pub(super) fn new() -> Result<Self, BuildError> {
         let cancel =
             CancelToken::new().map_err(|error| BuildError::new(ErrorKind::Host, "cannot prepare the build").because(error))?;
-        Ok(Self { cancel, running: Arc::default() })
+        Ok(Self::under(cancel))
+    }
+
+    /// That somebody else may stop as well.
+    pub(super) fn under(cancel: CancelToken) -> Self {
+        Self { cancel, running: Arc::default() }
     }
 
     /// What a step asks whether to stop.

@@ -55,10 +55,10 @@ pub(super) struct Program {
     pub(super) error: RawFd,
     /// Takes the reports.
     pub(super) report: RawFd,
-    /// Gives one byte when all is well on the other side, or ends.
-    pub(super) start: RawFd,
-    /// The other end of `start`.
-    pub(super) start_writer: RawFd,
+    /// Gives one byte when all is well on the other side, later the numbers of signals for the command; or ends.
+    pub(super) words: RawFd,
+    /// The other end of `words`.
+    pub(super) words_writer: RawFd,
     /// Where this process keeps the arguments that it was started with.
     pub(super) own_arguments: Range<usize>,
 }
@@ -222,10 +222,13 @@ type Refusal = i32;
 
 /// First process of the namespace. Ends when the command ends, and the kernel kills whatever is left.
 fn init(program: &Program) -> ! {
+    let fail = |stage, errno| -> ! {
+        report(program.report, stage, errno);
+        exit(1)
+    };
     let stage = |stage, result: Result<(), Refusal>| {
         if let Err(errno) = result {
-            report(program.report, stage, errno);
-            exit(1);
+            fail(stage, errno);
         }
     };
     stage(Stage::Start, await_start(program));
@@ -235,29 +238,74 @@ fn init(program: &Program) -> ! {
     stage(Stage::Proc, if program.fresh_proc { mount_proc(&program.proc) } else { bind_proc(&program.proc) });
     stage(Stage::Hide, hide(program));
     stage(Stage::Root, change_root(program));
+    // The builder's handlers mean nothing here, and a terminal's signals are for the builder, which hands them on.
+    stage(Stage::Start, calm_process());
+    let ended = watch_children().unwrap_or_else(|errno| fail(Stage::Start, errno));
     // SAFETY: without CLONE_VM a copy of this process, which goes on below and never returns.
     match unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) } {
         0 => command(program),
-        pid if pid < 0 => {
-            report(program.report, Stage::Fork, errno());
-            exit(1)
-        }
-        pid => reap(program, pid),
+        pid if pid < 0 => fail(Stage::Fork, errno()),
+        pid => look_after(program, pid, ended),
     }
 }
 
-/// Waits for all children; orphans of the command become ours.
-fn reap(program: &Program, command: i64) -> ! {
+/// A descriptor that tells when a child has ended; the signal is blocked for it.
+fn watch_children() -> Result<RawFd, Refusal> {
+    // SAFETY: a signal set of ours, and plain numbers.
+    unsafe {
+        let mut children = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigemptyset(&raw mut children);
+        libc::sigaddset(&raw mut children, libc::SIGCHLD);
+        check(libc::c_long::from(libc::sigprocmask(libc::SIG_SETMASK, &raw const children, ptr::null_mut())))?;
+        let ended = libc::signalfd(-1, &raw const children, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
+        check(libc::c_long::from(ended)).map(|()| ended)
+    }
+}
+
+/// Waits for all children, for orphans of the command become ours, and hands on to it the signals that the builder names.
+fn look_after(program: &Program, command: i64, ended: RawFd) -> ! {
     loop {
-        let mut status = 0;
-        // SAFETY: `status` is ours to write to.
-        let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) };
-        if i64::from(pid) == command {
-            report(program.report, Stage::Ended, status);
-            exit(0);
+        let mut waits = [program.words, ended].map(|fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 });
+        let mut drained = [0_u8; 128];
+        // SAFETY: two entries, as many bytes as are said.
+        unsafe {
+            libc::poll(waits.as_mut_ptr(), 2, -1);
+            libc::read(ended, drained.as_mut_ptr().cast(), drained.len());
         }
-        if pid < 0 && errno() != libc::EINTR {
-            exit(1);
+        loop {
+            let mut status = 0;
+            // SAFETY: `status` is ours to write to.
+            let pid = unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::WNOHANG) };
+            if i64::from(pid) == command {
+                report(program.report, Stage::Ended, status);
+                exit(0);
+            }
+            match pid {
+                1.. => {}
+                0 => break,
+                _ if errno() == libc::EINTR => {}
+                _ => exit(1),
+            }
+        }
+        if waits[0].revents != 0 {
+            let mut signal = 0_u8;
+            // SAFETY: a byte of ours to write to.
+            match unsafe { libc::read(program.words, (&raw mut signal).cast(), 1) } {
+                1 => send(command, libc::c_int::from(signal)),
+                // The builder is gone.
+                0 => exit(1),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Signals the process group of the command, which has not been waited for: its number is still its own.
+fn send(command: i64, signal: libc::c_int) {
+    // SAFETY: plain numbers. It leads no group yet if it has just been made.
+    unsafe {
+        if libc::syscall(libc::SYS_kill, -command, signal) != 0 {
+            libc::syscall(libc::SYS_kill, command, signal);
         }
     }
 }
@@ -309,8 +357,8 @@ fn await_start(program: &Program) -> Result<(), Refusal> {
     // SAFETY: plain numbers; a byte of ours to write to. Without the builder's end of the pipe, its death ends ours.
     unsafe {
         check(libc::c_long::from(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL)))?;
-        libc::close(program.start_writer);
-        if libc::read(program.start, (&raw mut byte).cast(), 1) != 1 {
+        libc::close(program.words_writer);
+        if libc::read(program.words, (&raw mut byte).cast(), 1) != 1 {
             exit(1);
         }
         // The builder's memory is still mapped here: nobody in the namespace may look into it.
@@ -334,16 +382,18 @@ fn enter_rules(program: &Program) {
     }
 }
 
-/// Standard streams in their places, everything else closed but the report pipe.
+/// Standard streams in their places, everything else closed but the two pipes.
 fn take_descriptors(program: &Program) -> Result<(), Refusal> {
-    // SAFETY: plain numbers. The four descriptors are above 2, which the caller saw to.
+    // SAFETY: plain numbers. The five descriptors are above 2, which the caller saw to.
     unsafe {
         check(libc::c_long::from(libc::dup2(program.input, 0)))?;
         check(libc::c_long::from(libc::dup2(program.output, 1)))?;
         check(libc::c_long::from(libc::dup2(program.error, 2)))?;
     }
-    close_range(3, program.report - 1)?;
-    close_range(program.report + 1, RawFd::MAX)
+    let (first, second) = (program.report.min(program.words), program.report.max(program.words));
+    close_range(3, first - 1)?;
+    close_range(first + 1, second - 1)?;
+    close_range(second + 1, RawFd::MAX)
 }
 
 fn close_range(first: RawFd, last: RawFd) -> Result<(), Refusal> {

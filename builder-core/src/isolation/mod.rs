@@ -9,6 +9,7 @@ mod child;
 mod choice;
 mod concealment;
 mod emulated;
+mod ending;
 mod landlock;
 mod mount_points;
 mod mounts;
@@ -35,7 +36,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     time::Duration,
 };
@@ -44,9 +45,9 @@ use std::{
 pub trait Isolation: Send + Sync {
     /// Runs `step` to its end, hands its output over as it comes, and returns when every process of the step is dead.
     ///
-    /// Blocks: call it from a thread that may wait. A cancelled step, or one that exceeds its time, is killed. Whatever
-    /// was made for the step outside of its root is gone afterwards, and of the mount points made in the root those that
-    /// are still empty.
+    /// Blocks: call it from a thread that may wait. A cancelled step, or one that exceeds its time, is killed; one that is
+    /// [interrupted](CancelToken::interrupt) first gets the signal and a little time. Whatever was made for the step outside of
+    /// its root is gone afterwards, and of the mount points made in the root those that are still empty.
     ///
     /// # Errors
     /// [`RunError`] if the command could not be started or did not end by itself. A command that failed is no error.
@@ -322,10 +323,32 @@ pub struct CancelToken(Arc<Cancel>);
 
 #[derive(Debug)]
 struct Cancel {
+    cancelled: Flag,
+    /// No time is left for what was asked to end.
+    hurried: Flag,
+    /// The number of the signal that commands get first, or 0.
+    signal: AtomicU8,
+}
+
+/// Goes up once.
+#[derive(Debug)]
+struct Flag {
     /// Whoever reads many small files asks for each of them, and a system call would cost as much as the reading.
-    is_cancelled: AtomicBool,
+    is_set: AtomicBool,
     /// Becomes readable.
     event: OwnedFd,
+}
+
+/// A signal by which the one who runs the build has it stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum StopSignal {
+    /// SIGHUP: the terminal is gone.
+    HangUp = 1,
+    /// SIGINT: Ctrl-C.
+    Interrupt = 2,
+    /// SIGTERM.
+    Terminate = 15,
 }
 
 impl CancelToken {
@@ -334,27 +357,59 @@ impl CancelToken {
     /// # Errors
     /// If the process is out of file descriptors.
     pub fn new() -> io::Result<Self> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        Ok(Self(Arc::new(Cancel { is_cancelled: AtomicBool::new(false), event })))
+        Ok(Self(Arc::new(Cancel { cancelled: Flag::new()?, hurried: Flag::new()?, signal: AtomicU8::new(0) })))
     }
 
     /// Stops what runs under this token, and what will.
     pub fn cancel(&self) {
-        self.0.is_cancelled.store(true, Ordering::Release);
-        // It fails only if it has been cancelled 2^64 - 2 times already.
-        let _ = rustix::io::write(&self.0.event, &1_u64.to_ne_bytes());
+        self.0.cancelled.set();
+    }
+
+    /// Stops it too, but commands that run get `signal` first and some time to end: two seconds at most. The first signal counts.
+    pub fn interrupt(&self, signal: StopSignal) {
+        let _ = self.0.signal.compare_exchange(0, signal as u8, Ordering::AcqRel, Ordering::Acquire);
+        self.cancel();
+    }
+
+    /// Stops it, and takes the time from commands that have been given some.
+    pub fn hurry(&self) {
+        self.0.hurried.set();
+        self.cancel();
     }
 
     /// Whether somebody has cancelled.
     pub fn is_cancelled(&self) -> bool {
-        self.0.is_cancelled.load(Ordering::Acquire)
+        self.0.cancelled.is_set()
+    }
+
+    fn signal(&self) -> Option<StopSignal> {
+        let signals = [StopSignal::HangUp, StopSignal::Interrupt, StopSignal::Terminate];
+        let number = self.0.signal.load(Ordering::Acquire);
+        signals.into_iter().find(|signal| *signal as u8 == number)
+    }
+}
+
+impl Flag {
+    fn new() -> io::Result<Self> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { is_set: AtomicBool::new(false), event })
+    }
+
+    fn set(&self) {
+        self.is_set.store(true, Ordering::Release);
+        // It fails only if it has been set 2^64 - 2 times already.
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+    }
+
+    fn is_set(&self) -> bool {
+        self.is_set.load(Ordering::Acquire)
     }
 }
 
 /// Becomes readable when cancelled, for a poll.
 impl AsFd for CancelToken {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.event.as_fd()
+        self.0.cancelled.event.as_fd()
     }
 }
 

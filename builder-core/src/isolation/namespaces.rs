@@ -7,6 +7,7 @@
 use super::{
     CancelToken, Choice, ExitStatus, Identity, Isolation, Network, Privileges, Proc, RunError, Step, Stream, capabilities,
     child::{self, Program, Report, Stage, TextList},
+    ending::Watch,
     landlock::Ruleset,
     mounts, seccomp,
 };
@@ -27,7 +28,6 @@ use std::{
         unix::ffi::{OsStrExt as _, OsStringExt as _},
     },
     path::Path,
-    time::{Duration, Instant},
 };
 
 /// `PATH` for a step whose environment has none: the one BuildKit adds.
@@ -98,26 +98,26 @@ fn run_apart(step: &Step, writers: Writers, fresh_proc: bool, cancel: &CancelTok
     // A name that is too long for the kernel is no reason to fail.
     let _ = rustix::system::sethostname(&step.host_name.as_bytes()[..step.host_name.len().min(64)]);
     mounts::with_mounts(step, |places| {
-        let (start_reader, start_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
+        let (words_reader, words_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
         let (report_reader, report_writer) = system("make a pipe", pipe_with(PipeFlags::CLOEXEC))?;
         let null = system("open /dev/null", rustix::fs::open("/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()))?;
         // The standard descriptors of the child must not be overwritten while they are moved into place.
         let above = |descriptor: &OwnedFd| system("copy a descriptor", rustix::io::fcntl_dupfd_cloexec(descriptor, 3));
-        let kept = [&null, &writers.output, &writers.error, &report_writer].map(above);
-        let [null, output, error, report] = kept;
-        let (null, output, error, report) = (null?, output?, error?, report?);
-        drop((writers, report_writer));
-        let descriptors = [&null, &output, &error, &report, &start_reader, &start_writer].map(AsRawFd::as_raw_fd);
+        let kept = [&null, &writers.output, &writers.error, &report_writer, &words_reader].map(above);
+        let [null, output, error, report, words] = kept;
+        let (null, output, error, report, words) = (null?, output?, error?, report?, words?);
+        drop((writers, report_writer, words_reader));
+        let descriptors = [&null, &output, &error, &report, &words, &words_writer].map(AsRawFd::as_raw_fd);
         let rules = if step.privileges == Privileges::All { None } else { Ruleset::of_signals_and_sockets() };
         let entered = rules.as_ref().map_or(-1, |rules| rules.as_fd().as_raw_fd());
         let program = program(step, places, fresh_proc, descriptors, entered)?;
         let pid = child::start(&program)
             .map_err(|source| RunError::System { what: "start a process in a process namespace", source })?;
-        drop((null, output, error, report, start_reader));
+        drop((null, output, error, report, words));
         let running = Running { pid, reaped: false };
         // It has died if this fails, and its report says why.
-        let _ = rustix::io::write(&start_writer, &[1]);
-        supervise(running, step, &report_reader, cancel)
+        let _ = rustix::io::write(&words_writer, &[1]);
+        supervise(running, step, &report_reader, &words_writer, cancel)
     })
 }
 
@@ -147,33 +147,35 @@ impl Drop for Running {
 }
 
 /// Waits for the end of the step, or ends it.
-fn supervise(mut running: Running, step: &Step, reports: &OwnedFd, cancel: &CancelToken) -> Result<ExitStatus, RunError> {
-    let deadline = step.time_limit.map(|limit| (limit, Instant::now() + limit));
+fn supervise(
+    mut running: Running,
+    step: &Step,
+    reports: &OwnedFd,
+    words: &OwnedFd,
+    cancel: &CancelToken,
+) -> Result<ExitStatus, RunError> {
+    let mut watch = Watch::new(step.time_limit, cancel);
     loop {
-        let left = deadline.map(|(_, end)| end.saturating_duration_since(Instant::now()));
-        let mut ends = [PollFd::new(reports, PollFlags::IN), PollFd::new(cancel, PollFlags::IN)];
-        match poll(&mut ends, left.map(timespec).as_ref()) {
+        let event = watch.event();
+        let mut ends = [PollFd::new(reports, PollFlags::IN), PollFd::new(&event, PollFlags::IN)];
+        match poll(&mut ends, watch.timeout().as_ref()) {
             Err(Errno::INTR) => continue,
             result => system("wait for the step", result)?,
         };
-        let [report, cancelled] = ends.map(|end| !end.revents().is_empty());
-        if cancelled {
-            return Err(RunError::Cancelled);
-        }
-        if report {
+        if !ends[0].revents().is_empty() {
             break;
         }
-        if let Some((time_limit, end)) = deadline
-            && Instant::now() >= end
-        {
-            return Err(RunError::TimedOut { time_limit });
-        }
+        // It has ended if it cannot be told.
+        watch.check(|signal| {
+            let _ = rustix::io::write(words, &[signal as u8]);
+        })?;
     }
     // A report, or the end of init.
     let mut bytes = [0; Report::LENGTH];
     let length = retry(|| rustix::io::read(reports, &mut bytes));
     let length = system("read the report of the step", length)?;
     let status = running.wait().map_err(|source| RunError::System { what: "wait for the step", source })?;
+    watch.ended()?;
     match Report::parse(bytes).filter(|_| length == Report::LENGTH) {
         Some(report) => outcome(report, step),
         // Somebody killed init: the kernel for lack of memory, most likely.
@@ -266,7 +268,7 @@ fn program(
     };
     let arguments: Result<Vec<_>, _> = step.arguments.iter().map(|argument| text(argument.as_bytes(), "an argument")).collect();
     let candidates = candidates(step).into_iter().map(|candidate| text(candidate.as_bytes(), "the program"));
-    let [input, output, error, report, start, start_writer] = descriptors;
+    let [input, output, error, report, words, words_writer] = descriptors;
     Ok(Program {
         root: path(places.root)?,
         proc: path(places.proc)?,
@@ -294,8 +296,8 @@ fn program(
         output,
         error,
         report,
-        start,
-        start_writer,
+        words,
+        words_writer,
         own_arguments: system("find out the place of its arguments", own_arguments())?,
     })
 }
@@ -381,10 +383,6 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
             result => return result,
         }
     }
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
 }
 
 fn system<T>(what: &'static str, result: Result<T, Errno>) -> Result<T, RunError> {

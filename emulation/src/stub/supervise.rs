@@ -1,8 +1,8 @@
 //! The first process of a step: starts the command, adopts and reaps what it leaves behind, and ends only when every process
 //! of the step is dead.
 //!
-//! Standard input is a socket to the builder. The launch comes through it, and reports go back; when it closes, the step is
-//! over.
+//! Standard input is a socket to the builder. The launch comes through it, later the numbers of signals for the command, and
+//! reports go back; when it closes, the step is over.
 
 use super::arch::number as n;
 use super::identity::Credentials;
@@ -72,9 +72,14 @@ pub(crate) fn supervise() -> ! {
     while status.is_none() {
         let mut waits = [u64::from(CONTROL as u32) | 1 << 32, ended as u64 | 1 << 32];
         call(n::PPOLL, [waits.as_mut_ptr() as u64, 2, 0, 0, 0, 0]);
+        let mut signal = 0_u8;
         if waits[0] >> 48 != 0 {
-            // The builder is gone, or tired.
-            break;
+            match call(n::READ, [CONTROL as u64, &raw mut signal as u64, 1, 0, 0, 0]) {
+                1 => send(command, signal),
+                kernel::EINTR => {}
+                // The builder is gone, or tired.
+                _ => break,
+            }
         }
         let mut drained = [0_u8; 128];
         call(n::READ, [ended as u64, drained.as_mut_ptr() as u64, 128, 0, 0, 0]);
@@ -89,6 +94,14 @@ pub(crate) fn supervise() -> ! {
         kernel::write(CONTROL, &launch::report(Stage::Ended, status));
     }
     kernel::exit(0)
+}
+
+/// Signals the process group of the command, as a terminal does. It has not been waited for: its number is still its own.
+fn send(command: Answer, signal: u8) {
+    // It leads no group yet if it has just been made.
+    if call(n::KILL, [-command as u64, signal.into(), 0, 0, 0, 0]) < 0 {
+        call(n::KILL, [command as u64, signal.into(), 0, 0, 0, 0]);
+    }
 }
 
 /// Mounts a new /proc, and keeps the parts of it that speak to the kernel from being read or written, as Docker does.

@@ -10,7 +10,10 @@ mod places;
 mod walls;
 
 use super::landlock::Ruleset;
-use super::{CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, namespaces, seccomp};
+use super::{
+    CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, ending::Watch, namespaces,
+    seccomp,
+};
 use crate::rootfs::{RootMount, beside};
 use emulation::launch::{self, HAS_LINKS, REPORT_LENGTH, Stage};
 use emulation::record::{LINKS, MOVES, MOVES_LENGTH, OWNERS};
@@ -32,7 +35,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use walls::{Needed, Walls};
 
@@ -197,21 +200,18 @@ fn launch_and_wait(
     system("tell its first process what to do", running.control.write_all(&launch[4..]))?;
     let mut open = [Some((OwnedFd::from(out), Stream::Output)), Some((OwnedFd::from(error), Stream::Error))];
     let mut reports = Vec::new();
-    let deadline = time_limit.map(|limit| (limit, Instant::now() + limit));
+    let mut watch = Watch::new(time_limit, cancel);
     let mut buffer = vec![0; 64 * 1024];
     loop {
-        let left = deadline.map(|(_, end)| timespec(end.saturating_duration_since(Instant::now())));
-        let mut ends = vec![PollFd::new(cancel, PollFlags::IN), PollFd::new(&running.control, PollFlags::IN)];
+        let event = watch.event();
+        let mut ends = vec![PollFd::new(&event, PollFlags::IN), PollFd::new(&running.control, PollFlags::IN)];
         ends.extend(open.iter().flatten().map(|(pipe, _)| PollFd::new(pipe, PollFlags::IN)));
-        match poll(&mut ends, left.as_ref()) {
+        match poll(&mut ends, watch.timeout().as_ref()) {
             Err(Errno::INTR) => continue,
             result => system("wait for the step", result.map_err(io::Error::from))?,
         };
         let ready: Vec<bool> = ends.iter().map(|end| !end.revents().is_empty()).collect();
         drop(ends);
-        if ready[0] {
-            return Err(RunError::Cancelled);
-        }
         copy_ready(&mut open, &ready[2..], &mut buffer, output)?;
         if ready[1] {
             let mut bytes = [0; 64];
@@ -223,11 +223,10 @@ fn launch_and_wait(
                 Err(_) => break,
             }
         }
-        if let Some((time_limit, end)) = deadline
-            && Instant::now() >= end
-        {
-            return Err(RunError::TimedOut { time_limit });
-        }
+        // It has ended if it cannot be told.
+        watch.check(|signal| {
+            let _ = running.control.write_all(&[signal as u8]);
+        })?;
     }
     // Every process is dead; what is in the pipes is all there will be.
     while open.iter().any(Option::is_some) {
@@ -242,6 +241,7 @@ fn launch_and_wait(
         drop(ends);
         copy_ready(&mut open, &ready, &mut buffer, output)?;
     }
+    watch.ended()?;
     let first = reports.first_chunk::<REPORT_LENGTH>().and_then(|bytes| launch::parse_report(*bytes));
     first.ok_or_else(|| RunError::System { what: "hear from its first process", source: Errno::PIPE.into() })
 }
@@ -355,10 +355,6 @@ fn outcome(stage: Stage, value: i32, step: &Step) -> Result<ExitStatus, RunError
         Stage::Proc => RunError::System { what: "guard /proc", source },
         Stage::Rules => RunError::System { what: "enter the rules of what it may reach", source },
     })
-}
-
-fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX), tv_nsec: duration.subsec_nanos().into() }
 }
 
 fn system<T>(what: &'static str, result: io::Result<T>) -> Result<T, RunError> {
