@@ -104,7 +104,8 @@ impl From<ErrorKind> for Exit {
 /// The exit codes as the help shows them.
 pub fn exit_code_table() -> String {
     let mut text = String::from(
-        "Exit codes:\n  1…  the exit code of the RUN command that failed; 128 and its number if a signal ended it\n",
+        "Exit codes:\n  1…  the exit code of the RUN command that failed; 128 and its number if a signal ended it, 124 if it took longer than \
+         --run-timeout\n",
     );
     for (exit, meaning) in EXITS {
         let _ = writeln!(text, "  {:<3} {meaning}", exit.code());
@@ -118,7 +119,8 @@ fn exit_code_document() -> String {
     let mut text = String::from(
         "# Exit codes\n\n\
          Made from `builder-cli/src/report.rs` (`BLESS=1 cargo test -p builder-cli` rewrites it).\n\n\
-         The exit code of a RUN command that fails is that of `cofferdam`; 128 and the number of the signal if one ended it.\n\
+         The exit code of a RUN command that fails is that of `cofferdam`; 128 and the number of the signal if one ended it,\n\
+         124 if it took longer than `--run-timeout`, 127 if there is no such program and 126 if it cannot be executed.\n\
          So a code below may also be a command's own: the log tells them apart. Everything else ends with one of these, so that\n\
          a pipeline can repeat what may pass the next time (69, 74) and leave alone what will not (64, 65, 66).\n\n\
          | code | why |\n|---|---|\n",

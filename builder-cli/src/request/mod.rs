@@ -463,7 +463,10 @@ fn duration_seconds(text: &str) -> Result<u64, String> {
         digits.parse::<u64>().ok()?.checked_mul(factor)
     });
     let seconds = parts.reduce(|sum, part| sum?.checked_add(part?)).flatten();
-    seconds.filter(|seconds| *seconds > 0).ok_or_else(|| format!("{text:?} is no duration, as 90s, 30m or 2h are"))
+    match seconds {
+        Some(0) => Err(format!("{text:?} is no time at all: leave the flag out for no limit")),
+        _ => seconds.ok_or_else(|| format!("{text:?} is no duration, as 90s, 30m or 2h are")),
+    }
 }
 
 /// Reads `500`, `500k`, `500MB`, `2GiB`: letters alone and with `iB` are powers of 1024, with `B` powers of 1000.

@@ -18,7 +18,7 @@ use crate::dockerfile::{Network, Security};
 use crate::evaluate::{self, RunAction};
 use crate::image::{Layer, Origin};
 use crate::isolation::{
-    self, Attempt, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Privileges, Refusal, Refused, Step,
+    self, Attempt, ExitStatus, FileContent, Identity, Isolation, Mount, MountKind, Privileges, Refusal, Refused, RunError, Step,
 };
 use crate::layer::read::{self, Visitor};
 use crate::oci::{DiffId, Digest};
@@ -157,7 +157,12 @@ impl Build {
             };
             let status = isolation.run(&step, &mut |stream, bytes| output.send(stream, bytes), &cancel).map_err(|error| {
                 let kind = error.exit_code().map_or(ErrorKind::Host, |code| ErrorKind::Step { exit_code: exit_code(code) });
-                BuildError::new(kind, format!("cannot run {command}")).because(error)
+                let failed = match error {
+                    RunError::TimedOut { .. } => BuildError::new(kind, format!("the command {command} took too long"))
+                        .hint("--run-timeout sets the limit; without it there is none"),
+                    _ => BuildError::new(kind, format!("cannot run {command}")),
+                };
+                failed.because(error)
             })?;
             // What it was given goes before its changes are read: others may wait for it.
             drop(attached);

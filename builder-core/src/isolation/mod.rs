@@ -299,7 +299,7 @@ pub enum RunError {
     #[error("cancelled")]
     Cancelled,
     /// The step took too long.
-    #[error("stopped after {} s, its time limit", time_limit.as_secs())]
+    #[error("stopped after {} s, its time limit (exit code 124)", time_limit.as_secs())]
     TimedOut {
         /// The limit.
         time_limit: Duration,
@@ -307,11 +307,13 @@ pub enum RunError {
 }
 
 impl RunError {
-    /// The exit code a shell gives to it: 127 for a program that is not there, 126 for one that cannot be executed.
+    /// The exit code that a shell gives to it (127 for a program that is not there, 126 for one that cannot be executed), or
+    /// coreutils' `timeout` (124 for one that took too long). `None` where the step is not to blame.
     pub fn exit_code(&self) -> Option<i32> {
         match self {
             Self::NotFound { .. } => Some(127),
             Self::NotExecutable { .. } => Some(126),
+            Self::TimedOut { .. } => Some(124),
             _ => None,
         }
     }
@@ -416,4 +418,23 @@ impl AsFd for CancelToken {
 /// The path of `target` on the host when the root is at `root`. `target` must hold no link.
 fn host_path(root: &std::path::Path, target: &TreePath) -> PathBuf {
     root.join(target.as_path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_does_not_come_to_its_end_has_the_exit_code_that_shells_know() {
+        let refused = || io::Error::from_raw_os_error(libc::EPERM);
+        for (error, expected) in [
+            (RunError::NotFound { program: "a".into() }, Some(127)),
+            (RunError::NotExecutable { program: "a".into(), source: refused() }, Some(126)),
+            (RunError::TimedOut { time_limit: Duration::from_secs(1) }, Some(124)),
+            (RunError::System { what: "make namespaces", source: refused() }, None),
+            (RunError::Cancelled, None),
+        ] {
+            assert_eq!(error.exit_code(), expected, "{error}");
+        }
+    }
 }
