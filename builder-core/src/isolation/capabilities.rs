@@ -24,3 +24,33 @@ pub(super) const ALL: u64 = u64::MAX;
 
 /// The number above which the kernel knows no capability; it is asked one by one until it says so.
 pub(super) const MAX: u32 = 63;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn docs_security_md_names_each_capability_of_a_step() {
+        const NAMES: [(&str, u32); 14] = [
+            ("CHOWN", 0),
+            ("DAC_OVERRIDE", 1),
+            ("FOWNER", 3),
+            ("FSETID", 4),
+            ("KILL", 5),
+            ("SETGID", 6),
+            ("SETUID", 7),
+            ("SETPCAP", 8),
+            ("NET_BIND_SERVICE", 10),
+            ("NET_RAW", 13),
+            ("SYS_CHROOT", 18),
+            ("MKNOD", 27),
+            ("AUDIT_WRITE", 29),
+            ("SETFCAP", 31),
+        ];
+        let document = include_str!("../../../docs/security.md");
+        let section = document.split("\n## ").find(|section| section.starts_with("Capabilities\n")).unwrap();
+        let documented: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+        assert_eq!(documented, NAMES.map(|(name, _)| name));
+        assert_eq!(NAMES.iter().fold(0, |set, (_, bit)| set | 1 << bit), DEFAULT);
+    }
+}
