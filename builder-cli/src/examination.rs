@@ -8,6 +8,7 @@ use crate::progress::output::{Colours, visible};
 use crate::report::Exit;
 use builder_core::isolation::{Attempt, Choice, Entered, HostFacts, Kind, Proc, Refused, choose};
 use builder_core::rootfs::OverlayAttributes;
+use rustix::io::Errno;
 use serde_json::{Map, Value, json};
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -472,6 +473,7 @@ impl Examination {
 
 /// What would let steps be emulated.
 fn advice_on_emulation(facts: &HostFacts) -> Vec<Advice> {
+    const PROFILE: &str = "securityContext.seccompProfile: {type: RuntimeDefault}";
     let mut advice = Vec::new();
     let mut add = |what, setting| advice.push(Advice { what, setting });
     if refused(facts.execution) {
@@ -480,18 +482,31 @@ fn advice_on_emulation(facts: &HostFacts) -> Vec<Advice> {
             "--state-dir DIRECTORY",
         );
     }
-    if refused(facts.records) {
+    if facts.records == (Attempt::Refused { errno: Errno::OPNOTSUPP.raw_os_error() }) {
         add(
             "RUN without privileges: the file system of the state directory has no attributes user.* (NFS has none, tmpfs \
              has them since Linux 6.6). Use a volume of the node's disk.",
             "spec.volumes: [{name: cache, emptyDir: {}}]",
         );
-    }
-    if refused(facts.emulation) {
+    } else if refused(facts.records) {
         add(
-            "RUN without privileges: the pod's seccomp profile refuses filters, which the usual one permits.",
-            "securityContext.seccompProfile: {type: RuntimeDefault}",
+            "RUN without privileges: setting an extended attribute (setxattr) is refused, though not for the file system's sake. \
+             The usual seccomp profile permits it.",
+            PROFILE,
         );
+    }
+    if refused(facts.filter) {
+        add("RUN without privileges: the pod's seccomp profile refuses filters, which the usual one permits.", PROFILE);
+    }
+    if refused(facts.confined_paths) {
+        add(
+            "RUN without privileges: openat2 is refused, by a kernel before Linux 5.6, or by a seccomp profile or libseccomp of \
+             that time. The usual profile of today permits it.",
+            PROFILE,
+        );
+    }
+    if facts.emulation == (Attempt::Refused { errno: Errno::AGAIN.raw_os_error() }) {
+        add("RUN: more processes; the limit of the pod or the user leaves none for a step.", "");
     }
     advice
 }
@@ -527,7 +542,6 @@ fn attempt_json(attempt: Attempt) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustix::io::Errno;
 
     const EPERM: Attempt = Attempt::Refused { errno: 1 };
 
@@ -570,11 +584,19 @@ mod tests {
             devices: EPERM,
             records: Attempt::Works,
             execution: Attempt::Works,
+            filter: Attempt::Works,
+            confined_paths: Attempt::Works,
             emulation: Attempt::Works,
             landlock: Attempt::Works,
             landlock_version: 7,
             ..HostFacts::default()
         }
+    }
+
+    /// Nothing at all works.
+    fn no_emulation() -> HostFacts {
+        let not = Attempt::NotTried;
+        HostFacts { filter: not, confined_paths: not, emulation: not, landlock: not, landlock_version: 0, ..emulation_only() }
     }
 
     fn everything() -> HostFacts {
@@ -596,7 +618,7 @@ mod tests {
         let refused = UserNamespace::Refused("Operation not permitted".to_owned());
         let restricted = examination(emulation_only(), None, refused.clone());
         let forced = examination(emulation_only(), Some(Kind::Namespaces), refused.clone());
-        let sandbox = HostFacts { emulation: EPERM, ..emulation_only() };
+        let sandbox = HostFacts { filter: EPERM, ..no_emulation() };
         let mut nothing = examination(HostFacts::default(), None, refused.clone());
         nothing.state = Err(vec![PassedOver { path: "/tmp/cofferdam-1000".into(), reason: "Read-only file system".to_owned() }]);
         nothing.credentials.clear();
@@ -710,8 +732,26 @@ mod tests {
         let forced = examination(everything(), Some(Kind::Emulated), not_needed.clone());
         assert_eq!(advised(&forced), [("Native steps", "--isolation auto")]);
         // Nor are the ways to emulation where it is refused and not needed.
-        let facts = HostFacts { emulation: EPERM, ..everything() };
+        let facts = HostFacts { filter: EPERM, confined_paths: Attempt::NotTried, emulation: Attempt::NotTried, ..everything() };
         assert_eq!(advised(&examination(facts, Some(Kind::Emulated), not_needed)), [("RUN", "--isolation auto")]);
+    }
+
+    #[test]
+    fn the_advice_names_what_of_emulation_is_refused() {
+        let errno = |errno: Errno| Attempt::Refused { errno: errno.raw_os_error() };
+        for (facts, expected) in [
+            (HostFacts { filter: EPERM, ..no_emulation() }, "refuses filters"),
+            (HostFacts { filter: Attempt::Works, confined_paths: EPERM, ..no_emulation() }, "openat2 is refused"),
+            (HostFacts { records: EPERM, ..no_emulation() }, "setting an extended attribute (setxattr) is refused"),
+            (HostFacts { records: errno(Errno::OPNOTSUPP), ..no_emulation() }, "has no attributes user.*"),
+            (HostFacts { execution: errno(Errno::ACCESS), ..no_emulation() }, "mounted noexec"),
+            (HostFacts { emulation: errno(Errno::AGAIN), ..no_emulation() }, "more processes"),
+        ] {
+            let examination = examination(facts, None, UserNamespace::Refused("Operation not permitted".to_owned()));
+            let advice = examination.advice();
+            assert!(advice[0].what.contains(expected), "{expected}: {advice:?}");
+            assert!(advice[1].what.starts_with("Namespaces, a wall"), "{expected}: {advice:?}");
+        }
     }
 
     #[test]

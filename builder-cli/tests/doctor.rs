@@ -33,6 +33,14 @@ const NOTHING: [Denied; 4] = [
     Denied { call: libc::SYS_prctl, argument: Some(22), answer: Answer::Refusal },
 ];
 
+/// No namespace, and no call that older profiles do not know.
+const NO_OPENAT2: [Denied; 3] =
+    [NOTHING[0], NOTHING[1], Denied { call: libc::SYS_openat2, argument: None, answer: Answer::Refusal }];
+
+/// No namespace, and no extended attributes.
+const NO_ATTRIBUTES: [Denied; 3] =
+    [NOTHING[0], NOTHING[1], Denied { call: libc::SYS_setxattr, argument: None, answer: Answer::Refusal }];
+
 /// Whoever asks for a namespace is killed, as by a profile that was written for programs that never ask.
 const DEADLY: [Denied; 1] = [Denied { call: libc::SYS_unshare, argument: None, answer: Answer::Death }];
 
@@ -93,6 +101,34 @@ fn where_filters_are_refused_a_build_without_run_works_and_run_says_what_is_miss
         assert_eq!(output.status.code(), Some(71), "{flags:?}: {said}");
         assert!(expected.iter().all(|part| said.contains(part)), "{flags:?}: {said}");
         assert!(said.contains("hint: a build without RUN works here; `cofferdam doctor` says what would help"), "{said}");
+    }
+}
+
+#[test]
+fn what_of_emulation_the_host_refuses_is_named_by_the_error_and_by_doctor() {
+    let run = "FROM scratch\nCOPY Dockerfile /\nRUN [\"/program\"]\n";
+    for (denied, fact, said, advice) in [
+        (&NOTHING[..], "filter", "a filter that traps system calls", "the pod's seccomp profile refuses filters"),
+        (&NO_OPENAT2, "confined_paths", "openat2, which keeps paths in a root", "openat2 is refused"),
+        (
+            &NO_ATTRIBUTES,
+            "records",
+            "an extended attribute user.* in the state directory",
+            "setting an extended attribute (setxattr) is refused",
+        ),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let output = cofferdam(directory.path(), &["doctor", "--json"], denied);
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["facts"][fact]["errno"], libc::EPERM, "{report:#}");
+        assert_eq!(report["facts"]["emulation"]["result"], "not_tried", "{report:#}");
+        assert!(report["advice"][0]["what"].as_str().unwrap().contains(advice), "{report:#}");
+        let error = text(&build(directory.path(), run, &[], denied).stderr);
+        assert!(error.contains(&format!("{said} refused (Operation not permitted)")), "{error}");
+        let others = ["a filter", "openat2", "an extended attribute", "an emulated step"].into_iter();
+        for other in others.filter(|other| !said.starts_with(other)) {
+            assert!(!error.contains(other), "{other}: {error}");
+        }
     }
 }
 

@@ -39,6 +39,8 @@ pub enum Stage {
     Proc = 7,
     /// Entering the rules of what may be reached.
     Rules = 8,
+    /// A trial: a call was not trapped and answered.
+    Answer = 9,
 }
 
 /// The bytes of a report: a stage and an error number or wait status.
@@ -59,6 +61,7 @@ pub fn parse_report(bytes: [u8; REPORT_LENGTH]) -> Option<(Stage, i32)> {
         6 => Stage::Execute,
         7 => Stage::Proc,
         8 => Stage::Rules,
+        9 => Stage::Answer,
         _ => return None,
     };
     Some((stage, i32::from_ne_bytes([v0, v1, v2, v3])))
@@ -70,8 +73,8 @@ mod tests {
 
     #[test]
     fn a_report_is_read_as_it_was_written() {
-        use Stage::{Directory, Ended, Execute, Filter, NotFound, Prepare, Proc, Rules};
-        for stage in [Ended, Prepare, Filter, Directory, NotFound, Execute, Proc, Rules] {
+        use Stage::{Answer, Directory, Ended, Execute, Filter, NotFound, Prepare, Proc, Rules};
+        for stage in [Ended, Prepare, Filter, Directory, NotFound, Execute, Proc, Rules, Answer] {
             assert_eq!(parse_report(report(stage, -7)), Some((stage, -7)));
         }
         assert_eq!(parse_report([0; REPORT_LENGTH]), None);

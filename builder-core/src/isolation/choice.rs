@@ -29,7 +29,11 @@ pub struct HostFacts {
     pub records: Attempt,
     /// Executing a program that lies in the state directory.
     pub execution: Attempt,
-    /// Trapping and answering calls in the step's own processes. Needs `records` and `execution`.
+    /// A seccomp filter that traps calls in the step's own processes. Needs `records` and `execution`.
+    pub filter: Attempt,
+    /// `openat2` behind that filter: it keeps paths below the root. Not in kernels before 5.6, nor in profiles of that time.
+    pub confined_paths: Attempt,
+    /// An emulated step as a whole, with calls trapped and answered. Needs all of the four above.
     pub emulation: Attempt,
     /// The same behind Landlock rules.
     pub landlock: Attempt,
@@ -55,6 +59,8 @@ impl HostFacts {
             devices,
             records,
             execution,
+            filter,
+            confined_paths,
             emulation,
             landlock,
             landlock_version: _,
@@ -71,6 +77,8 @@ impl HostFacts {
             ("devices", DEVICES, devices),
             ("records", RECORDS, records),
             ("execution", EXECUTION, execution),
+            ("filter", FILTER, filter),
+            ("confined_paths", CONFINED_PATHS, confined_paths),
             ("emulation", EMULATION, emulation),
             ("landlock", LANDLOCK, landlock),
             ("emulation_apart", EMULATION_APART, emulation_apart),
@@ -79,8 +87,13 @@ impl HostFacts {
 
     /// What of emulation was refused.
     fn emulation_refused(&self) -> Vec<Refusal> {
-        let needed = [(RECORDS, self.records), (EXECUTION, self.execution), (EMULATION, self.emulation)];
-        let tried: Vec<Refusal> = refusals(&needed).into_iter().filter(|refusal| refusal.attempt != Attempt::NotTried).collect();
+        let tried = tried(refusals(&[
+            (RECORDS, self.records),
+            (EXECUTION, self.execution),
+            (FILTER, self.filter),
+            (CONFINED_PATHS, self.confined_paths),
+            (EMULATION, self.emulation),
+        ]));
         if tried.is_empty() { refusals(&[(EMULATION, self.emulation)]) } else { tried }
     }
 }
@@ -95,7 +108,9 @@ const ANY_OWNER: &str = "any owner of a file";
 const DEVICES: &str = "a device node";
 const RECORDS: &str = "an extended attribute user.* in the state directory";
 const EXECUTION: &str = "a program in the state directory";
-const EMULATION: &str = "a filter that traps system calls";
+const FILTER: &str = "a filter that traps system calls";
+const CONFINED_PATHS: &str = "openat2, which keeps paths in a root";
+const EMULATION: &str = "an emulated step";
 const LANDLOCK: &str = "Landlock around emulated steps";
 const EMULATION_APART: &str = "namespaces around emulated steps";
 
@@ -383,21 +398,25 @@ mod tests {
         let refused = choose(&facts([NO, NOT, NOT, NOT, NOT, NOT, NOT]), None).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "this host refuses every way to run commands: a mount namespace refused (Operation not permitted), a filter that traps system calls not tried"
+            "this host refuses every way to run commands: a mount namespace refused (Operation not permitted), an emulated step not tried"
         );
     }
 
     #[test]
     fn what_of_emulation_is_refused_is_said() {
         let killed = Attempt::Killed { signal: libc::SIGSYS };
-        for (records, execution, emulation, expected) in [
-            (NO, NOT, NOT, "an extended attribute user.* in the state directory refused (Operation not permitted)"),
-            (YES, NO, NOT, "a program in the state directory refused (Operation not permitted)"),
-            (YES, YES, NO, "a filter that traps system calls refused (Operation not permitted)"),
-            (YES, YES, Attempt::Missing, "a filter that traps system calls missing on this architecture"),
-            (YES, YES, killed, "a filter that traps system calls killed by signal 31"),
+        for (attempts, expected) in [
+            ([NO, NOT, NOT, NOT, NOT], "an extended attribute user.* in the state directory refused (Operation not permitted)"),
+            ([YES, NO, NOT, NOT, NOT], "a program in the state directory refused (Operation not permitted)"),
+            ([YES, YES, NO, NOT, NOT], "a filter that traps system calls refused (Operation not permitted)"),
+            ([YES, YES, YES, NO, NOT], "openat2, which keeps paths in a root refused (Operation not permitted)"),
+            ([YES, YES, YES, YES, killed], "an emulated step killed by signal 31"),
+            ([YES, YES, NOT, NOT, NO], "an emulated step refused (Operation not permitted)"),
+            ([YES, YES, NOT, NOT, Attempt::Missing], "an emulated step missing on this architecture"),
         ] {
-            let facts = HostFacts { records, execution, ..facts_with([NO, NOT, NOT, NOT, NOT, NOT, NOT], emulation) };
+            let [records, execution, filter, confined_paths, emulation] = attempts;
+            let facts = facts([NO, NOT, NOT, NOT, NOT, NOT, NOT]);
+            let facts = HostFacts { records, execution, filter, confined_paths, emulation, ..facts };
             let refused = choose(&facts, Some(Kind::Emulated)).unwrap_err().to_string();
             assert_eq!(refused, format!("this host refuses the isolation emulated: {expected}"));
             assert!(choose(&facts, None).unwrap_err().to_string().ends_with(expected));

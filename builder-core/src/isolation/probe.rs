@@ -1,5 +1,6 @@
 //! Asks the kernel what it allows, by doing it. Nothing else in this module decides by trying.
 
+use super::emulated::{Failed, Part};
 use super::{Attempt, HostFacts, Proc, child, mounts};
 use crate::confined::ConfinedDir;
 use crate::rootfs::OverlayAttributes;
@@ -35,11 +36,11 @@ fn attempts(place: &Path) -> io::Result<HostFacts> {
     if emulation::STUB.is_empty() {
         facts.emulation = Attempt::Missing;
     } else if (facts.records, facts.execution) == (Attempt::Works, Attempt::Works) {
-        facts.emulation = attempt_io(&super::emulated::attempt(place));
+        (facts.filter, facts.confined_paths, facts.emulation) = emulation_facts(super::emulated::attempt(place));
     }
     if facts.emulation == Attempt::Works {
         let (landlock, version) = super::emulated::attempt_landlock(place);
-        (facts.landlock, facts.landlock_version) = (attempt_io(&landlock), version);
+        (facts.landlock, facts.landlock_version) = (attempt_of(landlock), version);
     }
     let flags = UnshareFlags::NEWNS | UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     let leave = || super::namespaces::leave(flags).and_then(|()| mounts::make_private());
@@ -71,10 +72,22 @@ fn attempts(place: &Path) -> io::Result<HostFacts> {
     if facts.emulation == Attempt::Works {
         let landlock = Some(facts.landlock_version).filter(|_| facts.landlock == Attempt::Works);
         let proc = if facts.fresh_proc == Attempt::Works { Proc::Fresh } else { Proc::Bound };
-        facts.emulation_apart = attempt_io(&super::emulated::attempt_apart(place, proc, landlock));
+        facts.emulation_apart = attempt_of(super::emulated::attempt_apart(place, proc, landlock));
     }
     facts.network_namespace = attempt_status(child::attempt(|| super::namespaces::leave(UnshareFlags::NEWNET)));
     Ok(facts)
+}
+
+/// What a trial of emulation says of the filter, of paths, and of the whole.
+fn emulation_facts(trial: Result<(), Failed>) -> (Attempt, Attempt, Attempt) {
+    use Attempt::{NotTried, Works};
+    match trial {
+        Ok(()) => (Works, Works, Works),
+        Err(Failed { part: Part::Filter, attempt }) => (attempt, NotTried, NotTried),
+        Err(Failed { part: Part::Paths, attempt }) => (Works, attempt, NotTried),
+        Err(Failed { part: Part::Answers, attempt }) => (Works, Works, attempt),
+        Err(Failed { part: Part::Process, attempt }) => (NotTried, NotTried, attempt),
+    }
 }
 
 /// Finds the highest owner that a file can have, by halves.
@@ -142,6 +155,10 @@ fn attempt_status(status: io::Result<libc::c_int>) -> Attempt {
         },
         Err(error) => attempt_io(&Err(error)),
     }
+}
+
+fn attempt_of(trial: Result<(), Failed>) -> Attempt {
+    trial.map_or_else(|failed| failed.attempt, |()| Attempt::Works)
 }
 
 fn attempt_io(result: &io::Result<()>) -> Attempt {

@@ -401,7 +401,7 @@ fn become_command(launch: &Launch) -> ! {
     if launch.candidates.is_empty() {
         match super::arch::call_from_outside(n::GETUID) {
             uid if uid == i64::from(launch.uid) => kernel::exit(0),
-            other => fail(Stage::Filter, other.min(kernel::EPERM)),
+            other => fail(Stage::Answer, other.min(kernel::EPERM)),
         }
     }
     let (mut stage, mut refusal) = (Stage::NotFound, ENOENT);

@@ -11,7 +11,7 @@ mod walls;
 
 use super::landlock::Ruleset;
 use super::{
-    CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, ending::Watch, namespaces,
+    Attempt, CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, ending::Watch, namespaces,
     seccomp,
 };
 use crate::rootfs::{RootMount, beside};
@@ -107,47 +107,92 @@ pub(super) fn attempt_execution(directory: &Path) -> io::Result<()> {
     Ok(rustix::fs::access(&program, rustix::fs::Access::EXEC_OK)?)
 }
 
+/// How far a trial of emulation came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Part {
+    /// Making the first process, and whatever it needs before there is a filter.
+    Process,
+    /// Installing the filter.
+    Filter,
+    /// Finding the root below itself, with `openat2`.
+    Paths,
+    /// Trapping a call and answering it.
+    Answers,
+}
+
+/// A trial of emulation that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Failed {
+    /// At what.
+    pub(super) part: Part,
+    /// How.
+    pub(super) attempt: Attempt,
+}
+
 /// Tries whether calls can be trapped and answered, with a stub below `directory`.
-pub(super) fn attempt(directory: &Path) -> io::Result<()> {
+pub(super) fn attempt(directory: &Path) -> Result<(), Failed> {
     attempt_behind(Walls { apart: None, landlock_version: None }, directory)
 }
 
 /// Tries the same behind Landlock rules. Gives their version as well.
-pub(super) fn attempt_landlock(directory: &Path) -> (io::Result<()>, u32) {
+pub(super) fn attempt_landlock(directory: &Path) -> (Result<(), Failed>, u32) {
     match walls::landlock_version() {
         Ok(version) => (attempt_behind(Walls { apart: None, landlock_version: Some(version) }, directory), version),
-        Err(error) => (Err(error), 0),
+        Err(error) => (Err(failed(&error)), 0),
     }
 }
 
 /// Tries the same in namespaces of its own, behind rules if they work.
-pub(super) fn attempt_apart(directory: &Path, proc: Proc, landlock_version: Option<u32>) -> io::Result<()> {
+pub(super) fn attempt_apart(directory: &Path, proc: Proc, landlock_version: Option<u32>) -> Result<(), Failed> {
     attempt_behind(Walls { apart: Some(proc), landlock_version }, directory)
 }
 
-fn attempt_behind(walls: Walls, directory: &Path) -> io::Result<()> {
+fn attempt_behind(walls: Walls, directory: &Path) -> Result<(), Failed> {
+    match trial(walls, directory) {
+        Ok((stage, value)) => judge(stage, value),
+        Err(RunError::System { source, .. } | RunError::Mount { source, .. }) => Err(failed(&source)),
+        Err(_) => Err(Failed { part: Part::Process, attempt: Attempt::Refused { errno: libc::EIO } }),
+    }
+}
+
+/// Runs a step without a program. Gives the report of its first process.
+fn trial(walls: Walls, directory: &Path) -> Result<(Stage, i32), RunError> {
     /// Whom the trial takes itself for: nobody that a host would make us.
     const TRIAL_USER: u32 = 54_321;
     let root = directory.join("root");
     let owners = beside(&root, OWNERS);
     for directory in [&root, &owners] {
-        fs::create_dir_all(directory)?;
+        system("make directories", fs::create_dir_all(directory))?;
     }
-    let stub = write_stub(directory, STUB_NAME).map_err(|error| match error {
-        RunError::System { source, .. } => source,
-        error => io::Error::other(error),
-    })?;
+    let stub = write_stub(directory, STUB_NAME)?;
     let texts = [bytes(&root), bytes(&stub), b"/", b"trial"];
     let launch = frame(&[TRIAL_USER, TRIAL_USER, 0, 0, 0, 0, walls.flags(), 0], &[], &seccomp::filter(), &texts);
-    let cancel = CancelToken::new()?;
+    let cancel = system("make an event", CancelToken::new())?;
     let needed = Needed { root: &root, owners: &owners, links: None, stub: &stub, host_name: "trial", network: Network::Host };
-    match launch_and_wait(walls, needed, &launch, Some(Duration::from_secs(10)), &mut |_, _| {}, &cancel) {
-        Ok((Stage::Ended, 0)) => Ok(()),
-        Ok((Stage::Ended, _)) => Err(Errno::NOSYS.into()),
-        Ok((_, errno)) => Err(io::Error::from_raw_os_error(errno)),
-        Err(RunError::System { source, .. } | RunError::Mount { source, .. }) => Err(source),
-        Err(error) => Err(io::Error::other(error)),
-    }
+    launch_and_wait(walls, needed, &launch, Some(Duration::from_secs(10)), &mut |_, _| {}, &cancel)
+}
+
+/// What the report of a trial means.
+fn judge(stage: Stage, value: i32) -> Result<(), Failed> {
+    let refused = Attempt::Refused { errno: value };
+    Err(match stage {
+        Stage::Ended if value == 0 => return Ok(()),
+        Stage::Ended if libc::WIFSIGNALED(value) => {
+            Failed { part: Part::Answers, attempt: Attempt::Killed { signal: libc::WTERMSIG(value) } }
+        }
+        Stage::Ended => Failed { part: Part::Answers, attempt: Attempt::Refused { errno: libc::ENOSYS } },
+        Stage::Filter => Failed { part: Part::Filter, attempt: refused },
+        Stage::Directory => Failed { part: Part::Paths, attempt: refused },
+        Stage::Answer => Failed { part: Part::Answers, attempt: refused },
+        Stage::Prepare | Stage::Proc | Stage::Rules | Stage::NotFound | Stage::Execute => {
+            Failed { part: Part::Process, attempt: refused }
+        }
+    })
+}
+
+/// Before there was a filter.
+fn failed(error: &io::Error) -> Failed {
+    Failed { part: Part::Process, attempt: Attempt::Refused { errno: error.raw_os_error().unwrap_or(libc::EIO) } }
 }
 
 /// The stub as a file: the processes of the step execute it. Written once for all steps in a directory.
@@ -351,6 +396,7 @@ fn outcome(stage: Stage, value: i32, step: &Step) -> Result<ExitStatus, RunError
         Stage::Execute => RunError::NotExecutable { program: program(), source },
         Stage::Directory => RunError::Directory { directory: step.directory.clone(), source },
         Stage::Filter => RunError::System { what: "install the filter", source },
+        Stage::Answer => RunError::System { what: "answer a call", source },
         Stage::Prepare => RunError::System { what: "prepare its first process", source },
         Stage::Proc => RunError::System { what: "guard /proc", source },
         Stage::Rules => RunError::System { what: "enter the rules of what it may reach", source },
@@ -374,6 +420,22 @@ mod tests {
         assert_eq!(launch[32..36], 1_u32.to_ne_bytes());
         assert_eq!(launch[40..44], [6, 0, 1, 2]);
         assert_eq!(&launch[48..], b"/r\0/s\0/\0");
+    }
+
+    #[test]
+    fn what_a_trial_fails_at_is_told_apart() {
+        let refused = Attempt::Refused { errno: libc::EPERM };
+        for (stage, value, expected) in [
+            (Stage::Ended, 0, None),
+            (Stage::Prepare, libc::EPERM, Some((Part::Process, refused))),
+            (Stage::Filter, libc::EPERM, Some((Part::Filter, refused))),
+            (Stage::Directory, libc::ENOSYS, Some((Part::Paths, Attempt::Refused { errno: libc::ENOSYS }))),
+            (Stage::Answer, libc::EPERM, Some((Part::Answers, refused))),
+            (Stage::Ended, libc::SIGSYS, Some((Part::Answers, Attempt::Killed { signal: libc::SIGSYS }))),
+        ] {
+            let told = judge(stage, value).err().map(|failed| (failed.part, failed.attempt));
+            assert_eq!(told, expected, "{stage:?} {value}");
+        }
     }
 
     #[test]
