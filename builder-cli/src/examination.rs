@@ -298,7 +298,10 @@ impl Examination {
         };
         section("Isolation", &self.isolation_lines());
         if let Ok(state) = &self.state {
-            let facts = state.facts.attempts().into_iter().map(|(_, what, attempt)| (what.to_owned(), outcome(attempt)));
+            let facts = state.facts.attempts().into_iter();
+            // Ours was tried before, and is told with more.
+            let facts = facts.filter(|(name, ..)| *name != "user_namespace");
+            let facts = facts.map(|(_, what, attempt)| (what.to_owned(), outcome(attempt)));
             let facts: Vec<_> = [("a user namespace".to_owned(), self.user_namespace_text())].into_iter().chain(facts).collect();
             section("What this host permits", &facts);
         }
@@ -618,7 +621,7 @@ mod tests {
         let refused = UserNamespace::Refused("Operation not permitted".to_owned());
         let restricted = examination(emulation_only(), None, refused.clone());
         let forced = examination(emulation_only(), Some(Kind::Namespaces), refused.clone());
-        let sandbox = HostFacts { filter: EPERM, ..no_emulation() };
+        let sandbox = HostFacts { user_namespace: EPERM, filter: EPERM, ..no_emulation() };
         let mut nothing = examination(HostFacts::default(), None, refused.clone());
         nothing.state = Err(vec![PassedOver { path: "/tmp/cofferdam-1000".into(), reason: "Read-only file system".to_owned() }]);
         nothing.credentials.clear();

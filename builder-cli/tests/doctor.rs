@@ -93,7 +93,10 @@ fn where_filters_are_refused_a_build_without_run_works_and_run_says_what_is_miss
         (&["--isolation=emulated"], &["this host refuses the isolation emulated: ", refused]),
         (
             &["--isolation=namespaces"],
-            &["this host refuses the isolation namespaces: a mount namespace refused (Operation not permitted)"],
+            &[
+                "this host refuses the isolation namespaces: a mount namespace refused (Operation not permitted), ",
+                "a user namespace around it refused (Operation not permitted)",
+            ],
         ),
     ] {
         let output = build(directory.path(), run, flags, &NOTHING);
@@ -130,6 +133,22 @@ fn what_of_emulation_the_host_refuses_is_named_by_the_error_and_by_doctor() {
             assert!(!error.contains(other), "{other}: {error}");
         }
     }
+}
+
+#[test]
+fn where_only_what_was_asked_for_is_refused_the_error_says_that_the_rest_works() {
+    let directory = tempfile::tempdir().unwrap();
+    let run = "FROM scratch\nCOPY Dockerfile /\nRUN [\"/program\"]\n";
+    let output = build(directory.path(), run, &["--isolation=namespaces"], &NOTHING[..2]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(71), "{said}");
+    assert!(
+        said.contains("hint: without --isolation RUN works here (emulated), and a build without RUN does in any case"),
+        "{said}"
+    );
+    // It is there to be found missing.
+    let output = build(directory.path(), run, &[], &NOTHING[..2]);
+    assert_eq!(output.status.code(), Some(127), "{}", text(&output.stderr));
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub(super) struct Disk {
 pub(super) fn open_isolation(state_directory: &Path, wanted: Option<isolation::Kind>) -> Result<Arc<dyn Isolation>, Refused> {
     let facts = isolation::probe(state_directory).map_err(|error| {
         let attempt = Attempt::Refused { errno: error.raw_os_error().unwrap_or(libc::EIO) };
-        Refused { wanted, refused: vec![Refusal { what: "a file in the state directory".to_owned(), attempt }] }
+        Refused { wanted, refused: vec![Refusal { what: "a file in the state directory".to_owned(), attempt }], otherwise: None }
     })?;
     Ok(isolation::open(isolation::choose(&facts, wanted)?))
 }
@@ -246,9 +246,8 @@ impl Build {
             let open = self.open_isolation.clone();
             let opened = self.work.run(move || {
                 open().map_err(|error| {
-                    BuildError::new(ErrorKind::Host, "this host does not let the builder execute RUN")
-                        .hint("a build without RUN works here; `cofferdam doctor` says what would help")
-                        .because(error)
+                    let failed = BuildError::new(ErrorKind::Host, "this host does not let the builder execute RUN");
+                    failed.hint(other_ways(error.otherwise)).because(error)
                 })
             });
             opened.await
@@ -435,6 +434,15 @@ fn shown(action: &RunAction) -> String {
     let cut: String = first.chars().take(MOST).collect();
     let more = if lines.next().is_some() || cut.len() < first.len() { " …" } else { "" };
     format!("{cut:?}{more}")
+}
+
+/// What works where RUN does not, as it was asked for.
+fn other_ways(otherwise: Option<isolation::Kind>) -> String {
+    let works = match otherwise {
+        Some(kind) => format!("without --isolation RUN works here ({kind}), and a build without RUN does in any case"),
+        None => "a build without RUN works here".to_owned(),
+    };
+    format!("{works}; `cofferdam doctor` says what would help")
 }
 
 /// What a shell exits with when SIGKILL ended its command.

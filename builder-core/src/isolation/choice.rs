@@ -9,6 +9,8 @@ use std::fmt;
 pub struct HostFacts {
     /// A mount namespace of one's own, and a mount in it.
     pub mount_namespace: Attempt,
+    /// A user namespace with a mount namespace in it; tried where a mount namespace alone is refused.
+    pub user_namespace: Attempt,
     /// A process namespace.
     pub process_namespace: Attempt,
     /// A new /proc in a process namespace; where refused, the existing one can be bound.
@@ -49,6 +51,7 @@ impl HostFacts {
         // By name, so that a new fact cannot be forgotten here.
         let Self {
             mount_namespace,
+            user_namespace,
             process_namespace,
             fresh_proc,
             network_namespace,
@@ -68,6 +71,7 @@ impl HostFacts {
         } = *self;
         vec![
             ("mount_namespace", MOUNT_NAMESPACE, mount_namespace),
+            ("user_namespace", USER_NAMESPACE, user_namespace),
             ("process_namespace", PROCESS_NAMESPACE, process_namespace),
             ("fresh_proc", FRESH_PROC, fresh_proc),
             ("network_namespace", NETWORK_NAMESPACE, network_namespace),
@@ -99,6 +103,7 @@ impl HostFacts {
 }
 
 const MOUNT_NAMESPACE: &str = "a mount namespace";
+const USER_NAMESPACE: &str = "a user namespace around it";
 const PROCESS_NAMESPACE: &str = "a process namespace";
 const FRESH_PROC: &str = "a new /proc";
 const NETWORK_NAMESPACE: &str = "a network namespace";
@@ -192,7 +197,10 @@ pub struct Refused {
     /// The back end that was asked for; `None`: each.
     pub wanted: Option<Kind>,
     /// What was tried.
+    #[expect(clippy::struct_field_names, reason = "the same name as in a choice, whose refusals these would be")]
     pub refused: Vec<Refusal>,
+    /// What this host grants where nothing is asked for.
+    pub otherwise: Option<Kind>,
 }
 
 impl Refused {
@@ -216,15 +224,21 @@ pub fn choose(facts: &HostFacts, forced: Option<Kind>) -> Result<Choice, Refused
     // do not.
     let mut lacking = if facts.storable_ids > 1 { Vec::new() } else { refusals(&[(ANY_OWNER, facts.any_owner)]) };
     lacking.extend(refusals(&[(DEVICES, facts.devices)]));
+    // Without one a mount namespace may still be had in a user namespace.
+    let why_missing = || tried([refusals(&[needed[0], (USER_NAMESPACE, facts.user_namespace)]), refusals(&needed[1..])].concat());
+    let otherwise = || choose(facts, None).ok().map(|choice| choice.kind);
     match forced {
         None if missing.is_empty() && (lacking.is_empty() || !emulates) => Ok(namespaces(facts)),
         Some(Kind::Namespaces) if missing.is_empty() => Ok(namespaces(facts)),
         None if emulates && missing.is_empty() => Ok(emulated(facts, lacking)),
         None if emulates => Ok(emulated(facts, missing)),
         Some(Kind::Emulated) if emulates => Ok(emulated(facts, Vec::new())),
-        Some(Kind::Namespaces) => Err(Refused { wanted: forced, refused: tried(missing) }),
-        Some(Kind::Emulated) => Err(Refused { wanted: forced, refused: facts.emulation_refused() }),
-        None => Err(Refused { wanted: None, refused: tried(missing).into_iter().chain(facts.emulation_refused()).collect() }),
+        Some(Kind::Namespaces) => Err(Refused { wanted: forced, refused: why_missing(), otherwise: otherwise() }),
+        Some(Kind::Emulated) => Err(Refused { wanted: forced, refused: facts.emulation_refused(), otherwise: otherwise() }),
+        None => {
+            let refused = why_missing().into_iter().chain(facts.emulation_refused()).collect();
+            Err(Refused { wanted: None, refused, otherwise: None })
+        }
     }
 }
 
@@ -420,6 +434,41 @@ mod tests {
             let refused = choose(&facts, Some(Kind::Emulated)).unwrap_err().to_string();
             assert_eq!(refused, format!("this host refuses the isolation emulated: {expected}"));
             assert!(choose(&facts, None).unwrap_err().to_string().ends_with(expected));
+        }
+    }
+
+    #[test]
+    fn where_namespaces_are_refused_the_user_namespace_is_named_too() {
+        let no_namespaces = facts_with([NO, NOT, NOT, NOT, NOT, NOT, NO], YES);
+        for (user_namespace, expected) in [
+            (
+                NO,
+                "a mount namespace refused (Operation not permitted), a user namespace around it refused (Operation not permitted)",
+            ),
+            (
+                Attempt::Refused { errno: libc::ENOSPC },
+                "a mount namespace refused (Operation not permitted), a user namespace around it refused (No space left on device)",
+            ),
+            (NOT, "a mount namespace refused (Operation not permitted)"),
+        ] {
+            let facts = HostFacts { user_namespace, ..no_namespaces.clone() };
+            let refused = choose(&facts, Some(Kind::Namespaces)).unwrap_err();
+            assert_eq!(refused.to_string(), format!("this host refuses the isolation namespaces: {expected}"));
+            // The log of a build that works says no more than it did.
+            assert_eq!(choose(&facts, None).unwrap().refused.len(), 1);
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_what_would_do_instead() {
+        let nowhere = facts([NO, NOT, NOT, NOT, NOT, NOT, NOT]);
+        for (claim, facts, forced, expected) in [
+            ("no namespaces", facts_with([NO, NOT, NOT, NOT, NOT, NOT, NO], YES), Some(Kind::Namespaces), Some(Kind::Emulated)),
+            ("no emulation", facts_with([YES; 7], NO), Some(Kind::Emulated), Some(Kind::Namespaces)),
+            ("neither", nowhere.clone(), Some(Kind::Namespaces), None),
+            ("neither, and nothing asked for", nowhere, None, None),
+        ] {
+            assert_eq!(choose(&facts, forced).unwrap_err().otherwise, expected, "{claim}");
         }
     }
 

@@ -47,6 +47,9 @@ fn attempts(place: &Path) -> io::Result<HostFacts> {
     // Some hosts kill whoever asks: a child is asked first.
     facts.mount_namespace = attempt_status(child::attempt(leave));
     if facts.mount_namespace != Attempt::Works {
+        let flags = UnshareFlags::NEWUSER | UnshareFlags::NEWNS;
+        let leave = || super::namespaces::leave(flags).and_then(|()| mounts::make_private());
+        facts.user_namespace = attempt_status(child::attempt(leave));
         return Ok(facts);
     }
     facts.mount_namespace = attempt(leave());
