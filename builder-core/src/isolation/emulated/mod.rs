@@ -11,8 +11,8 @@ mod walls;
 
 use super::landlock::Ruleset;
 use super::{
-    Attempt, CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, ending::Watch, namespaces,
-    seccomp,
+    Attempt, CancelToken, Choice, ExitStatus, Isolation, Network, Privileges, Proc, RunError, Step, Stream, ending::Watch,
+    namespaces, seccomp,
 };
 use crate::rootfs::{RootMount, beside};
 use emulation::launch::{self, HAS_LINKS, REPORT_LENGTH, Stage};
