@@ -334,6 +334,45 @@ async fn a_registry_that_neither_lists_tags_nor_deletes_serves_as_well() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_list_that_fails_is_not_taken_for_one_that_there_is_not() {
+    if !require(&["skopeo"]) {
+        return;
+    }
+    let bench = Bench::new(FaultyRegistry::start());
+    base(&bench);
+    let request = bench.request("FROM REGISTRY/base:1\nCOPY a /\n");
+    bench.build(&request).await.outcome();
+    bench.registry.fail(Rule { method: "GET", path_contains: "/tags/list".to_owned(), times: 1, fault: Fault::status(409) });
+    bench.registry.forget_requests();
+    let built = bench.build(&request).await;
+    assert_eq!(built.warnings().len(), 1, "{:?}", built.warnings());
+    assert!(built.warnings()[0].contains("cannot read the cache"), "{:?}", built.warnings());
+    let requests = bench.registry.requests();
+    assert!(!requests.iter().any(|line| line.starts_with("PUT /v2/app/cache/manifests/cofferdam ")), "{requests:#?}");
+    assert_eq!(bench.build(&request).await.executed(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_somebody_replaces_while_it_is_read_is_looked_for_again() {
+    if !require(&["skopeo"]) {
+        return;
+    }
+    let bench = Bench::new(FaultyRegistry::start());
+    base(&bench);
+    let request = bench.request("FROM REGISTRY/base:1\nCOPY a /\n");
+    bench.build(&request).await.outcome();
+    // Listed, and gone when it is asked for.
+    bench.registry.fail(Rule {
+        method: "GET",
+        path_contains: "/v2/app/cache/manifests/".to_owned(),
+        times: 1,
+        fault: Fault::status(404),
+    });
+    let built = bench.build(&request).await;
+    assert_eq!((built.executed(), built.warnings()), (vec![], vec![]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cache_that_cannot_be_written_or_read_is_said_once_and_fails_no_build() {
     if !require(&["skopeo"]) {
         return;
@@ -498,6 +537,12 @@ async fn what_is_cached_and_for_how_long_can_be_chosen() {
     let short = with(&|cache| cache.ttl_seconds = Some(1));
     assert_eq!(bench.build(&short).await.executed().len(), 4);
     assert_eq!(bench.build(&request).await.executed(), Vec::<String>::new());
+
+    // What is too old and made again is as new as what it comes from, also where the same came out.
+    tokio::time::sleep(std::time::Duration::from_millis(6100)).await;
+    let short = with(&|cache| cache.ttl_seconds = Some(5));
+    assert_eq!(bench.build(&short).await.executed().len(), 4);
+    assert_eq!(bench.build(&short).await.executed(), Vec::<String>::new());
 
     let elsewhere = bench.name("min");
     let min = with(&|cache| {

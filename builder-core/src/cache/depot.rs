@@ -25,6 +25,8 @@ use std::{
 
 /// The most bytes of a manifest of ours.
 const MANIFEST_BYTES: u64 = 4 << 20;
+/// What registries answer that cannot list tags.
+const NO_LIST: [u16; 4] = [400, 404, 405, 501];
 /// A shard with more bytes does not stand in its manifest a second time.
 const MOST_EMBEDDED_BYTES: usize = 1 << 20;
 /// How long a blob of a layout that nothing names stays: its build may be about to name it.
@@ -79,8 +81,8 @@ impl Depot {
             // From the name before the first of ours.
             Self::Registry { client, place } => match client.tags(place, &prefix[..prefix.len() - 1]).await {
                 Ok(tags) => (tags.unwrap_or_default(), false),
-                // It speaks to us, and lists nothing.
-                Err(RegistryError::Refused { .. }) => (Vec::new(), true),
+                // It has no such list. One that fails has: what is in the cache would be taken for nothing, and a tag be overwritten.
+                Err(RegistryError::Refused { answer, .. }) if NO_LIST.contains(&answer.status) => (Vec::new(), true),
                 Err(error) => return Err(error.into()),
             },
             Self::Layout { path } => {

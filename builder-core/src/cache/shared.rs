@@ -32,6 +32,8 @@ use tokio::{
 const FIRST_SHARDS: usize = 4;
 /// The most shards that are read at all.
 const MOST_SHARDS: usize = 64;
+/// How often the shards are listed at most, where some of those listed are gone before they are read.
+const MOST_LISTINGS: u32 = 4;
 /// The most bytes of a pack.
 const PACK_BYTES: u64 = 64 << 20;
 /// Blobs that are taken in at a time.
@@ -155,25 +157,42 @@ impl Inner {
     }
 
     async fn load(&self) -> Result<Loaded, Failure> {
+        // Who writes puts one shard in the place of others: what was listed may be gone, and then something newer is there.
+        for _ in 1..MOST_LISTINGS {
+            let (loaded, is_whole) = self.load_listed().await?;
+            if is_whole {
+                return Ok(loaded);
+            }
+        }
+        Ok(self.load_listed().await?.0)
+    }
+
+    /// What is there now, and whether nothing of it went away meanwhile.
+    async fn load_listed(&self) -> Result<(Loaded, bool), Failure> {
         let listing = self.depot.list(&self.namespace).await?;
         let mut names: BTreeSet<String> = listing.names.into_iter().filter(|name| is_shard(name, &self.namespace)).collect();
         if listing.single {
             names = BTreeSet::from([self.namespace.clone()]);
         }
         let mut loaded = Loaded { single: listing.single, ..Loaded::default() };
+        let mut is_whole = true;
         let mut left: Vec<String> = names.into_iter().take(MOST_SHARDS).collect();
         while !left.is_empty() {
             // Newest first; what those have merged need not be read.
             let later = left.split_off(left.len().min(FIRST_SHARDS));
             for (name, found) in future::try_join_all(left.iter().map(|name| self.shard(name))).await? {
-                if let Some(found) = found {
-                    loaded.known.merge(found.known);
-                    loaded.shards.push((name, found.digest));
+                match found {
+                    Some(found) => {
+                        loaded.known.merge(found.known);
+                        loaded.shards.push((name, found.digest));
+                    }
+                    // The one name that a registry without lists has may have never been written.
+                    None => is_whole &= listing.single,
                 }
             }
             left = later.into_iter().filter(|name| !loaded.known.merged.contains(name)).collect();
         }
-        Ok(loaded)
+        Ok((loaded, is_whole))
     }
 
     async fn shard(&self, name: &str) -> Result<(String, Option<super::depot::Found>), Failure> {
@@ -233,7 +252,12 @@ impl SharedCache {
             known.merge(found.known);
         }
         let now = seconds_now();
-        let is_known = |made: &&Made| known.record(made.key).is_some_and(|record| record.diff_id == made.record.diff_id);
+        // One that was made again is renewed, also where the same came out: otherwise it would be too old from some day on, for good.
+        let is_known = |made: &&Made| {
+            let is_as_good =
+                |record: Record| record.diff_id == made.record.diff_id && record.made_seconds >= made.record.made_seconds;
+            known.record(made.key).is_some_and(is_as_good)
+        };
         let (old, new): (Vec<&Made>, Vec<&Made>) = remembered.steps.iter().partition(is_known);
         let indexed: BTreeSet<DiffId> =
             remembered.steps.iter().map(|made| made.record.diff_id).chain(remembered.bases.iter().copied()).collect();

@@ -144,9 +144,9 @@ impl Store {
         Ok(store)
     }
 
-    /// Whether there is a store in `directory`.
+    /// Whether there is a store in `directory`. An OCI layout, of an image or a cache, has blobs in the same place and is none.
     pub fn is_at(directory: &Path) -> bool {
-        directory.join("blobs/sha256").is_dir()
+        ["blobs/sha256", "steps"].iter().all(|name| directory.join(name).is_dir())
     }
 
     /// The directory of the store.
