@@ -112,13 +112,14 @@ fn to(text: &str, environment: &Environment) -> Result<CacheTarget, String> {
         Some(other) => return Err(format!("the mode {other:?} is neither min nor max")),
     };
     // What is always so.
-    for (name, value) in
-        [("image-manifest", "true"), ("oci-mediatypes", "true"), ("ignore-error", "true"), ("compression", "gzip")]
-    {
+    for (name, value) in [("image-manifest", "true"), ("oci-mediatypes", "true"), ("ignore-error", "true")] {
         match attributes.take_optional(name) {
             Some(other) if other != value => return Err(format!("{name}={other} is not supported: it is always {value}")),
             _ => {}
         }
+    }
+    if attributes.take_optional("compression").is_some_and(|format| format != "gzip") {
+        return Err("its layers are those of the image: --compression says how these are compressed".to_owned());
     }
     attributes.finish()?;
     Ok(CacheTarget { place, layers })

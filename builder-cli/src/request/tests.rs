@@ -344,7 +344,7 @@ fn contradictions_and_mistakes_are_named() {
         ),
         (
             "-d a --cache-to type=registry,ref=b,compression=zstd",
-            "--cache-to: compression=zstd is not supported: it is always gzip",
+            "--cache-to: its layers are those of the image: --compression says how these are compressed",
         ),
         ("-d a --progress tty --log-format json", "--log-format json and --progress tty exclude each other"),
         ("-d a -c s3://b/c", "contexts of the kind s3:// are not supported yet"),

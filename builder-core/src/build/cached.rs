@@ -191,7 +191,7 @@ impl Build {
     }
 
     fn note_used(&self, step: &CurrentStep<'_>, key: &StepKey, kind: StepKind, record: Record, origin: Origin) {
-        let parts = StepParts::new(step.id, step.text, key);
+        let parts = StepParts::new(step.id, step.text, key, step.before.base);
         let in_result = self.is_part_of_result(step.id.stage);
         let made = Made { key: key.key, record, origin };
         let used = UsedStep { made, kind, in_result, parts };
@@ -292,7 +292,7 @@ impl Build {
         if !self.request.cache.explain {
             return;
         }
-        let reasons = explain::reasons(&StepParts::new(step.id, step.text, key), self.last_build().await);
+        let reasons = explain::reasons(&StepParts::new(step.id, step.text, key, step.before.base), self.last_build().await);
         self.tell(Event::CacheMissed { step: step.id.clone(), reasons }).await;
     }
 

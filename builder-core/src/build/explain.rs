@@ -1,10 +1,12 @@
 //! Why a step is not known: its key compared with that of the last build, part by part. Pure.
 
 use super::StepId;
-use crate::cache::{Part, StepKey};
+use crate::cache::{Key, Part, StepKey};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The part that stands for the image that a stage began with. It is in no key, but in what is below.
+const BASE: &str = "base image";
 /// More differences of one step are counted, not named.
 const MOST_NAMED: usize = 10;
 
@@ -19,14 +21,15 @@ pub(super) struct StepParts {
 }
 
 impl StepParts {
-    pub(super) fn new(step: &StepId, text: &str, key: &StepKey) -> Self {
+    /// Of a step with this key, in a stage that began with `base`.
+    pub(super) fn new(step: &StepId, text: &str, key: &StepKey, base: Key) -> Self {
         let digest = blake3::hash(text.as_bytes());
         let (text, _) = digest.as_bytes().split_first_chunk().expect("a digest has 32 bytes");
         Self {
             stage: step.stage_name.clone(),
             number: u32::try_from(step.number).unwrap_or(u32::MAX),
             text: *text,
-            parts: key.parts.clone(),
+            parts: key.parts.iter().cloned().chain([Part::new(BASE, base.as_bytes())]).collect(),
         }
     }
 }
@@ -77,13 +80,15 @@ fn differences(step: &StepParts, other: &StepParts) -> Vec<String> {
     let values = |parts: &StepParts, name: &str| -> Vec<[u8; 8]> {
         parts.parts.iter().filter(|part| part.name == name).map(|part| part.value).collect()
     };
+    let below =
+        if values(step, BASE) == values(other, BASE) { "a step before it has changed" } else { "its base image has changed" };
     let mut reasons: BTreeMap<usize, Vec<String>> = BTreeMap::new();
-    for name in names.into_iter().filter(|name| !is_sum(name)) {
+    for name in names.into_iter().filter(|name| !is_sum(name) && *name != BASE) {
         if values(step, name) == values(other, name) {
             continue;
         }
         let (order, sentence) = match (count(step, name), count(other, name)) {
-            _ if name == "what is below" => (0, "what is below it has changed: a step before it, or the base image".to_owned()),
+            _ if name == "what is below" => (0, below.to_owned()),
             _ if name == "version" => (0, "the builder is of another version".to_owned()),
             (_, 0) => (1, format!("{name} is new")),
             (0, _) => (1, format!("{name} is gone")),
@@ -105,7 +110,7 @@ mod tests {
             key.part(name, value);
         }
         let id = StepId { stage: 0, stage_name: "build".to_owned(), number, total: 9 };
-        StepParts::new(&id, text, &key.into_key())
+        StepParts::new(&id, text, &key.into_key(), KeyBuilder::new("FROM", None).finish())
     }
 
     #[test]
@@ -121,7 +126,7 @@ mod tests {
             ),
             (
                 step(4, "RUN make", &[("what is below", "2"), ("variable A", "2"), ("variable B", "1")]),
-                vec!["what is below it has changed: a step before it, or the base image", "variable A has changed"],
+                vec!["a step before it has changed", "variable A has changed"],
             ),
             (
                 step(3, "RUN make all", &[("what is below", "1"), ("variable A", "1"), ("variable B", "1"), ("command", "all")]),

@@ -10,7 +10,7 @@ use crate::cache::{InlineCache, Key, KeyBuilder};
 use crate::dockerfile::{self, Instruction, InstructionKind, ParseError, Position};
 use crate::evaluate::{Action, Scope, State};
 use crate::image::Layer;
-use crate::oci::History;
+use crate::oci::{History, Platform};
 use crate::plan::{PlannedStage, Source};
 use crate::tree::{LayerIndex, Tree};
 use futures_util::future::{BoxFuture, FutureExt as _};
@@ -24,6 +24,8 @@ pub(super) struct StageState {
     pub(super) layers: Vec<Layer>,
     /// Stands for everything that has happened to the tree.
     pub(super) key: Key,
+    /// Stands for the image that it began with.
+    pub(super) base: Key,
     /// The root file system, as far as a RUN has needed it.
     pub(super) disk: Option<Arc<Disk>>,
 }
@@ -50,13 +52,26 @@ pub(super) struct CurrentStep<'a> {
     pub(super) before: &'a mut StageState,
 }
 
+fn from_scratch(platform: &Platform) -> StageState {
+    let key = KeyBuilder::new("FROM scratch", None).finish();
+    StageState {
+        state: State::scratch(platform),
+        tree: LazyTree::new(Tree::new()),
+        layers: Vec::new(),
+        key,
+        base: key,
+        disk: None,
+    }
+}
+
 fn from_image(mut base: Base) -> StageState {
     let mut key = KeyBuilder::new("FROM", None);
     for layer in &base.layers {
         key.part("layer", layer.diff_id.0.as_bytes());
     }
     InlineCache::erase(&mut base.config);
-    StageState { state: State::from_image(base.config), tree: base.tree, layers: base.layers, key: key.finish(), disk: None }
+    let key = key.finish();
+    StageState { state: State::from_image(base.config), tree: base.tree, layers: base.layers, key, base: key, disk: None }
 }
 
 /// The key of a stage after a step. That of a layer which does not depend on what is below it says nothing of that.
@@ -110,13 +125,7 @@ impl Build {
     async fn start(&self, id: &StepId, text: &str, planned: &PlannedStage) -> Result<StageState, BuildError> {
         let index = id.stage;
         match &planned.base {
-            Source::Scratch => Ok(StageState {
-                state: State::scratch(&planned.platform),
-                tree: LazyTree::new(Tree::new()),
-                layers: Vec::new(),
-                key: KeyBuilder::new("FROM scratch", None).finish(),
-                disk: None,
-            }),
+            Source::Scratch => Ok(from_scratch(&planned.platform)),
             Source::Stage(parent) => {
                 let parent = self.stage(*parent).await?;
                 Ok(StageState { state: parent.state.inherited(), ..(*parent).clone() })
@@ -145,13 +154,7 @@ impl Build {
         planned: &PlannedStage,
     ) -> Result<StageState, BuildError> {
         let files = self.context(Some(name.to_owned())).await?;
-        let mut nothing = StageState {
-            state: State::scratch(&planned.platform),
-            tree: LazyTree::new(Tree::new()),
-            layers: Vec::new(),
-            key: KeyBuilder::new("FROM scratch", None).finish(),
-            disk: None,
-        };
+        let mut nothing = from_scratch(&planned.platform);
         let step = CurrentStep { id, text, runs: false, before: &mut nothing };
         let made = self.files_as_layer(&step, files).await?;
         let mut config = State::scratch(&planned.platform).config;
@@ -167,6 +170,7 @@ impl Build {
             tree: LazyTree::of_layers(vec![made.layer.diff_id]),
             layers: vec![made.layer],
             key: made.key,
+            base: made.key,
             disk: None,
         })
     }

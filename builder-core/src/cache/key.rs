@@ -24,6 +24,15 @@ pub struct Part {
     pub value: [u8; 8],
 }
 
+impl Part {
+    /// A part with this value, of which a digest is kept.
+    pub fn new(name: &str, value: impl AsRef<[u8]>) -> Self {
+        let digest = blake3::hash(value.as_ref());
+        let (value, _) = digest.as_bytes().split_first_chunk().expect("a digest has 32 bytes");
+        Self { name: name.to_owned(), value: *value }
+    }
+}
+
 /// A key with its parts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepKey {
@@ -92,9 +101,7 @@ impl KeyBuilder {
     /// Keeps a part for explanations alone: the key has it already, in the sum of others.
     pub fn note(&mut self, name: &str, value: impl AsRef<[u8]>) -> &mut Self {
         if self.parts.len() < MOST_PARTS {
-            let digest = blake3::hash(value.as_ref());
-            let (value, _) = digest.as_bytes().split_first_chunk().expect("a digest has 32 bytes");
-            self.parts.push(Part { name: name.to_owned(), value: *value });
+            self.parts.push(Part::new(name, value));
         }
         self
     }

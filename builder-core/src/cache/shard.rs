@@ -129,21 +129,22 @@ impl Known {
         self.builds.retain(|build| seen.insert(build.name));
     }
 
-    /// Forgets what was made before `oldest_seconds`, and the oldest of what is too much.
+    /// Forgets what was made before `oldest_seconds`, and of what is too much that which no build has used for longest.
     pub(super) fn prune(&mut self, oldest_seconds: i64) {
         self.builds.truncate(MOST_BUILDS);
         self.records.retain(|_, record| record.made_seconds >= oldest_seconds);
         if self.records.len() > MOST_RECORDS {
-            let mut times: Vec<i64> = self.records.values().map(|record| record.made_seconds).collect();
-            times.sort_unstable_by(|one, other| other.cmp(one));
-            let oldest = times[MOST_RECORDS - 1];
-            // Those of that second may be more than there is room for.
-            let mut room = MOST_RECORDS - times.iter().filter(|time| **time > oldest).count();
-            self.records.retain(|_, record| {
-                let stays = record.made_seconds > oldest || record.made_seconds == oldest && room > 0;
-                room -= usize::from(stays && record.made_seconds == oldest);
-                stays
-            });
+            let mut last_use: BTreeMap<Key, i64> = self.records.iter().map(|(key, record)| (*key, record.made_seconds)).collect();
+            for build in &self.builds {
+                for key in &build.keys {
+                    last_use.entry(*key).and_modify(|seconds| *seconds = build.made_seconds.max(*seconds));
+                }
+            }
+            let mut newest: Vec<(i64, Key)> = last_use.into_iter().map(|(key, seconds)| (seconds, key)).collect();
+            newest.sort_unstable_by(|one, other| other.cmp(one));
+            for (_, key) in newest.drain(MOST_RECORDS..) {
+                self.records.remove(&key);
+            }
         }
         let records = &self.records;
         for build in &mut self.builds {
@@ -361,7 +362,10 @@ mod tests {
             cache.merge(known(&at.to_string(), i64::try_from(at / 4).unwrap()));
         }
         cache.merged = (0..1000).map(|at| format!("{at:04}")).collect();
+        // Made long ago, and the newest build uses it.
+        cache.builds[0].keys.insert(key("2"));
         cache.prune(0);
+        assert!(cache.records.contains_key(&key("2")));
         assert_eq!((cache.records.len(), cache.builds.len()), (MOST_RECORDS, MOST_BUILDS));
         assert_eq!((cache.merged.len(), cache.merged.first().map(String::as_str)), (MOST_MERGED, Some("0000")));
         assert!(cache.records.contains_key(&key("1009")) && !cache.records.contains_key(&key("0")));
