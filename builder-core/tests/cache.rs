@@ -348,7 +348,7 @@ async fn a_list_that_fails_is_not_taken_for_one_that_there_is_not() {
     assert_eq!(built.warnings().len(), 1, "{:?}", built.warnings());
     assert!(built.warnings()[0].contains("cannot read the cache"), "{:?}", built.warnings());
     let requests = bench.registry.requests();
-    assert!(!requests.iter().any(|line| line.starts_with("PUT /v2/app/cache/manifests/cofferdam ")), "{requests:#?}");
+    assert!(!requests.iter().any(|line| line.starts_with("PUT /v2/app/cache/")), "{requests:#?}");
     assert_eq!(bench.build(&request).await.executed(), Vec::<String>::new());
 }
 

@@ -21,17 +21,20 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     sync::OnceCell,
     task::{JoinHandle, spawn_blocking},
+    time::timeout,
 };
 
 /// The most shards that are read at once; more only if nobody has merged them.
 const FIRST_SHARDS: usize = 4;
 /// The most shards that are read at all.
 const MOST_SHARDS: usize = 64;
+/// How long a cache is waited for before a build goes on without it: what is read of it at first is small.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// How often the shards are listed at most, where some of those listed are gone before they are read.
 const MOST_LISTINGS: u32 = 4;
 /// The most bytes of a pack.
@@ -85,6 +88,8 @@ struct Loaded {
     shards: Vec<(String, Digest)>,
     /// Whether there is but one name.
     single: bool,
+    /// It could not be read.
+    unread: bool,
 }
 
 #[derive(Default)]
@@ -142,13 +147,14 @@ impl Inner {
     async fn loaded(&self) -> Result<&Loaded, CacheError> {
         let mut failed = None;
         let load = Box::pin(async {
-            match self.load().await {
+            let loaded = timeout(PATIENCE, self.load()).await;
+            match loaded.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()).into())) {
                 Ok(loaded) => loaded,
                 // Many registries say this of what does not exist yet. If it is more than that, the writing will tell.
                 Err(error) if self.access == Access::ReadWrite && is_refusal(&error) => Loaded::default(),
                 Err(error) => {
                     failed = Some(self.failed("read", error));
-                    Loaded::default()
+                    Loaded { unread: true, ..Loaded::default() }
                 }
             }
         });
@@ -367,6 +373,10 @@ impl LayerCache for SharedCache {
                 return Ok(());
             }
             let loaded = self.inner.loaded().await?;
+            // That was said, and writing to what cannot be read would take as long again to fail.
+            if loaded.unread {
+                return Ok(());
+            }
             self.add(remembered, loaded).await.map_err(|error| self.inner.failed("write", error))
         }
         .boxed()
