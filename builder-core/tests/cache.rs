@@ -162,6 +162,11 @@ fn base<R: Endpoint>(bench: &Bench<R>) {
     bench.write("b", "B");
 }
 
+/// A registry that answers so to some requests.
+fn rule(method: &'static str, path: &str, times: usize, status: u16) -> Rule {
+    Rule { method, path_contains: path.to_owned(), times, fault: Fault::status(status) }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_build_that_is_known_takes_three_round_trips_to_the_cache_however_many_steps_and_stages() {
     if !require(&PROGRAMS) {
@@ -316,12 +321,7 @@ async fn a_registry_that_neither_lists_tags_nor_deletes_serves_as_well() {
     }
     let bench = Bench::new(FaultyRegistry::start());
     base(&bench);
-    bench.registry.fail(Rule {
-        method: "GET",
-        path_contains: "/tags/list".to_owned(),
-        times: usize::MAX,
-        fault: Fault::status(405),
-    });
+    bench.registry.fail(rule("GET", "/tags/list", usize::MAX, 405));
     let request = bench.request("FROM REGISTRY/base:1\nCOPY a /\n");
     let first = bench.build(&request).await;
     assert!(first.warnings().is_empty(), "{:?}", first.warnings());
@@ -342,7 +342,7 @@ async fn a_list_that_fails_is_not_taken_for_one_that_there_is_not() {
     base(&bench);
     let request = bench.request("FROM REGISTRY/base:1\nCOPY a /\n");
     bench.build(&request).await.outcome();
-    bench.registry.fail(Rule { method: "GET", path_contains: "/tags/list".to_owned(), times: 1, fault: Fault::status(409) });
+    bench.registry.fail(rule("GET", "/tags/list", 1, 409));
     bench.registry.forget_requests();
     let built = bench.build(&request).await;
     assert_eq!(built.warnings().len(), 1, "{:?}", built.warnings());
@@ -362,12 +362,7 @@ async fn what_somebody_replaces_while_it_is_read_is_looked_for_again() {
     let request = bench.request("FROM REGISTRY/base:1\nCOPY a /\n");
     bench.build(&request).await.outcome();
     // Listed, and gone when it is asked for.
-    bench.registry.fail(Rule {
-        method: "GET",
-        path_contains: "/v2/app/cache/manifests/".to_owned(),
-        times: 1,
-        fault: Fault::status(404),
-    });
+    bench.registry.fail(rule("GET", "/v2/app/cache/manifests/", 1, 404));
     let built = bench.build(&request).await;
     assert_eq!((built.executed(), built.warnings()), (vec![], vec![]));
 }
@@ -379,14 +374,8 @@ async fn a_cache_that_cannot_be_written_or_read_is_said_once_and_fails_no_build(
     }
     let bench = Bench::new(FaultyRegistry::start());
     base(&bench);
-    let rule = |method, path: &str, status| Rule {
-        method,
-        path_contains: path.to_owned(),
-        times: usize::MAX,
-        fault: Fault::status(status),
-    };
     // A registry that wants repositories to be created first.
-    bench.registry.fail(rule("POST", "/v2/app/cache/", 404));
+    bench.registry.fail(rule("POST", "/v2/app/cache/", usize::MAX, 404));
     let request = bench.request("FROM scratch\nCOPY a /\nCOPY b /\n");
     let built = bench.build(&request).await;
     built.outcome();
@@ -394,7 +383,7 @@ async fn a_cache_that_cannot_be_written_or_read_is_said_once_and_fails_no_build(
     assert!(built.warnings()[0].contains("cannot write the cache"), "{:?}", built.warnings());
     assert!(built.warnings()[0].contains("create app/cache"), "{:?}", built.warnings());
 
-    bench.registry.fail(rule("GET", "/v2/app/cache/", 403));
+    bench.registry.fail(rule("GET", "/v2/app/cache/", usize::MAX, 403));
     let reading = BuildRequest { cache: CacheRequest { to: vec![], ..request.cache.clone() }, ..request };
     let built = bench.build(&reading).await;
     built.outcome();

@@ -429,16 +429,21 @@ fn privileged_the_kernel_answers_calls_that_are_made_often_the_same() {
     }
 }
 
+/// Compiles a program and runs it in a step: it ends by saying how much is wrong.
+fn run_compiled(mut fixture: Fixture, source: &[u8], arguments: &[&str]) {
+    compile(source, &fixture.root().join("compiled"));
+    let mut step = fixture.step("");
+    step.arguments = [&["/compiled"], arguments].concat().into_iter().map(OsString::from).collect();
+    let (status, output) = fixture.run(&step);
+    assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.ends_with("0 wrong\n"), "{status:?} {output}");
+}
+
 /// Runs testdata/emulation/shortcuts.c as the program of a step.
 fn run_often(mut fixture: Fixture, how: &str) {
     // Shortcuts are of x86-64.
     let how = if cfg!(target_arch = "x86_64") { how } else { "native" };
     fixture.add(text::parse("file 0644 33:34 @9 \"theirs\"").unwrap());
-    compile(include_bytes!("../../testdata/emulation/shortcuts.c"), &fixture.root().join("often"));
-    let mut step = fixture.step("");
-    step.arguments = ["/often", how].map(OsString::from).to_vec();
-    let (status, output) = fixture.run(&step);
-    assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.contains("0 wrong"), "{status:?} {output}");
+    run_compiled(fixture, include_bytes!("../../testdata/emulation/shortcuts.c"), &[how]);
 }
 
 #[test]
@@ -459,11 +464,7 @@ fn privileged_the_kernel_answers_the_same_on_the_smallest_stack() {
 /// Runs testdata/emulation/stacks.c as the program of a step.
 fn run_stacks(mut fixture: Fixture) {
     fixture.add(text::parse("tmp/ 1777 0:0 @9").unwrap());
-    compile(include_bytes!("../../testdata/emulation/stacks.c"), &fixture.root().join("stacks"));
-    let mut step = fixture.step("");
-    step.arguments = vec!["/stacks".into()];
-    let (status, output) = fixture.run(&step);
-    assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.ends_with("0 wrong\n"), "{status:?} {output}");
+    run_compiled(fixture, include_bytes!("../../testdata/emulation/stacks.c"), &[]);
 }
 
 #[test]
@@ -482,12 +483,8 @@ fn privileged_the_kernel_answers_the_same_of_directories() {
 }
 
 /// Runs testdata/emulation/directories.c as the program of a step.
-fn run_directories(mut fixture: Fixture) {
-    compile(include_bytes!("../../testdata/emulation/directories.c"), &fixture.root().join("directories"));
-    let mut step = fixture.step("");
-    step.arguments = vec!["/directories".into()];
-    let (status, output) = fixture.run(&step);
-    assert!(matches!(status, Ok(ExitStatus::Code(0))) && output.ends_with("0 wrong\n"), "{status:?} {output}");
+fn run_directories(fixture: Fixture) {
+    run_compiled(fixture, include_bytes!("../../testdata/emulation/directories.c"), &[]);
 }
 
 fn compile(source: &[u8], program: &Path) {

@@ -91,17 +91,14 @@ impl Context {
         self.instruction
     }
 
-    /// Where the stack of the program can be gone on with, if it has given its signals one of their own, was not on that, and less
-    /// than `enough_bytes` of it are left below `here`.
-    pub(crate) fn larger_stack(&self, here: u64, enough_bytes: u64) -> Option<u64> {
-        let [lowest, flags, length] = self.stack;
-        let is_small = length != 0 && flags as u32 == 0 && here.wrapping_sub(lowest) < enough_bytes;
-        is_small.then_some(self.stack_pointer & !15)
+    /// See `x86_64.rs`.
+    pub(crate) fn signal_stack(&self) -> [u64; 3] {
+        self.stack
     }
 
-    /// Whether the program has given its signals a stack of their own.
-    pub(crate) fn has_signal_stack(&self) -> bool {
-        self.stack[2] != 0
+    /// See `x86_64.rs`.
+    pub(crate) fn below_stack(&self) -> u64 {
+        self.stack_pointer & !15
     }
 }
 

@@ -117,9 +117,13 @@ extern "C" fn trapped(signal: i32, information: *const u8, context: *mut Context
         }
         state::see_owner();
         let number = i64::from(information.add(24).cast::<i32>().read());
-        match (*context).larger_stack(&raw const number as u64, ENOUGH_BYTES) {
-            Some(stack) => arch::run_on(stack, answer_apart, context, number),
-            None => answer(context, number),
+        // Where the program has given its signals no stack, or was on that, there is no other.
+        let [lowest, flags, length] = (*context).signal_stack();
+        let left_bytes = (&raw const number as u64).wrapping_sub(lowest);
+        if length != 0 && flags as u32 == 0 && left_bytes < ENOUGH_BYTES {
+            arch::run_on((*context).below_stack(), answer_apart, context, number);
+        } else {
+            answer(context, number);
         }
     }
 }

@@ -32,7 +32,8 @@ pub(crate) fn consider(number: i64, context: &Context) {
     let count = state::count_trap(place);
     // Later again, but seldom: what stood against it may be over.
     let is_due = count == WORTH || count > WORTH && count.is_power_of_two();
-    if is_due && !context.has_signal_stack() && is_alone() {
+    let [_, _, signal_stack_bytes] = context.signal_stack();
+    if is_due && signal_stack_bytes == 0 && is_alone() {
         make(number, place);
     }
 }
