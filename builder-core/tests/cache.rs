@@ -192,14 +192,13 @@ async fn a_build_that_is_known_takes_three_round_trips_to_the_cache_however_many
             cache_requests(&bench.registry.requests(), before),
             ["GET /v2/app/cache/tags/list 200", "GET /v2/app/cache/manifests/… 200", "GET /v2/app/cache/blobs/… 200"]
         );
-        // And to the destination two more: is the very image there, and its name.
-        let pushing: Vec<String> = bench.registry.requests()[before..]
-            .iter()
-            .filter(|line| line.contains("/v2/app/") && !line.contains("/cache/"))
-            .cloned()
-            .collect();
-        let digest = first.digest();
-        assert_eq!(pushing, [format!("HEAD /v2/app/manifests/{digest} 200"), "PUT /v2/app/manifests/1 201".to_owned()]);
+        // To the destination two more: what its name stands for, and its name. Of the base its tag alone is asked.
+        let requests = bench.registry.requests();
+        let elsewhere = |line: &&String| !line.contains("/v2/app/cache/") && line.contains("/v2/") && !line.contains("/v2/ ");
+        let mut elsewhere: Vec<String> = requests[before..].iter().filter(elsewhere).cloned().collect();
+        elsewhere.sort();
+        let expected = ["GET /v2/base/manifests/1 200", "HEAD /v2/app/manifests/1 200", "PUT /v2/app/manifests/1 201"];
+        assert_eq!(elsewhere, expected);
         let state = bench.path("machine-1");
         assert!(files_below(&state.join("indexes")).is_empty(), "what others say of layers is not kept");
         let store = Store::open(&state).unwrap();
@@ -207,6 +206,51 @@ async fn a_build_that_is_known_takes_three_round_trips_to_the_cache_however_many
         let kept: u64 = files_below(&state.join("blobs")).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
         assert!(kept < 100_000, "nor is a layer of the base, of 3 MB: {kept} bytes are kept");
         assert!(files_below(&state.join("unpacked")).is_empty(), "nothing was unpacked");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_label_costs_a_config_and_a_manifest_however_many_layers_there_are() {
+    if !require(&PROGRAMS) {
+        return;
+    }
+    let bench = Bench::new(Registry::start());
+    base(&bench);
+    let mut dockerfile = STAGES.to_owned();
+    for at in 0..30 {
+        writeln!(dockerfile, "COPY a /more/{at}").unwrap();
+    }
+    let mut request = bench.request(&dockerfile);
+    let first = bench.build_on("first", &request).await;
+    let pushing = |from: usize| -> Vec<String> {
+        let requests = bench.registry.requests();
+        let pushing = requests[from..].iter().filter(|line| line.contains("/v2/app/") && !line.contains("/v2/app/cache/"));
+        let verb = |line: &String| line.split(['?']).next().unwrap().rsplit_once('/').unwrap().0.to_owned();
+        pushing.map(verb).collect()
+    };
+    // With what this machine knows, and with what a cache tells of the first build.
+    for machine in ["first", "second"] {
+        request.labels.insert("revision".to_owned(), machine.to_owned());
+        let before = bench.registry.requests().len();
+        let built = bench.build_on(machine, &request).await;
+        assert_eq!((built.executed(), built.pulls()), (vec![], 0));
+        let requests = pushing(before);
+        let expected =
+            ["HEAD /v2/app/manifests", "POST /v2/app/blobs/uploads", "PUT /v2/app/blobs/uploads", "PUT /v2/app/manifests"];
+        // The cache tells of the first image, which the name does not stand for any more.
+        assert_eq!(requests[usize::from(machine == "second")..], expected, "{machine}: {requests:?}");
+        assert_eq!(bench.registry.pull("app:1").layers().len(), built.outcome().layers.len());
+    }
+    // The image that the cache tells of is removed: each layer is looked for once, and the cache learns of the new image.
+    let client = http::Client::new(http::Options::default()).unwrap();
+    let client = registry::Client::new(client, registry::Options::default(), Arc::new(registry::Anonymous)).unwrap();
+    client.delete_manifest(&bench.name("app"), first.outcome().digest).await.unwrap();
+    for (machine, most) in [("third", 60), ("fourth", 5)] {
+        request.labels.insert("revision".to_owned(), machine.to_owned());
+        let before = bench.registry.requests().len();
+        assert_eq!(bench.build_on(machine, &request).await.executed(), Vec::<String>::new());
+        let requests = pushing(before);
+        assert!(requests.len() <= most && requests.len() * 2 > most, "{machine}: {requests:#?}");
     }
 }
 

@@ -11,6 +11,8 @@ use builder_core::{
     },
     store::Store,
 };
+use bytes::Bytes;
+use futures_util::future::{FutureExt as _, ready};
 use std::{
     collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
@@ -218,6 +220,37 @@ async fn images_of_other_builders_are_resolved() {
         error.to_string(),
         format!("{multi} has no image for linux/s390x; there are linux/amd64, linux/arm/v6, linux/arm/v7")
     );
+}
+
+#[tokio::test]
+async fn documents_that_are_known_are_not_fetched_and_wrong_ones_do_not_count() {
+    if !testkit::require(&PROGRAMS) {
+        return;
+    }
+    let registry = Registry::start();
+    testkit::push_index(&[base().platform("linux/amd64"), base().platform("linux/arm64")], &registry, "multi:latest");
+    let multi = at(&registry, "multi");
+    let first = client().resolve(&multi, &amd64()).await.unwrap();
+    let kept: BTreeMap<Digest, Bytes> = first.documents.iter().map(|bytes| (Digest::of(bytes), bytes.clone())).collect();
+    assert_eq!(kept.len(), 3);
+    let wrong: BTreeMap<Digest, Bytes> = kept.keys().map(|digest| (*digest, Bytes::from_static(b"{}"))).collect();
+    for (documents, reference, requests) in [
+        // What the tag stands for; then nothing more.
+        (&kept, &multi, 1),
+        (&kept, &first.reference, 0),
+        (&wrong, &first.reference, 3),
+    ] {
+        let before = registry.requests().len();
+        let client = client();
+        let known = |digest| ready(documents.get(&digest).cloned()).boxed();
+        let found = client.resolve_knowing(reference, &amd64(), &known).await.unwrap();
+        assert_eq!(
+            (found.descriptor, found.origin, found.documents),
+            (first.descriptor.clone(), first.origin.clone(), first.documents.clone())
+        );
+        let asked = registry.requests()[before..].iter().filter(|line| line.contains("/v2/multi/")).count();
+        assert_eq!(asked, requests, "{reference}");
+    }
 }
 
 #[tokio::test]

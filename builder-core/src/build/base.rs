@@ -11,7 +11,8 @@ use crate::registry::Resolved;
 use crate::rootfs::{LoneLayer, LoneUnpacker};
 use crate::store::{BaseRecord, BlobWriter, Store, UnpackedWriter};
 use crate::tree::{Change, Content, LayerIndex, TreePath};
-use futures_util::future::try_join_all;
+use bytes::Bytes;
+use futures_util::future::{FutureExt as _, try_join_all};
 use std::{
     collections::BTreeMap,
     io::{self, Read, Write},
@@ -101,7 +102,9 @@ impl Build {
                 if let Some((config, layers, origin)) = self.kept_base(reference, platform).await {
                     (config, layers, Origin::Registry(Arc::new(origin)))
                 } else {
-                    let resolved = self.registry.resolve(reference, platform).await.map_err(|error| failed().refused(error))?;
+                    let known = |digest| self.known_document(digest).boxed();
+                    let resolved = self.registry.resolve_knowing(reference, platform, &known).await;
+                    let resolved = resolved.map_err(|error| failed().refused(error))?;
                     self.keep_base(reference, platform, &resolved).await;
                     (resolved.config, resolved.manifest.layers, Origin::Registry(resolved.origin))
                 }
@@ -144,16 +147,19 @@ impl Build {
         let read = move || {
             let read = || -> Option<_> {
                 let record = store.base(&reference, &platform).ok()??;
-                let manifest = store.document(&record.manifest).ok()??;
-                let Document::Manifest(manifest) = Document::parse(&manifest, None).ok()? else { return None };
-                let config = store.document(&manifest.config.digest).ok()??;
-                let config: ImageConfig = serde_json::from_slice(&config).ok()?;
+                let manifest_bytes = store.document(&record.manifest).ok()??;
+                let Document::Manifest(manifest) = Document::parse(&manifest_bytes, None).ok()? else { return None };
+                let config_bytes = store.document(&manifest.config.digest).ok()??;
+                let documents = [manifest_bytes, config_bytes].map(Bytes::from);
+                let config: ImageConfig = serde_json::from_slice(&documents[1]).ok()?;
                 let is_whole = config.rootfs.diff_ids.len() == manifest.layers.len();
-                Some((config, manifest.layers, record.origin.parse().ok()?)).filter(|_| is_whole)
+                Some((config, manifest.layers, record.origin.parse().ok()?, documents)).filter(|_| is_whole)
             };
             Ok(read())
         };
-        self.work.run(read).await.ok().flatten()
+        let (config, layers, origin, documents) = self.work.run(read).await.ok().flatten()?;
+        self.caches.used_documents(documents);
+        Some((config, layers, origin))
     }
 
     /// Keeps the documents of an image, and notes which blobs are its own. A store that cannot fails the build elsewhere.
@@ -166,7 +172,8 @@ impl Build {
             config: resolved.manifest.config.digest,
             layers: resolved.manifest.layers.iter().map(|layer| layer.digest).collect(),
         };
-        let (store, documents) = (self.store.clone(), [resolved.manifest_bytes.clone(), resolved.config_bytes.clone()]);
+        self.caches.used_documents(resolved.documents.iter().cloned());
+        let (store, documents) = (self.store.clone(), resolved.documents.clone());
         let keep = move || {
             for bytes in &documents {
                 store.put_document(bytes).map_err(BuildError::store)?;

@@ -5,17 +5,20 @@
 //! They are written when the build has ended, well or not.
 
 use super::request::{CacheLayers, CachePlace, CacheRequest};
-use super::{Build, BuildRequest, CacheUse, ContextSource, DockerfileSource, Event, StepOutcome};
+use super::{Build, BuildRequest, CacheUse, ContextSource, DockerfileSource, Event, Outcome, StepOutcome};
 use super::{explain, seconds_since_epoch};
 use super::{
     explain::StepParts,
     stage::{CurrentStep, StepLayer},
 };
-use crate::cache::{Access, CacheError, Found, InlineCache, Key, LayerCache, Made, Record, Remembered, SharedCache, StepKey};
+use crate::cache::{
+    Access, CacheError, Found, InlineCache, Key, LayerCache, Made, PushedImage, Record, Remembered, SharedCache, StepKey,
+};
 use crate::image::{Layer, Origin};
-use crate::oci::{DiffId, Digest, ImageConfig};
+use crate::oci::{DiffId, Digest, ImageConfig, Reference};
 use crate::registry;
 use crate::store::Store;
+use bytes::Bytes;
 use futures_util::future::join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,6 +75,7 @@ impl Handle {
 struct Used {
     steps: Vec<UsedStep>,
     bases: BTreeSet<DiffId>,
+    documents: Vec<Bytes>,
 }
 
 struct UsedStep {
@@ -126,6 +130,11 @@ impl Caches {
     pub(super) fn used_base(&self, layers: impl Iterator<Item = DiffId>) {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).bases.extend(layers);
     }
+
+    /// Notes the documents of an image that the build uses.
+    pub(super) fn used_documents(&self, documents: impl IntoIterator<Item = Bytes>) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).documents.extend(documents);
+    }
 }
 
 impl Build {
@@ -137,6 +146,34 @@ impl Build {
                 self.warn_about_cache(&error).await;
             }
         }
+    }
+
+    /// The caches that tell of earlier builds: this machine's, and those that are read.
+    fn telling(&self) -> impl Iterator<Item = &dyn LayerCache> {
+        let shared = (self.request.use_cache == CacheUse::On).then(|| self.caches.readable());
+        std::iter::once(&*self.caches.local).chain(shared.into_iter().flatten())
+    }
+
+    /// A document of an image that some cache has kept.
+    pub(super) async fn known_document(&self, digest: Digest) -> Option<Bytes> {
+        for cache in self.telling() {
+            if let Some(bytes) = cache.document(digest).await {
+                return Some(bytes);
+            }
+        }
+        None
+    }
+
+    /// What earlier builds of the same pushed to the repository of `place`, as far as caches tell.
+    pub(super) async fn pushed_before(&self, place: &Reference) -> Vec<PushedImage> {
+        let name = self.name_of_build();
+        let mut images: Vec<PushedImage> = Vec::new();
+        for image in join_all(self.telling().map(|cache| cache.pushed(name, place))).await.into_iter().flatten() {
+            if !images.contains(&image) {
+                images.push(image);
+            }
+        }
+        images
     }
 
     /// What an earlier build made of the same step.
@@ -198,8 +235,10 @@ impl Build {
         self.caches.used.lock().unwrap_or_else(PoisonError::into_inner).steps.push(used);
     }
 
-    /// Writes the shared caches. That they cannot be written is said, and no more.
-    pub(super) async fn remember_all(&self, succeeded: bool) {
+    /// Writes the shared caches. That they cannot be written is said, and no more. `built` is what came of the build, unless it
+    /// has failed.
+    pub(super) async fn remember_all(&self, built: Option<&Outcome>) {
+        let succeeded = built.is_some();
         let used = std::mem::take(&mut *self.caches.used.lock().unwrap_or_else(PoisonError::into_inner));
         let name = self.name_of_build();
         let parts: Vec<&StepParts> = used.steps.iter().map(|step| &step.parts).collect();
@@ -209,7 +248,16 @@ impl Build {
             // Without it a later miss is not explained.
             let _ = self.work.run(move || store.put_build_parts(&name, &parts).map_err(super::BuildError::store)).await;
         }
-        let repositories = if self.request.push && succeeded { self.request.destinations.clone() } else { Vec::new() };
+        let image = built.filter(|outcome| !outcome.pushed.is_empty()).map(|outcome| PushedImage {
+            manifest: outcome.digest,
+            blobs: outcome.layers.iter().map(|layer| layer.blob.digest).collect(),
+        });
+        let repositories = if image.is_some() { self.request.destinations.clone() } else { Vec::new() };
+        let pushed =
+            Remembered { name: Some(name), image: image.clone(), repositories: repositories.clone(), ..Remembered::default() };
+        if let Err(error) = self.caches.local.record(&pushed).await {
+            self.warn_about_cache(&error).await;
+        }
         let writes =
             self.caches.shared.iter().filter_map(|shared| Some((shared.cache.cache(), shared.kept?))).map(|(cache, layers)| {
                 let chosen =
@@ -219,7 +267,10 @@ impl Build {
                     name: succeeded.then_some(name),
                     steps: chosen.map(|step| step.made.clone()).collect(),
                     bases: used.bases.iter().copied().collect(),
+                    documents: used.documents.clone(),
+                    image: image.clone(),
                     repositories: repositories.clone(),
+                    image_lost: self.publisher.has_lost_images(),
                     parts: parts.clone(),
                 };
                 async move { cache.record(&remembered).await }

@@ -213,7 +213,7 @@ pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Send
     build.refuse_warnings().await?;
     let outcome = build.run_stages(&plan).await;
     // What a failed build has done is not done again either.
-    build.remember_all(outcome.is_ok()).await;
+    build.remember_all(outcome.as_ref().ok()).await;
     // Of a failed build as well: a warning may say why it failed.
     build.tell_warnings().await;
     outcome
@@ -330,7 +330,7 @@ impl Build {
         });
         // Whoever needs one is told what is wrong with it.
         let fetch = async |layer| drop(self.need_blob(layer).await);
-        tokio::join!(layers.for_each_concurrent(None, fetch), self.read_caches());
+        tokio::join!(layers.for_each_concurrent(None, fetch), self.read_caches(), self.look_for_images());
     }
 
     /// The last stage becomes the image.

@@ -8,14 +8,20 @@ use crate::image::{Assembled, Image, Layer, Origin};
 use crate::oci::{Digest, Hasher, MediaType, Reference};
 use crate::registry::{Client, Grown, file_opener};
 use crate::store::{GrowingBlob, Store};
-use futures_util::future::try_join_all;
+use futures_util::future::{join, join_all, try_join, try_join_all};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io::{self, Read},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
-use tokio::{sync::mpsc, task::JoinHandle};
+use tokio::{
+    sync::{OnceCell, mpsc},
+    task::JoinHandle,
+};
 
 /// What a destination got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +45,16 @@ pub(super) struct Publisher {
     repositories: Vec<Reference>,
     events: mpsc::Sender<Event>,
     uploads: Mutex<BTreeMap<(usize, Digest), Upload>>,
+    /// What each repository is known to have.
+    present: Vec<OnceCell<Present>>,
+    has_lost_images: AtomicBool,
+}
+
+/// Of what a repository has, that which one or two questions tell: where a manifest is, so is all that belongs to it.
+#[derive(Default)]
+struct Present {
+    manifests: BTreeSet<Digest>,
+    blobs: BTreeSet<Digest>,
 }
 
 /// Ends with whether the blob was there already.
@@ -68,7 +84,10 @@ impl Publisher {
         let mut seen = BTreeSet::new();
         let repositories =
             destinations.iter().filter(|name| seen.insert((name.registry().to_owned(), name.repository().to_owned())));
-        Self { registry, store, repositories: repositories.cloned().collect(), events, uploads: Mutex::default() }
+        let repositories: Vec<Reference> = repositories.cloned().collect();
+        let present = repositories.iter().map(|_| OnceCell::new()).collect();
+        let (uploads, has_lost_images) = (Mutex::default(), AtomicBool::new(false));
+        Self { registry, store, repositories, events, uploads, present, has_lost_images }
     }
 
     /// Begins to upload a layer whose blob is in the store.
@@ -79,6 +98,11 @@ impl Publisher {
     /// Whether anything is uploaded at all.
     pub(super) fn has_repositories(&self) -> bool {
         !self.repositories.is_empty()
+    }
+
+    /// Whether an image that an earlier build pushed has been removed since.
+    pub(super) fn has_lost_images(&self) -> bool {
+        self.has_lost_images.load(Ordering::Relaxed)
     }
 
     /// Begins to upload a layer whose blob is being written.
@@ -183,11 +207,7 @@ impl Build {
             .push_manifest(destination, &media_type, assembled.manifest_bytes.clone())
             .await
             .map_err(|error| failed().refused(error))?;
-        let at = self
-            .publisher
-            .repositories
-            .iter()
-            .position(|known| known.registry() == destination.registry() && known.repository() == destination.repository());
+        let at = self.publisher.repositories.iter().position(|known| is_same_repository(known, destination));
         let layers_reused = at.and_then(|at| reused.get(at)).copied().unwrap_or_default();
         let blobs = assembled.manifest.layers.iter().map(|layer| layer.size_bytes).sum::<u64>();
         Ok(Pushed {
@@ -199,17 +219,61 @@ impl Build {
         })
     }
 
+    /// Finds out what the repositories have, before the image is there.
+    pub(super) async fn look_for_images(&self) {
+        join_all((0..self.publisher.repositories.len()).map(|at| self.present(at))).await;
+    }
+
+    /// What a repository is known to have: what its names stand for now, and what an earlier build of the same pushed there, with
+    /// all layers that this image may have in common with that one.
+    async fn present(&self, repository: usize) -> &Present {
+        let place = &self.publisher.repositories[repository];
+        let look = async || {
+            let names = self.request.destinations.iter().filter(|name| is_same_repository(name, place));
+            let (named, before) =
+                join(join_all(names.map(|name| self.registry.pushed_digest(name))), self.pushed_before(place)).await;
+            // If it cannot be asked, the push will tell.
+            let mut present = Present { manifests: named.into_iter().flatten().flatten().collect(), ..Present::default() };
+            for image in before {
+                let is_there = if present.manifests.contains(&image.manifest) {
+                    true
+                } else {
+                    let Ok(found) = self.registry.pushed_digest(&place.with_digest(image.manifest)).await else { break };
+                    found.is_some()
+                };
+                if is_there {
+                    present.manifests.insert(image.manifest);
+                    present.blobs.extend(image.blobs);
+                } else {
+                    self.publisher.has_lost_images.store(true, Ordering::Relaxed);
+                }
+            }
+            present
+        };
+        self.publisher.present[repository].get_or_init(look).await
+    }
+
+    /// Whether a repository has the image already, under whatever name, and so all that belongs to it.
+    async fn has_image(&self, repository: usize, manifest: Digest) -> bool {
+        // Something new was made: the image cannot be there.
+        if self.publisher.is_busy(repository) {
+            return false;
+        }
+        let present = self.present(repository).await;
+        // Where layers of an earlier image are known, what is new is sent without asking.
+        present.manifests.contains(&manifest)
+            || present.blobs.is_empty()
+                && self
+                    .registry
+                    .pushed_digest(&self.publisher.repositories[repository].with_digest(manifest))
+                    .await
+                    .is_ok_and(|found| found.is_some())
+    }
+
     /// Sees to it that a repository has everything that the manifest names; gives the number of layers that it had already.
-    ///
-    /// Where the very image is there already, under whatever name, so is all that belongs to it: one question for a build in
-    /// which nothing has changed, however many layers it has.
     async fn fill_repository(&self, repository: usize, image: &Image, assembled: &Assembled) -> Result<usize, BuildError> {
         let to = &self.publisher.repositories[repository];
-        let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {to}"));
-        if !self.publisher.is_busy(repository)
-            // If it cannot be asked, the push will tell.
-            && self.registry.has_manifest(to, assembled.descriptor.digest).await.unwrap_or_default()
-        {
+        if self.has_image(repository, assembled.descriptor.digest).await {
             let blobs: BTreeMap<Digest, u64> =
                 image.layers.iter().map(|layer| (layer.blob.digest, layer.blob.size_bytes)).collect();
             for (digest, size_bytes) in blobs {
@@ -217,11 +281,12 @@ impl Build {
             }
             return Ok(image.layers.len());
         }
-        let reused = self.push_layers(repository, image).await?;
-        self.registry
-            .push_bytes(to, &assembled.manifest.config, assembled.config_bytes.clone())
-            .await
-            .map_err(|error| failed().refused(error))?;
+        let push_config = async {
+            let config = (&assembled.manifest.config, assembled.config_bytes.clone());
+            let pushed = self.registry.push_bytes(to, config.0, config.1).await;
+            pushed.map_err(|error| BuildError::new(ErrorKind::Push, format!("cannot push {to}")).refused(error))
+        };
+        let (reused, ()) = try_join(self.push_layers(repository, image), push_config).await?;
         Ok(reused)
     }
 
@@ -244,12 +309,7 @@ impl Build {
             return Ok(reused);
         }
         let to = &self.publisher.repositories[repository];
-        let failed = || BuildError::new(ErrorKind::Push, format!("cannot push the layer {} to {to}", layer.blob.digest));
-        if let Origin::Registry(from) = &layer.origin
-            && from.registry() == to.registry()
-            && (self.registry.has_blob(to, layer.blob.digest).await.map_err(|error| failed().refused(error))?
-                || self.registry.mount_blob(to, from, layer.blob.digest).await.map_err(|error| failed().refused(error))?)
-        {
+        if self.is_there(repository, layer).await? {
             let event = Event::BlobPushed {
                 reference: to.clone(),
                 digest: layer.blob.digest,
@@ -262,6 +322,22 @@ impl Build {
         self.need_blob(layer.diff_id).await?;
         self.publisher.offer(layer);
         Ok(self.publisher.uploaded(repository, layer).await?.unwrap_or_default())
+    }
+
+    /// Whether a repository has a layer without its bytes being sent: it is known to, or can be given it by the registry.
+    async fn is_there(&self, repository: usize, layer: &Layer) -> Result<bool, BuildError> {
+        let (to, digest) = (&self.publisher.repositories[repository], layer.blob.digest);
+        if self.present(repository).await.blobs.contains(&digest) {
+            return Ok(true);
+        }
+        let Origin::Registry(from) = &layer.origin else { return Ok(false) };
+        if from.registry() != to.registry() {
+            return Ok(false);
+        }
+        let failed = |error| BuildError::new(ErrorKind::Push, format!("cannot push the layer {digest} to {to}")).refused(error);
+        // What can be mounted need not be asked for.
+        Ok(self.registry.mount_blob(to, from, digest).await.map_err(failed)?
+            || self.registry.has_blob(to, digest).await.map_err(failed)?)
     }
 
     async fn write_exports(&self, image: &Image, assembled: &Assembled) -> Result<(), BuildError> {
@@ -288,6 +364,10 @@ impl Build {
         }
         Ok(())
     }
+}
+
+fn is_same_repository(one: &Reference, other: &Reference) -> bool {
+    one.registry() == other.registry() && one.repository() == other.repository()
 }
 
 /// Blobs of the store. It checks no more than the length of a blob, so that looking one up costs nothing: whoever passes its

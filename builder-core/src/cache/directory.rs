@@ -1,10 +1,11 @@
 //! The store of this machine as a cache: builds on one machine, or on one volume, share their results.
 
-use super::{CacheError, Found, Key, LayerCache, Record, Remembered};
+use super::{CacheError, Found, Key, LayerCache, PushedImage, Record, Remembered, repository_of};
 use crate::image::Origin;
-use crate::oci::DiffId;
+use crate::oci::{DiffId, Digest, Reference};
 use crate::store::{Store, StoreError};
 use crate::tree::LayerIndex;
+use bytes::Bytes;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 
 /// Remembers in a [`Store`].
@@ -41,9 +42,26 @@ impl LayerCache for DirectoryCache {
         future::ready(self.store.layer_index(layer).map_err(|error| failed("read", error))).boxed()
     }
 
+    fn document(&self, digest: Digest) -> BoxFuture<'_, Option<Bytes>> {
+        future::ready(self.store.document(&digest).ok().flatten().map(Bytes::from)).boxed()
+    }
+
+    fn pushed<'a>(&'a self, name: Digest, place: &'a Reference) -> BoxFuture<'a, Option<PushedImage>> {
+        future::ready(self.store.pushed(&name, &repository_of(place)).ok().flatten()).boxed()
+    }
+
+    /// Documents are in the store already.
     fn record<'a>(&'a self, remembered: &'a Remembered) -> BoxFuture<'a, Result<(), CacheError>> {
-        let mut steps = remembered.steps.iter();
-        let written = steps.try_for_each(|step| self.store.put_step(step.key.as_bytes(), &step.record));
+        let steps = || {
+            let mut steps = remembered.steps.iter();
+            steps.try_for_each(|step| self.store.put_step(step.key.as_bytes(), &step.record))
+        };
+        let images = || {
+            let (Some(name), Some(image)) = (&remembered.name, &remembered.image) else { return Ok(()) };
+            let mut places = remembered.repositories.iter();
+            places.try_for_each(|place| self.store.put_pushed(name, &repository_of(place), image))
+        };
+        let written = steps().and_then(|()| images());
         future::ready(written.map_err(|error| failed("write", error))).boxed()
     }
 }
@@ -56,7 +74,7 @@ fn failed(action: &'static str, error: StoreError) -> CacheError {
 mod tests {
     use super::*;
     use crate::cache::{KeyBuilder, Made};
-    use crate::oci::{Descriptor, Digest};
+    use crate::oci::Descriptor;
     use std::io::Write as _;
 
     #[tokio::test]

@@ -19,9 +19,10 @@ pub use shared::{Access, SharedCache};
 use crate::image::Origin;
 use crate::oci::{Descriptor, DiffId, Digest, Reference};
 use crate::tree::LayerIndex;
-use futures_util::future::BoxFuture;
+use bytes::Bytes;
+use futures_util::future::{self, BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
-use std::error::Error;
+use std::{collections::BTreeSet, error::Error};
 
 /// What a step led to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +58,15 @@ pub struct Made {
     pub origin: Origin,
 }
 
+/// An image that a build pushed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PushedImage {
+    /// Its manifest.
+    pub manifest: Digest,
+    /// The blobs of its layers: a repository that has the manifest has them.
+    pub blobs: BTreeSet<Digest>,
+}
+
 /// What a build, or a part of it, has to be remembered.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Remembered {
@@ -66,8 +76,14 @@ pub struct Remembered {
     pub steps: Vec<Made>,
     /// The layers of the images that the build used.
     pub bases: Vec<DiffId>,
-    /// Repositories that may have the blobs of the steps already.
+    /// The documents of these images: what is needed to know their configs and layers.
+    pub documents: Vec<Bytes>,
+    /// What the build pushed.
+    pub image: Option<PushedImage>,
+    /// The repositories that have it.
     pub repositories: Vec<Reference>,
+    /// Whether the image that was remembered of the last build is gone.
+    pub image_lost: bool,
     /// What explains the keys, as a later build will want to read it.
     pub parts: Option<Vec<u8>>,
 }
@@ -94,6 +110,11 @@ pub struct CacheError {
     pub source: Box<dyn Error + Send + Sync>,
 }
 
+/// The repository of `place`, as it is noted.
+fn repository_of(place: &Reference) -> String {
+    format!("{}/{}", place.registry(), place.repository())
+}
+
 /// A place that remembers what steps led to.
 pub trait LayerCache: Send + Sync {
     /// What is known of each of `keys`, in their order.
@@ -102,6 +123,17 @@ pub trait LayerCache: Send + Sync {
     /// What a layer does, if it is known here. From a cache that others write to this is as good as they are: it serves the
     /// build that asks, and is not kept for others.
     fn index(&self, layer: DiffId) -> BoxFuture<'_, Result<Option<LayerIndex>, CacheError>>;
+
+    /// A document of an image that an earlier build started from, by its digest. Others may have written it: it has to be
+    /// checked.
+    fn document(&self, _digest: Digest) -> BoxFuture<'_, Option<Bytes>> {
+        future::ready(None).boxed()
+    }
+
+    /// What the last build of that name pushed to the repository of `place`. It may be gone.
+    fn pushed<'a>(&'a self, _name: Digest, _place: &'a Reference) -> BoxFuture<'a, Option<PushedImage>> {
+        future::ready(None).boxed()
+    }
 
     /// Remembers. Blobs that are nowhere but in the store are taken from there, and so are the indexes of all layers.
     fn record<'a>(&'a self, remembered: &'a Remembered) -> BoxFuture<'a, Result<(), CacheError>>;

@@ -3,7 +3,7 @@
 //! Everything here may come from somebody else: sizes are bounded before anything is unpacked, and an index counts only if it
 //! speaks of nothing but its own layer.
 
-use super::{Key, Record};
+use super::{Key, PushedImage, Record};
 use crate::oci::{Descriptor, DiffId, Digest, MediaType};
 use crate::tree::{Change, Content, LayerIndex, TreePath};
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use std::{
 };
 
 /// The type of a shard: of the config of its manifest.
-pub(super) const SHARD_TYPE: &str = "application/vnd.cofferdam.cache.shard.v1+zstd";
+pub(super) const SHARD_TYPE: &str = "application/vnd.cofferdam.cache.shard.v2+zstd";
 /// The type of a pack.
 pub(super) const PACK_TYPE: &str = "application/vnd.cofferdam.cache.pack.v1+zstd";
 /// The type of the parts of the keys of one build.
@@ -40,6 +40,8 @@ pub(super) struct Known {
     pub(super) records: BTreeMap<Key, KnownRecord>,
     pub(super) layers: BTreeMap<DiffId, KnownLayer>,
     pub(super) builds: Vec<KnownBuild>,
+    /// Manifests and configs of the images that builds started from.
+    pub(super) documents: BTreeMap<Digest, Vec<u8>>,
     /// Names of shards that this one holds all of.
     pub(super) merged: BTreeSet<String>,
 }
@@ -75,6 +77,12 @@ pub(super) struct KnownBuild {
     pub(super) made_seconds: i64,
     pub(super) keys: BTreeSet<Key>,
     pub(super) bases: BTreeSet<DiffId>,
+    /// The documents of the images that it started from.
+    pub(super) documents: BTreeSet<Digest>,
+    /// What it pushed.
+    pub(super) image: Option<PushedImage>,
+    /// Where to.
+    pub(super) repositories: BTreeSet<String>,
     /// The parts of its keys.
     pub(super) parts: Option<Blob>,
 }
@@ -123,6 +131,7 @@ impl Known {
             known.pack = known.pack.take().or(found.pack);
         }
         self.builds.extend(other.builds);
+        self.documents.extend(other.documents);
         self.merged.extend(other.merged);
         self.builds.sort_by_key(|build| std::cmp::Reverse(build.made_seconds));
         let mut seen = BTreeSet::new();
@@ -157,6 +166,8 @@ impl Known {
             .chain(self.builds.iter().flat_map(|build| build.bases.iter().copied()))
             .collect();
         self.layers.retain(|layer, _| used.contains(layer));
+        let builds = &self.builds;
+        self.documents.retain(|digest, _| builds.iter().any(|build| build.documents.contains(digest)));
         while self.merged.len() > MOST_MERGED {
             // Names sort newest first.
             self.merged.pop_last();
@@ -312,11 +323,15 @@ mod tests {
         Known {
             records: BTreeMap::from([(key(name), record)]),
             layers: BTreeMap::from([(layer(name), found)]),
+            documents: BTreeMap::new(),
             builds: vec![KnownBuild {
                 name: Digest::of(name.as_bytes()),
                 made_seconds,
                 keys: BTreeSet::from([key(name)]),
                 bases: BTreeSet::new(),
+                documents: BTreeSet::new(),
+                image: None,
+                repositories: BTreeSet::new(),
                 parts: None,
             }],
             merged: BTreeSet::new(),

@@ -6,12 +6,13 @@
 
 use super::depot::{Depot, Failure};
 use super::shard::{self, Blob, Known, KnownBuild, KnownRecord, PACK_TYPE, PARTS_TYPE, Pack};
-use super::{CacheError, Found, Key, LayerCache, Made, Record, Remembered};
+use super::{CacheError, Found, Key, LayerCache, Made, PushedImage, Record, Remembered, repository_of};
 use crate::image::Origin;
 use crate::oci::{DiffId, Digest, Reference};
 use crate::registry::{self, RegistryError};
 use crate::store::Store;
 use crate::tree::LayerIndex;
+use bytes::Bytes;
 use futures_util::{
     StreamExt as _, TryStreamExt as _,
     future::{self, BoxFuture, FutureExt as _},
@@ -39,6 +40,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const MOST_LISTINGS: u32 = 4;
 /// The most bytes of a pack.
 const PACK_BYTES: u64 = 64 << 20;
+/// The most bytes of a document that is kept in a shard.
+const DOCUMENT_BYTES: usize = 64 << 10;
 /// Blobs that are taken in at a time.
 const ADOPTIONS: usize = 4;
 /// What the names of shards begin with where a reference has no tag of its own.
@@ -68,6 +71,8 @@ struct Inner {
     /// What is older is not kept when something is added.
     keep_seconds: i64,
     loaded: OnceCell<Loaded>,
+    /// Why it could not be read, until somebody is told.
+    failure: Mutex<Option<Failure>>,
     packs: Mutex<HashMap<Digest, Arc<OnceCell<Pack>>>>,
     asked: Mutex<Asked>,
 }
@@ -118,6 +123,7 @@ impl SharedCache {
             access,
             keep_seconds: i64::try_from(keep_seconds).unwrap_or(i64::MAX),
             loaded: OnceCell::new(),
+            failure: Mutex::default(),
             packs: Mutex::default(),
             asked: Mutex::default(),
         };
@@ -143,9 +149,15 @@ impl Inner {
         CacheError { action, place: self.depot.shown(), source }
     }
 
-    /// What the cache knows. Who asks first is told if it cannot be read; afterwards it is empty.
+    /// What the cache knows. One caller is told if it cannot be read; otherwise it is empty then.
     async fn loaded(&self) -> Result<&Loaded, CacheError> {
-        let mut failed = None;
+        let loaded = self.loaded_quietly().await;
+        let failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take();
+        failure.map_or(Ok(loaded), |failure| Err(self.failed("read", failure)))
+    }
+
+    /// The same for those who do not tell anybody.
+    async fn loaded_quietly(&self) -> &Loaded {
         let load = Box::pin(async {
             let loaded = timeout(PATIENCE, self.load()).await;
             match loaded.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs()).into())) {
@@ -153,13 +165,12 @@ impl Inner {
                 // Many registries say this of what does not exist yet. If it is more than that, the writing will tell.
                 Err(error) if self.access == Access::ReadWrite && is_refusal(&error) => Loaded::default(),
                 Err(error) => {
-                    failed = Some(self.failed("read", error));
+                    *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     Loaded { unread: true, ..Loaded::default() }
                 }
             }
         });
-        let loaded = self.loaded.get_or_init(|| load).await;
-        failed.map_or(Ok(loaded), Err)
+        self.loaded.get_or_init(|| load).await
     }
 
     async fn load(&self) -> Result<Loaded, Failure> {
@@ -275,6 +286,13 @@ impl SharedCache {
             })
             .collect();
         let bases: BTreeSet<DiffId> = remembered.bases.iter().copied().collect();
+        let repositories: BTreeSet<String> = remembered.repositories.iter().map(repository_of).collect();
+        let documents: BTreeMap<Digest, Vec<u8>> = remembered
+            .documents
+            .iter()
+            .filter(|bytes| bytes.len() <= DOCUMENT_BYTES)
+            .map(|bytes| (Digest::of(bytes), bytes.to_vec()))
+            .collect();
         let same = remembered.name.is_none_or(|name| {
             known.builds.iter().any(|build| {
                 let keys = build.keys.len() == remembered.steps.iter().map(|made| made.key).collect::<BTreeSet<_>>().len();
@@ -282,6 +300,10 @@ impl SharedCache {
                     && keys
                     && old.iter().all(|made| build.keys.contains(&made.key))
                     && build.bases.is_superset(&bases)
+                    && documents.keys().all(|digest| build.documents.contains(digest))
+                    // The image of an earlier build serves as well, as long as it is there.
+                    && build.repositories.is_superset(&repositories)
+                    && !remembered.image_lost
             })
         });
         if new.is_empty() && unpacked.is_empty() && same && loaded.shards.len() <= FIRST_SHARDS {
@@ -289,42 +311,26 @@ impl SharedCache {
         }
 
         let mut keys: BTreeSet<Key> = old.iter().map(|made| made.key).collect();
-        let adopt = |made: Made| async move {
-            let mut elsewhere = remembered.repositories.clone();
-            if let Origin::Registry(place) = &made.origin {
-                elsewhere.push((**place).clone());
-            }
-            let blob = &made.record.blob;
-            Ok::<_, Failure>((blob.digest, inner.depot.adopt(blob, &elsewhere, &inner.store).await?))
-        };
-        // Two steps may have made the same layer.
-        let blobs: BTreeMap<Digest, Made> = new.iter().map(|made| (made.record.blob.digest, (*made).clone())).collect();
-        let adopted = stream::iter(blobs.into_values()).map(adopt).buffer_unordered(ADOPTIONS);
-        let adopted: BTreeMap<Digest, bool> = adopted.try_collect().await?;
-        for Made { key, record, .. } in new.into_iter().filter(|made| adopted[&made.record.blob.digest]).cloned() {
+        let (adopted, packs, parts) =
+            future::try_join3(self.adopt(&new, remembered), self.put_packs(unpacked), self.put_parts(remembered)).await?;
+        for Made { key, record, .. } in new.into_iter().filter(|made| adopted.contains(&made.record.blob.digest)).cloned() {
             known.layers.entry(record.diff_id).or_default().blob = Some(Blob::from(&record.blob));
             let made_seconds = if record.made_seconds == 0 { now } else { record.made_seconds };
             known.records.insert(key, KnownRecord { layer: record.diff_id, created: record.created, made_seconds });
             keys.insert(key);
         }
-        let store = inner.store.clone();
-        let packs = spawn_blocking(move || {
-            let index = |layer: DiffId| Some((layer, store.layer_index(layer).ok()??));
-            shard::pack(unpacked.into_iter().filter_map(index))
-        });
-        for (layers, bytes) in packs.await? {
-            let blob = inner.depot.put_bytes(PACK_TYPE, bytes).await?;
+        for (layers, pack) in packs {
             for layer in layers {
-                known.layers.entry(layer).or_default().pack = Some(blob.clone());
+                known.layers.entry(layer).or_default().pack = Some(pack.clone());
             }
         }
         if let Some(name) = remembered.name {
-            let parts = match &remembered.parts {
-                Some(bytes) => Some(inner.depot.put_bytes(PARTS_TYPE, shard::compress(bytes)).await?),
-                None => None,
-            };
             known.builds.retain(|build| build.name != name);
-            known.builds.insert(0, KnownBuild { name, made_seconds: now, keys, bases, parts });
+            let of_build = documents.keys().copied().collect();
+            known.documents.extend(documents);
+            let image = remembered.image.clone();
+            let build = KnownBuild { name, made_seconds: now, keys, bases, documents: of_build, image, repositories, parts };
+            known.builds.insert(0, build);
         }
         known.merged.extend(loaded.shards.iter().map(|(name, _)| name.clone()));
         known.prune(now.saturating_sub(inner.keep_seconds));
@@ -335,6 +341,42 @@ impl SharedCache {
             inner.depot.remove(&replaced).await;
         }
         Ok(())
+    }
+
+    /// Sees to it that the layers of these steps are in the cache; gives those that are. Two steps may have made the same.
+    async fn adopt(&self, new: &[&Made], remembered: &Remembered) -> Result<BTreeSet<Digest>, Failure> {
+        let inner = &*self.inner;
+        let adopt = |made: Made| async move {
+            let mut elsewhere = remembered.repositories.clone();
+            if let Origin::Registry(place) = &made.origin {
+                elsewhere.push((**place).clone());
+            }
+            let blob = &made.record.blob;
+            Ok::<_, Failure>((blob.digest, inner.depot.adopt(blob, &elsewhere, &inner.store).await?))
+        };
+        let blobs: BTreeMap<Digest, Made> = new.iter().map(|made| (made.record.blob.digest, (*made).clone())).collect();
+        let adopted = stream::iter(blobs.into_values()).map(adopt).buffer_unordered(ADOPTIONS);
+        adopted.try_filter_map(|(digest, is_there)| future::ok(is_there.then_some(digest))).try_collect().await
+    }
+
+    /// Puts the indexes of these layers into packs of the cache.
+    async fn put_packs(&self, layers: Vec<DiffId>) -> Result<Vec<(Vec<DiffId>, Blob)>, Failure> {
+        let store = self.inner.store.clone();
+        let packs = spawn_blocking(move || {
+            let index = |layer: DiffId| Some((layer, store.layer_index(layer).ok()??));
+            shard::pack(layers.into_iter().filter_map(index))
+        });
+        let put = async |(layers, bytes)| Ok::<_, Failure>((layers, self.inner.depot.put_bytes(PACK_TYPE, bytes).await?));
+        future::try_join_all(packs.await?.into_iter().map(put)).await
+    }
+
+    async fn put_parts(&self, remembered: &Remembered) -> Result<Option<Blob>, Failure> {
+        match &remembered.parts {
+            Some(bytes) if remembered.name.is_some() => {
+                self.inner.depot.put_bytes(PARTS_TYPE, shard::compress(bytes)).await.map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 }
 
@@ -363,6 +405,23 @@ impl LayerCache for SharedCache {
             let pack = self.inner.fetch(pack).await.map_err(|error| self.inner.failed("read", error))?;
             let unpack = spawn_blocking(move || pack.get().and_then(|pack| pack.index(layer)));
             unpack.await.map_err(|error| self.inner.failed("read", error.into()))
+        }
+        .boxed()
+    }
+
+    fn document(&self, digest: Digest) -> BoxFuture<'_, Option<Bytes>> {
+        async move {
+            let documents = &self.inner.loaded_quietly().await.known.documents;
+            documents.get(&digest).map(|bytes| Bytes::copy_from_slice(bytes))
+        }
+        .boxed()
+    }
+
+    fn pushed<'a>(&'a self, name: Digest, place: &'a Reference) -> BoxFuture<'a, Option<PushedImage>> {
+        async move {
+            let mut builds = self.inner.loaded_quietly().await.known.builds.iter();
+            let is_it = |build: &&KnownBuild| build.name == name && build.repositories.contains(&repository_of(place));
+            builds.find(is_it)?.image.clone()
         }
         .boxed()
     }

@@ -36,7 +36,7 @@ mod tags;
 pub use credentials::{Anonymous, Chain, Credential, Credentials, CredentialsError, DockerConfig, Helpers};
 pub use error::{Action, Answer, RegistryError};
 pub use place::{Hosts, Mirror, MirrorError};
-pub use pull::{BlobRead, BlobReader, Download, Fetched, Resolved};
+pub use pull::{BlobRead, BlobReader, Download, Fetched, KnownDocuments, Resolved};
 pub use push::file_opener;
 pub use upload::Grown;
 

@@ -10,11 +10,11 @@ use crate::http::{
     HttpError, Lane, Method, Response, StatusCode,
     header::{ACCEPT, ACCEPT_ENCODING, HeaderValue, RANGE},
 };
-use crate::oci::{Descriptor, Digest, Document, Hasher, ImageConfig, Manifest, MediaType, Platform, Reference};
+use crate::oci::{Descriptor, Digest, Document, DocumentError, Hasher, ImageConfig, Manifest, MediaType, Platform, Reference};
 use bytes::Bytes;
 use futures_util::{
     Stream,
-    future::{BoxFuture, FutureExt as _},
+    future::{self, BoxFuture, FutureExt as _},
 };
 use std::{io, sync::Arc, time::Duration};
 use tokio::{runtime::Handle, sync::mpsc, task::AbortHandle};
@@ -37,12 +37,10 @@ pub struct Resolved {
     pub manifest: Manifest,
     /// Its descriptor.
     pub descriptor: Descriptor,
-    /// Its bytes.
-    pub manifest_bytes: Bytes,
     /// The config.
     pub config: ImageConfig,
-    /// Its bytes.
-    pub config_bytes: Bytes,
+    /// The bytes of everything that was read for this: indexes, then the manifest, then the config.
+    pub documents: Vec<Bytes>,
     /// The place that served it, by the manifest's digest: a mirror or the registry itself.
     pub origin: Arc<Reference>,
 }
@@ -60,6 +58,9 @@ pub struct Fetched {
     pub origin: Reference,
 }
 
+/// Documents that need not be fetched because somebody kept them. What it gives for a digest is checked.
+pub type KnownDocuments<'a> = dyn Fn(Digest) -> BoxFuture<'a, Option<Bytes>> + Send + Sync + 'a;
+
 impl Client {
     /// Finds out what `reference` means on `platform`: the manifest and the config of one image.
     ///
@@ -67,8 +68,29 @@ impl Client {
     /// [`RegistryError::NotFound`], [`RegistryError::NoPlatform`], [`RegistryError::WrongType`] if it is something else than
     /// an image, [`RegistryError::LayerCount`] if its documents contradict each other, and whatever goes wrong on the way.
     pub async fn resolve(&self, reference: &Reference, platform: &Platform) -> Result<Resolved, RegistryError> {
-        let first = self.fetch(reference).await?;
+        self.resolve_knowing(reference, platform, &|_| future::ready(None).boxed()).await
+    }
+
+    /// The same, where some of the documents may be known already. What a tag stands for is asked in any case.
+    ///
+    /// # Errors
+    /// Those of [`Client::resolve`].
+    pub async fn resolve_knowing(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        known: &KnownDocuments<'_>,
+    ) -> Result<Resolved, RegistryError> {
+        let named = match reference.digest() {
+            Some(digest) => known_manifest(reference, digest, None, known).await,
+            None => None,
+        };
+        let first = match named {
+            Some(first) => first,
+            None => self.fetch(reference).await?,
+        };
         let named = reference.with_digest(first.descriptor.digest);
+        let mut documents = Vec::new();
         let mut found = first;
         let mut nested = 0;
         let manifest = loop {
@@ -84,28 +106,29 @@ impl Client {
                             offered: index.manifests.iter().filter_map(|offer| offer.platform.clone()).filter(is_real).collect(),
                         });
                     };
-                    found = self.fetch_at(&found.origin.with_digest(selected.digest), Some(selected)).await?;
+                    let place = found.origin.with_digest(selected.digest);
+                    documents.push(found.bytes);
+                    found = match known_manifest(&place, selected.digest, Some(selected), known).await {
+                        Some(found) => found,
+                        None => self.fetch_at(&place, Some(selected)).await?,
+                    };
                 }
             }
         };
         check_types(reference, &manifest)?;
         let origin = found.origin.with_digest(found.descriptor.digest);
-        let config_bytes = self.document(&origin, &manifest.config, CONFIG_BYTES).await?;
+        let config_bytes = match known_bytes(manifest.config.digest, known).await {
+            Some(bytes) => bytes,
+            None => self.document(&origin, &manifest.config, CONFIG_BYTES).await?,
+        };
         let config: ImageConfig = serde_json::from_slice(&config_bytes)
             .map_err(|source| RegistryError::Config { reference: reference.to_string(), source })?;
         let (layers, diff_ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
         if layers != diff_ids {
             return Err(RegistryError::LayerCount { reference: reference.to_string(), layers, diff_ids });
         }
-        Ok(Resolved {
-            reference: named,
-            manifest,
-            descriptor: found.descriptor,
-            manifest_bytes: found.bytes,
-            config,
-            config_bytes,
-            origin: Arc::new(origin),
-        })
+        documents.extend([found.bytes, config_bytes]);
+        Ok(Resolved { reference: named, manifest, descriptor: found.descriptor, config, documents, origin: Arc::new(origin) })
     }
 
     /// Fetches the manifest or index that `reference` names, from the first of its places that has it.
@@ -237,16 +260,33 @@ impl Client {
             let (expected_bytes, actual_bytes) = (named.size_bytes, Some(bytes.len() as u64));
             return Err(RegistryError::Size { what, expected_bytes, actual_bytes });
         }
-        let document = Document::parse(&bytes, media_type.as_deref())
-            .map_err(|source| RegistryError::Document { reference: place.to_string(), source })?;
-        let kind = match &document {
-            Document::Manifest(manifest) => manifest.media_type().as_str(),
-            Document::Index(_) => {
-                media_type.as_deref().filter(|kind| MediaType::new(*kind).is_index()).unwrap_or(MediaType::OCI_INDEX)
-            }
-        };
-        Ok(Fetched { descriptor: Descriptor::of(kind, &bytes), document, bytes, origin: place.clone() })
+        read_manifest(place, bytes, media_type.as_deref())
+            .map_err(|source| RegistryError::Document { reference: place.to_string(), source })
     }
+}
+
+fn read_manifest(place: &Reference, bytes: Bytes, media_type: Option<&str>) -> Result<Fetched, DocumentError> {
+    let document = Document::parse(&bytes, media_type)?;
+    let kind = match &document {
+        Document::Manifest(manifest) => manifest.media_type().as_str(),
+        Document::Index(_) => media_type.filter(|kind| MediaType::new(*kind).is_index()).unwrap_or(MediaType::OCI_INDEX),
+    };
+    Ok(Fetched { descriptor: Descriptor::of(kind, &bytes), document, bytes, origin: place.clone() })
+}
+
+async fn known_bytes(digest: Digest, known: &KnownDocuments<'_>) -> Option<Bytes> {
+    known(digest).await.filter(|bytes| Digest::of(bytes) == digest)
+}
+
+/// The manifest or index of that digest, as if it had been fetched from `place`.
+async fn known_manifest(
+    place: &Reference,
+    digest: Digest,
+    named: Option<&Descriptor>,
+    known: &KnownDocuments<'_>,
+) -> Option<Fetched> {
+    let bytes = known_bytes(digest, known).await?;
+    read_manifest(place, bytes, named.map(|named| named.media_type.as_str())).ok()
 }
 
 /// Attestations stand in an index with a platform of `unknown/unknown`.

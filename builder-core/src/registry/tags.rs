@@ -62,20 +62,27 @@ impl Client {
         Ok(Some(tags))
     }
 
-    /// Whether the repository of `place` has the manifest of that digest, and so all that it names.
+    /// The digest of the manifest that `place` names by its tag or its digest; `None` if there is none. Where there is one, so is
+    /// all that it names. No mirror is asked.
     ///
     /// # Errors
-    /// If the registry cannot be asked.
-    pub async fn has_manifest(&self, place: &Reference, digest: Digest) -> Result<bool, RegistryError> {
-        let action = Action { doing: "look up", what: place.with_digest(digest).to_string() };
-        let mut call = Call::new(action, place, Method::HEAD, format!("manifests/{digest}"));
+    /// If the registry cannot be asked, or does not say what a tag stands for.
+    pub async fn pushed_digest(&self, place: &Reference) -> Result<Option<Digest>, RegistryError> {
+        let action = Action { doing: "look up", what: place.to_string() };
+        let mut call = Call::new(action, place, Method::HEAD, format!("manifests/{}", place.tag_or_digest()));
         call.headers.insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
         // The token for the push that follows serves here too.
         call.scopes = Scopes::push(place.repository());
         let response = self.send(&call).await?;
         match response.status() {
-            status if status.is_success() => Ok(true),
-            StatusCode::NOT_FOUND => Ok(false),
+            status if status.is_success() => {
+                let said = response.header("docker-content-digest").and_then(|digest| digest.parse().ok());
+                match place.digest().or(said) {
+                    Some(digest) => Ok(Some(digest)),
+                    None => Err(call.refused(answer_of(response).await)),
+                }
+            }
+            StatusCode::NOT_FOUND => Ok(None),
             _ => Err(call.refused(answer_of(response).await)),
         }
     }

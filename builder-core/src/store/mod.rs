@@ -6,6 +6,7 @@
 //! layers/<diff id hex>     JSON: the blobs that are known to hold a layer
 //! steps/<key hex>          JSON: what a step led to
 //! parts/<hex>              what the last build of a name depended on, for explanations
+//! images/<hex>             JSON: what the last build of a name pushed to a repository
 //! bases/<name hex>         JSON: an image that builds start from, and its blobs
 //! unpacked/<chain id hex>/ directories that hold an unpacked chain of layers
 //! caches/<name hex>-<n>/   directories of `RUN --mount=type=cache`; `<name hex>-<n>.lock` is locked while a step uses one
@@ -132,7 +133,7 @@ impl Store {
     /// [`StoreError`] if the directory cannot be made or written.
     pub fn open_over(directory: impl Into<PathBuf>, below: Vec<PathBuf>) -> Result<Self, StoreError> {
         let root = directory.into();
-        for name in ["blobs/sha256", "indexes", "layers", "steps", "bases", "parts", "unpacked", "caches", "builds"] {
+        for name in ["blobs/sha256", "indexes", "layers", "steps", "bases", "parts", "images", "unpacked", "caches", "builds"] {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(|error| StoreError::io("make the directory", &path, error))?;
         }

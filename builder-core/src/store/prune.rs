@@ -29,6 +29,8 @@ pub enum EntryKind {
     Layer,
     /// What the last build of a name depended on.
     Parts,
+    /// What the last build of a name pushed to a repository.
+    Image,
     /// What a base image is made of.
     Base,
     /// What a layer does.
@@ -43,8 +45,17 @@ pub enum EntryKind {
 
 impl EntryKind {
     /// Each of them.
-    pub const ALL: [Self; 8] =
-        [Self::Blob, Self::Unpacked, Self::CacheMount, Self::Index, Self::Step, Self::Layer, Self::Parts, Self::Base];
+    pub const ALL: [Self; 9] = [
+        Self::Blob,
+        Self::Unpacked,
+        Self::CacheMount,
+        Self::Index,
+        Self::Step,
+        Self::Layer,
+        Self::Parts,
+        Self::Image,
+        Self::Base,
+    ];
 
     /// Its name, for people.
     pub fn name(self) -> &'static str {
@@ -52,6 +63,7 @@ impl EntryKind {
             Self::Step => "step",
             Self::Layer => "layer record",
             Self::Parts => "explanation",
+            Self::Image => "pushed image",
             Self::Base => "base",
             Self::Index => "layer index",
             Self::Unpacked => "unpacked layer",
@@ -66,6 +78,7 @@ impl EntryKind {
             Self::Step => "steps",
             Self::Layer => "layers",
             Self::Parts => "parts",
+            Self::Image => "images",
             Self::Base => "bases",
             Self::Index => "indexes",
             Self::Unpacked => "unpacked",

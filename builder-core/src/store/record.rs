@@ -132,6 +132,24 @@ impl Store {
         self.write_whole(&self.parts_path(name), parts)
     }
 
+    /// What the last build of that name pushed to `repository`, as it was noted.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is there and cannot be read.
+    pub fn pushed<T: DeserializeOwned>(&self, name: &Digest, repository: &str) -> Result<Option<T>, StoreError> {
+        let path = self.image_path(name, repository);
+        self.note_use(&path);
+        Self::read_json(&path)
+    }
+
+    /// Notes what a build of that name pushed to `repository`.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn put_pushed(&self, name: &Digest, repository: &str, image: &impl Serialize) -> Result<(), StoreError> {
+        self.write_json(&self.image_path(name, repository), image)
+    }
+
     /// What an image was made of when it was last asked for.
     ///
     /// # Errors
@@ -174,6 +192,10 @@ impl Store {
 
     fn parts_path(&self, name: &Digest) -> PathBuf {
         self.root().join("parts").join(name.hex())
+    }
+
+    fn image_path(&self, name: &Digest, repository: &str) -> PathBuf {
+        self.root().join("images").join(Digest::of(format!("{name} {repository}").as_bytes()).hex())
     }
 
     fn step_path(&self, key: &[u8; 32]) -> PathBuf {
