@@ -12,7 +12,7 @@ use super::{
     stage::{CurrentStep, StepLayer},
 };
 use crate::cache::{
-    Access, CacheError, Found, InlineCache, Key, LayerCache, Made, PushedImage, Record, Remembered, SharedCache, StepKey,
+    Access, CacheError, Found, InlineCache, Key, LayerCache, Made, PushedImage, Reading, Record, Remembered, SharedCache, StepKey,
 };
 use crate::image::{Layer, Origin};
 use crate::oci::{DiffId, Digest, ImageConfig, Reference};
@@ -76,6 +76,17 @@ struct Used {
     steps: Vec<UsedStep>,
     bases: BTreeSet<DiffId>,
     documents: Vec<Bytes>,
+    /// What was read of layers, and whether this build has read it itself.
+    readings: BTreeMap<Key, (Reading, ReadBy)>,
+}
+
+/// Who has read something.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ReadBy {
+    /// This build.
+    Us,
+    /// An earlier one, as a cache says.
+    Others,
 }
 
 struct UsedStep {
@@ -131,6 +142,15 @@ impl Caches {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).bases.extend(layers);
     }
 
+    /// Notes what the build has read of layers.
+    pub(super) fn have_read(&self, key: Key, reading: Reading) {
+        self.used_reading(key, reading, ReadBy::Us);
+    }
+
+    fn used_reading(&self, key: Key, reading: Reading, by: ReadBy) {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner).readings.insert(key, (reading, by));
+    }
+
     /// Notes the documents of an image that the build uses.
     pub(super) fn used_documents(&self, documents: impl IntoIterator<Item = Bytes>) {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).documents.extend(documents);
@@ -164,6 +184,20 @@ impl Build {
         None
     }
 
+    /// What an earlier build read of layers.
+    pub(super) async fn recall(&self, key: Key) -> Option<Reading> {
+        if self.request.use_cache == CacheUse::WriteOnly {
+            return None;
+        }
+        for cache in self.telling() {
+            if let Some(reading) = cache.reading(key).await {
+                self.caches.used_reading(key, reading.clone(), ReadBy::Others);
+                return Some(reading);
+            }
+        }
+        None
+    }
+
     /// What earlier builds of the same pushed to the repository of `place`, as far as caches tell.
     pub(super) async fn pushed_before(&self, place: &Reference) -> Vec<PushedImage> {
         let name = self.name_of_build();
@@ -178,6 +212,15 @@ impl Build {
 
     /// What an earlier build made of the same step.
     pub(super) async fn known(&self, step: &CurrentStep<'_>, key: &StepKey, kind: StepKind) -> Option<StepLayer> {
+        let known = self.look_up(step, key, kind).await;
+        if known.is_none() && self.request.use_cache != CacheUse::WriteOnly {
+            self.explain_miss(step, key).await;
+        }
+        known
+    }
+
+    /// The same where a miss says nothing yet.
+    pub(super) async fn look_up(&self, step: &CurrentStep<'_>, key: &StepKey, kind: StepKind) -> Option<StepLayer> {
         if self.request.use_cache == CacheUse::WriteOnly {
             return None;
         }
@@ -191,10 +234,7 @@ impl Build {
                 }
             }
         }
-        let Some(Found { record, origin }) = found else {
-            self.explain_miss(step, key).await;
-            return None;
-        };
+        let Found { record, origin } = found?;
         let layer = Layer { diff_id: record.diff_id, blob: record.blob.clone(), origin: origin.clone() };
         let created = record.created.clone();
         self.note_used(step, key, kind, record, origin);
@@ -253,8 +293,14 @@ impl Build {
             blobs: outcome.layers.iter().map(|layer| layer.blob.digest).collect(),
         });
         let repositories = if image.is_some() { self.request.destinations.clone() } else { Vec::new() };
-        let pushed =
-            Remembered { name: Some(name), image: image.clone(), repositories: repositories.clone(), ..Remembered::default() };
+        let pushed = Remembered {
+            name: Some(name),
+            image: image.clone(),
+            repositories: repositories.clone(),
+            // What others say serves this build, and is not kept for others.
+            readings: readings(&used, |by| by == ReadBy::Us),
+            ..Remembered::default()
+        };
         if let Err(error) = self.caches.local.record(&pushed).await {
             self.warn_about_cache(&error).await;
         }
@@ -268,6 +314,7 @@ impl Build {
                     steps: chosen.map(|step| step.made.clone()).collect(),
                     bases: used.bases.iter().copied().collect(),
                     documents: used.documents.clone(),
+                    readings: readings(&used, |_| true),
                     image: image.clone(),
                     repositories: repositories.clone(),
                     image_lost: self.publisher.has_lost_images(),
@@ -363,6 +410,10 @@ impl Build {
             self.tell(Event::Warning { message: format!("{message}; the build goes on without it"), place: None }).await;
         }
     }
+}
+
+fn readings(used: &Used, by: impl Fn(ReadBy) -> bool) -> BTreeMap<Key, Reading> {
+    used.readings.iter().filter(|(_, (_, read_by))| by(*read_by)).map(|(key, (reading, _))| (*key, reading.clone())).collect()
 }
 
 fn is_young(record: &Record, ttl_seconds: Option<u64>) -> bool {

@@ -5,6 +5,7 @@ use super::{
     cached::StepKind,
     contents::Contents,
     fetch::{self, Files, Remote},
+    readings::{Account, Recalled, Role},
     seconds_since_epoch,
     stage::{CurrentStep, StageState, StepLayer},
 };
@@ -31,32 +32,25 @@ use std::num::NonZeroUsize;
 const MOST_EXPLAINED_FILES: usize = 4000;
 
 /// One source of a COPY or ADD, found.
-enum Found {
+pub(super) enum Found {
     /// Files of a context, a stage or an image, or in the Dockerfile itself.
     Files(Vec<Selection>),
     /// A file from a web server.
     Download(Selection),
     /// A commit, not fetched yet.
     Repository(Pinned),
+    /// Files of a stage or an image that an earlier build has read: enough for a key.
+    Recalled(Recalled),
 }
 
 impl Build {
     /// Does a COPY or ADD.
     pub(super) async fn copy(&self, step: &CurrentStep<'_>, action: &CopyAction) -> Result<StepLayer, BuildError> {
-        let owner = match &action.chown {
-            None => None,
-            Some(text) => Some(
-                self.accounts_of_owner(text, step.before)
-                    .await?
-                    .owner(text)
-                    .map_err(|error| mistake(format!("--chown={text}")).because(error))?,
-            ),
-        };
         let chmod = action.chmod.as_deref().map(Chmod::parse).transpose();
-        let placement = Placement {
+        let mut placement = Placement {
             destination: action.destination.clone().into_bytes(),
             workdir: TreePath::clamp(&action.working_dir),
-            owner,
+            owner: None,
             chmod: chmod.map_err(|error| mistake("the value of --chmod").because(error))?,
             // BuildKit: with --chmod, --link is a copy like any other.
             ground: if action.link && action.chmod.is_none() { Ground::Empty } else { Ground::Tree },
@@ -64,8 +58,35 @@ impl Build {
         };
         copy::check_destination(action.sources.len(), &placement.destination)
             .map_err(|error| mistake("the destination").because(error))?;
-        let sources = self.find(step, action, placement.now).await?;
-        let key = self.copy_key(step, action, &placement, &sources)?;
+        let chown = action.chown.as_deref().map(|text| Account { role: Role::Owner, text });
+        let recalled_owner = match chown {
+            Some(account) => self.recall_ids(account, step.before).await,
+            None => None,
+        };
+        let recalled_sources = self.recall_sources(step, action).await?;
+        let (owner_is_recalled, sources_are_recalled) = (recalled_owner.is_some(), recalled_sources.is_some());
+        placement.owner = match (recalled_owner, chown) {
+            (None, Some(account)) => Some(self.ids(account, step.before).await?),
+            (owner, _) => owner,
+        };
+        let mut sources = match recalled_sources {
+            Some(sources) => sources,
+            None => self.find(step, action, placement.now).await?,
+        };
+        let mut key = self.copy_key(step, action, &placement, &sources)?;
+        if owner_is_recalled || sources_are_recalled {
+            if let Some(known) = self.look_up(step, &key, StepKind::Copy).await {
+                return Ok(known);
+            }
+            // What somebody remembers finds results; it makes none.
+            if let (true, Some(account)) = (owner_is_recalled, chown) {
+                placement.owner = Some(self.ids(account, step.before).await?);
+            }
+            if sources_are_recalled {
+                sources = self.find(step, action, placement.now).await?;
+            }
+            key = self.copy_key(step, action, &placement, &sources)?;
+        }
         if let Some(known) = self.known(step, &key, StepKind::Copy).await {
             return Ok(known);
         }
@@ -80,6 +101,7 @@ impl Build {
                     selections.extend(found.into_iter().map(|selection| (selection, unpack)));
                 }
                 Found::Download(selection) => selections.push((selection, unpack == Some(true))),
+                Found::Recalled(_) => return Err(unhashed()),
                 Found::Repository(pinned) => {
                     let directory = pinned.source.directory.clone();
                     let tree = self.fetch().check_out(pinned).await?;
@@ -129,16 +151,22 @@ impl Build {
 
     /// Does a WORKDIR.
     pub(super) async fn workdir(&self, step: &CurrentStep<'_>, action: &WorkdirAction) -> Result<StepLayer, BuildError> {
-        let owner = match action.user.as_str() {
-            "" => (0, 0),
-            user => {
-                let accounts = self.accounts_of_owner(user, step.before).await?;
-                accounts.maker(user).map_err(|error| mistake(format!("USER {user}")).because(error))?
-            }
+        let user = (!action.user.is_empty()).then(|| Account { role: Role::Maker, text: &action.user });
+        let key = |owner: (u32, u32)| {
+            let mut key = KeyBuilder::new("WORKDIR", Some(step.before.key));
+            key.part("path", &action.path).part("uid", owner.0.to_le_bytes()).part("gid", owner.1.to_le_bytes());
+            self.with_epoch(key)
         };
-        let mut key = KeyBuilder::new("WORKDIR", Some(step.before.key));
-        key.part("path", &action.path).part("uid", owner.0.to_le_bytes()).part("gid", owner.1.to_le_bytes());
-        let key = self.with_epoch(key);
+        let mut owner = (0, 0);
+        if let Some(user) = user {
+            if let Some(recalled) = self.recall_ids(user, step.before).await
+                && let Some(found) = self.look_up(step, &key(recalled), StepKind::Run).await
+            {
+                return Ok(found);
+            }
+            owner = self.ids(user, step.before).await?;
+        }
+        let key = key(owner);
         if let Some(found) = self.known(step, &key, StepKind::Run).await {
             return Ok(found);
         }
@@ -147,12 +175,6 @@ impl Build {
         let changes = copy::workdir(&tree, &TreePath::clamp(&action.path), owner, self.made_time())
             .map_err(|error| mistake("cannot make the working directory").because(error))?;
         self.make_layer(step, key, StepKind::Run, changes).await
-    }
-
-    /// The users and groups that tell whom `owner` means. Ids need none: then nothing is asked of the layers below.
-    async fn accounts_of_owner(&self, owner: &str, before: &StageState) -> Result<Accounts, BuildError> {
-        let none = Accounts::default();
-        if none.owner(owner).is_ok() { Ok(none) } else { self.accounts(before).await }
     }
 
     /// The users and groups that the image knows at this point.
@@ -220,7 +242,9 @@ impl Build {
                 }
             }
         });
-        try_join_all(find).await
+        let found = try_join_all(find).await?;
+        self.note_sources(step, action, &found).await?;
+        Ok(found)
     }
 
     async fn copy_source(&self, step: &CurrentStep<'_>, action: &CopyAction) -> Result<Files, BuildError> {
@@ -252,6 +276,12 @@ impl Build {
                     key.part("content", copy::content_digest(selections).ok_or_else(unhashed)?.as_bytes());
                     for (name, digest) in copy::file_digests(selections, MOST_EXPLAINED_FILES) {
                         key.note(&name, digest.as_bytes());
+                    }
+                }
+                Found::Recalled(Recalled { digest, files }) => {
+                    key.part("content", digest);
+                    for file in files {
+                        key.note_part(file.clone());
                     }
                 }
                 Found::Download(selection) => {

@@ -21,6 +21,7 @@ mod explain;
 mod fetch;
 mod mounts;
 mod publish;
+mod readings;
 mod request;
 mod run;
 mod stage;

@@ -1,6 +1,6 @@
 //! The store of this machine as a cache: builds on one machine, or on one volume, share their results.
 
-use super::{CacheError, Found, Key, LayerCache, PushedImage, Record, Remembered, repository_of};
+use super::{CacheError, Found, Key, LayerCache, PushedImage, Reading, Record, Remembered, repository_of};
 use crate::image::Origin;
 use crate::oci::{DiffId, Digest, Reference};
 use crate::store::{Store, StoreError};
@@ -46,6 +46,10 @@ impl LayerCache for DirectoryCache {
         future::ready(self.store.document(&digest).ok().flatten().map(Bytes::from)).boxed()
     }
 
+    fn reading(&self, key: Key) -> BoxFuture<'_, Option<Reading>> {
+        future::ready(self.store.step(key.as_bytes()).ok().flatten()).boxed()
+    }
+
     fn pushed<'a>(&'a self, name: Digest, place: &'a Reference) -> BoxFuture<'a, Option<PushedImage>> {
         future::ready(self.store.pushed(&name, &repository_of(place)).ok().flatten()).boxed()
     }
@@ -56,12 +60,16 @@ impl LayerCache for DirectoryCache {
             let mut steps = remembered.steps.iter();
             steps.try_for_each(|step| self.store.put_step(step.key.as_bytes(), &step.record))
         };
+        let readings = || {
+            let mut readings = remembered.readings.iter();
+            readings.try_for_each(|(key, reading)| self.store.put_step(key.as_bytes(), reading))
+        };
         let images = || {
             let (Some(name), Some(image)) = (&remembered.name, &remembered.image) else { return Ok(()) };
             let mut places = remembered.repositories.iter();
             places.try_for_each(|place| self.store.put_pushed(name, &repository_of(place), image))
         };
-        let written = steps().and_then(|()| images());
+        let written = steps().and_then(|()| readings()).and_then(|()| images());
         future::ready(written.map_err(|error| failed("write", error))).boxed()
     }
 }

@@ -22,7 +22,10 @@ use crate::tree::LayerIndex;
 use bytes::Bytes;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, error::Error};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error,
+};
 
 /// What a step led to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +61,26 @@ pub struct Made {
     pub origin: Origin,
 }
 
+/// What the key of a step needed to know of layers, so that a later build need not know them: it depends on the layers and on the
+/// question alone, both of which are in its key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reading {
+    /// The digest of files.
+    Content {
+        /// Of all of them.
+        digest: [u8; 32],
+        /// Of each of them, for explanations, if they are few.
+        files: Vec<Part>,
+    },
+    /// Whom a name means.
+    Owner {
+        /// The user's id.
+        uid: u32,
+        /// The group's id.
+        gid: u32,
+    },
+}
+
 /// An image that a build pushed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushedImage {
@@ -78,6 +101,8 @@ pub struct Remembered {
     pub bases: Vec<DiffId>,
     /// The documents of these images: what is needed to know their configs and layers.
     pub documents: Vec<Bytes>,
+    /// What its keys needed to know of layers.
+    pub readings: BTreeMap<Key, Reading>,
     /// What the build pushed.
     pub image: Option<PushedImage>,
     /// The repositories that have it.
@@ -127,6 +152,11 @@ pub trait LayerCache: Send + Sync {
     /// A document of an image that an earlier build started from, by its digest. Others may have written it: it has to be
     /// checked.
     fn document(&self, _digest: Digest) -> BoxFuture<'_, Option<Bytes>> {
+        future::ready(None).boxed()
+    }
+
+    /// What an earlier build read of layers, by a key of the layers and the question.
+    fn reading(&self, _key: Key) -> BoxFuture<'_, Option<Reading>> {
         future::ready(None).boxed()
     }
 

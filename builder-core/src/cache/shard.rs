@@ -3,7 +3,7 @@
 //! Everything here may come from somebody else: sizes are bounded before anything is unpacked, and an index counts only if it
 //! speaks of nothing but its own layer.
 
-use super::{Key, PushedImage, Record};
+use super::{Key, PushedImage, Reading, Record};
 use crate::oci::{Descriptor, DiffId, Digest, MediaType};
 use crate::tree::{Change, Content, LayerIndex, TreePath};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,8 @@ pub(super) struct Known {
     pub(super) records: BTreeMap<Key, KnownRecord>,
     pub(super) layers: BTreeMap<DiffId, KnownLayer>,
     pub(super) builds: Vec<KnownBuild>,
+    /// What keys needed to know of layers.
+    pub(super) readings: BTreeMap<Key, Reading>,
     /// Manifests and configs of the images that builds started from.
     pub(super) documents: BTreeMap<Digest, Vec<u8>>,
     /// Names of shards that this one holds all of.
@@ -77,6 +79,8 @@ pub(super) struct KnownBuild {
     pub(super) made_seconds: i64,
     pub(super) keys: BTreeSet<Key>,
     pub(super) bases: BTreeSet<DiffId>,
+    /// What its keys needed to know of layers.
+    pub(super) readings: BTreeSet<Key>,
     /// The documents of the images that it started from.
     pub(super) documents: BTreeSet<Digest>,
     /// What it pushed.
@@ -131,6 +135,7 @@ impl Known {
             known.pack = known.pack.take().or(found.pack);
         }
         self.builds.extend(other.builds);
+        self.readings.extend(other.readings);
         self.documents.extend(other.documents);
         self.merged.extend(other.merged);
         self.builds.sort_by_key(|build| std::cmp::Reverse(build.made_seconds));
@@ -167,6 +172,7 @@ impl Known {
             .collect();
         self.layers.retain(|layer, _| used.contains(layer));
         let builds = &self.builds;
+        self.readings.retain(|key, _| builds.iter().any(|build| build.readings.contains(key)));
         self.documents.retain(|digest, _| builds.iter().any(|build| build.documents.contains(digest)));
         while self.merged.len() > MOST_MERGED {
             // Names sort newest first.
@@ -323,12 +329,14 @@ mod tests {
         Known {
             records: BTreeMap::from([(key(name), record)]),
             layers: BTreeMap::from([(layer(name), found)]),
+            readings: BTreeMap::new(),
             documents: BTreeMap::new(),
             builds: vec![KnownBuild {
                 name: Digest::of(name.as_bytes()),
                 made_seconds,
                 keys: BTreeSet::from([key(name)]),
                 bases: BTreeSet::new(),
+                readings: BTreeSet::new(),
                 documents: BTreeSet::new(),
                 image: None,
                 repositories: BTreeSet::new(),

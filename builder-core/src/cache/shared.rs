@@ -6,7 +6,7 @@
 
 use super::depot::{Depot, Failure};
 use super::shard::{self, Blob, Known, KnownBuild, KnownRecord, PACK_TYPE, PARTS_TYPE, Pack};
-use super::{CacheError, Found, Key, LayerCache, Made, PushedImage, Record, Remembered, repository_of};
+use super::{CacheError, Found, Key, LayerCache, Made, PushedImage, Reading, Record, Remembered, repository_of};
 use crate::image::Origin;
 use crate::oci::{DiffId, Digest, Reference};
 use crate::registry::{self, RegistryError};
@@ -300,6 +300,7 @@ impl SharedCache {
                     && keys
                     && old.iter().all(|made| build.keys.contains(&made.key))
                     && build.bases.is_superset(&bases)
+                    && remembered.readings.keys().all(|key| build.readings.contains(key))
                     && documents.keys().all(|digest| build.documents.contains(digest))
                     // The image of an earlier build serves as well, as long as it is there.
                     && build.repositories.is_superset(&repositories)
@@ -326,10 +327,19 @@ impl SharedCache {
         }
         if let Some(name) = remembered.name {
             known.builds.retain(|build| build.name != name);
-            let of_build = documents.keys().copied().collect();
+            let build = KnownBuild {
+                name,
+                made_seconds: now,
+                keys,
+                bases,
+                readings: remembered.readings.keys().copied().collect(),
+                documents: documents.keys().copied().collect(),
+                image: remembered.image.clone(),
+                repositories,
+                parts,
+            };
+            known.readings.extend(remembered.readings.clone());
             known.documents.extend(documents);
-            let image = remembered.image.clone();
-            let build = KnownBuild { name, made_seconds: now, keys, bases, documents: of_build, image, repositories, parts };
             known.builds.insert(0, build);
         }
         known.merged.extend(loaded.shards.iter().map(|(name, _)| name.clone()));
@@ -415,6 +425,10 @@ impl LayerCache for SharedCache {
             documents.get(&digest).map(|bytes| Bytes::copy_from_slice(bytes))
         }
         .boxed()
+    }
+
+    fn reading(&self, key: Key) -> BoxFuture<'_, Option<Reading>> {
+        async move { self.inner.loaded_quietly().await.known.readings.get(&key).cloned() }.boxed()
     }
 
     fn pushed<'a>(&'a self, name: Digest, place: &'a Reference) -> BoxFuture<'a, Option<PushedImage>> {

@@ -4,7 +4,7 @@
 //! blobs/sha256/<hex>       blobs and documents, by the digest of their bytes
 //! indexes/<diff id hex>    layer indexes
 //! layers/<diff id hex>     JSON: the blobs that are known to hold a layer
-//! steps/<key hex>          JSON: what a step led to
+//! steps/<key hex>          JSON: what a step led to, or what its key needs to know of layers
 //! parts/<hex>              what the last build of a name depended on, for explanations
 //! images/<hex>             JSON: what the last build of a name pushed to a repository
 //! bases/<name hex>         JSON: an image that builds start from, and its blobs
