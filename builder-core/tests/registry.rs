@@ -26,7 +26,8 @@ use testkit::{Access, Endpoint, Fault, FaultyRegistry, Image, Registry, Registry
 const PROGRAMS: [&str; 4] = ["docker-registry", "skopeo", "htpasswd", "openssl"];
 
 fn http_client() -> http::Client {
-    let retry = RetryPolicy { attempts: 4, first_wait: Duration::from_millis(5), longest_wait: Duration::from_secs(2) };
+    let longest = Duration::from_secs(2);
+    let retry = RetryPolicy { attempts: 4, first_wait: Duration::from_millis(5), longest_wait: longest, longest_asked: longest };
     let (connect_timeout, idle_timeout) = (Duration::from_secs(5), Duration::from_secs(5));
     http::Client::new(http::Options { retry, connect_timeout, idle_timeout, ..http::Options::default() }).unwrap()
 }
@@ -500,8 +501,13 @@ async fn a_server_that_is_busy_says_when_to_come_back() {
     registry.fail(rule("GET", "/manifests/", usize::MAX, Fault::retry_after(3600)));
     registry.forget_requests();
     let error = client.resolve(&to, &amd64()).await.unwrap_err();
-    assert!(matches!(&error, RegistryError::Refused { answer, .. } if answer.status == 429), "{error}");
+    let expected = "the registry answers 429; it asks to come back in 3600 s, more than the 2 s that are waited";
+    assert!(error.to_string().ends_with(expected), "{error}");
     assert_eq!(registry.requests().len(), 1);
+    // The same of an upload, which is not simply sent again.
+    registry.fail(rule("PUT", "/uploads/", usize::MAX, Fault::retry_after(3600)));
+    let error = push_image(&client, &to, b"another").await.unwrap_err();
+    assert!(error.to_string().ends_with(expected), "{error}");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use crate::dockerfile::{ParseError, Position};
 use crate::http::{HttpError, StatusCode};
-use crate::registry::RegistryError;
+use crate::registry::{Answer, RegistryError};
 use crate::store::StoreError;
 use std::{error::Error, sync::Arc};
 
@@ -119,6 +119,9 @@ impl BuildError {
             }
             RegistryError::Http { source: HttpError::Connect { .. } | HttpError::Timeout { .. }, .. } => {
                 Some("is the name right, and can this machine reach it? Proxies come from HTTP_PROXY, HTTPS_PROXY and NO_PROXY")
+            }
+            RegistryError::Refused { answer: Answer { status: 429, .. }, .. } => {
+                Some("the registry limits how often it is asked: build again later, or with credentials that it allows more")
             }
             _ => None,
         };

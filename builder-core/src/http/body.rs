@@ -1,6 +1,6 @@
 //! Bodies: what is sent (replayable, streamed from a blocking reader) and what comes back (counted, timed).
 
-use super::{HttpError, Seat, StatusCode, Url, error, places::Line, retry};
+use super::{HttpError, LongWait, Options, Seat, StatusCode, Url, error, is_transient, places::Line, retry};
 use bytes::{Bytes, BytesMut};
 use hyper::{
     HeaderMap,
@@ -227,13 +227,13 @@ pub struct Response {
     line: Line,
     sending: Sending,
     url: Url,
-    idle_limit: Duration,
+    options: Arc<Options>,
 }
 
 impl Response {
-    pub(super) fn new(answer: hyper::Response<Incoming>, line: Line, sending: Sending, url: Url, idle_limit: Duration) -> Self {
+    pub(super) fn new(answer: hyper::Response<Incoming>, line: Line, sending: Sending, url: Url, options: Arc<Options>) -> Self {
         let (head, body) = answer.into_parts();
-        let mut response = Self { head, body, ahead: VecDeque::new(), line, sending, url, idle_limit };
+        let mut response = Self { head, body, ahead: VecDeque::new(), line, sending, url, options };
         response.look_for_the_end(false);
         response
     }
@@ -300,6 +300,11 @@ impl Response {
         retry::retry_after(self.header("retry-after")?, SystemTime::now())
     }
 
+    /// The same of an answer that may be another one later, if that is longer than we wait.
+    pub fn long_wait(&self) -> Option<LongWait> {
+        self.retry_after().filter(|_| is_transient(self.status())).and_then(|asked| self.options.retry.too_long(asked))
+    }
+
     /// Where the answer came from, after redirects.
     pub fn url(&self) -> &Url {
         &self.url
@@ -337,13 +342,13 @@ impl Response {
                 }
             }
         };
-        match tokio::time::timeout(self.idle_limit, read).await {
+        match tokio::time::timeout(self.options.idle_timeout, read).await {
             Ok(Ok(chunk)) => {
                 self.look_for_the_end(chunk.is_none());
                 Ok(chunk)
             }
             Ok(Err(error)) => Err(error::classify(&error, &self.url, error::During::Exchange)),
-            Err(_) => Err(HttpError::Timeout { host: error::host_of(&self.url), waited: self.idle_limit }),
+            Err(_) => Err(HttpError::Timeout { host: error::host_of(&self.url), waited: self.options.idle_timeout }),
         }
     }
 

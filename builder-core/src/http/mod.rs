@@ -16,7 +16,7 @@ mod tunnel;
 pub use body::{Body, Opener, Response};
 pub use error::{Cause, HttpError, host_of, redacted};
 pub use hyper::{Method, StatusCode, header};
-pub use retry::{RetryPolicy, is_transient};
+pub use retry::{LongWait, RetryPolicy, is_transient};
 pub use secret::Secret;
 pub use tls::{CaPaths, ClientCertificate, Trust, Verification};
 pub use url::Url;
@@ -341,7 +341,7 @@ impl Client {
         if let Some(refusal) = route.refusal(inner.status(), url) {
             return Err(refusal);
         }
-        let mut response = Response::new(inner, line, sending, url.clone(), self.options.idle_timeout);
+        let mut response = Response::new(inner, line, sending, url.clone(), self.options.clone());
         response.read_ahead().await;
         Ok(response)
     }

@@ -1,7 +1,10 @@
 //! When a request is sent again, and after how long. Pure.
 
 use super::StatusCode;
-use std::time::{Duration, SystemTime};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 /// How often and how patiently requests are repeated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -10,13 +13,22 @@ pub struct RetryPolicy {
     pub attempts: u32,
     /// The wait before the second attempt; it doubles with each further one.
     pub first_wait: Duration,
-    /// The longest wait, also if the server asks for a longer one: then the request is given up.
+    /// The longest wait that nobody asked for.
     pub longest_wait: Duration,
+    /// The longest wait that a server may ask for; if it asks for a longer one, the request is given up.
+    pub longest_asked: Duration,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { attempts: 5, first_wait: Duration::from_millis(300), longest_wait: Duration::from_mins(1) }
+        Self {
+            attempts: 5,
+            first_wait: Duration::from_millis(300),
+            longest_wait: Duration::from_mins(1),
+            // Registries that count requests give some back within minutes. Whoever is told of an hour has something better to
+            // do than to wait.
+            longest_asked: Duration::from_mins(5),
+        }
     }
 }
 
@@ -24,12 +36,33 @@ impl RetryPolicy {
     /// How long to wait after `attempts` failed ones; `None` gives up. `jitter` (0 to 1) spreads the clients that failed
     /// together over half of the wait.
     pub fn wait(&self, attempts: u32, retry_after: Option<Duration>, jitter: f64) -> Option<Duration> {
-        if attempts >= self.attempts || retry_after.is_some_and(|asked| asked > self.longest_wait) {
+        if attempts >= self.attempts || retry_after.and_then(|asked| self.too_long(asked)).is_some() {
             return None;
         }
         let exponential = self.first_wait.saturating_mul(2_u32.saturating_pow(attempts.saturating_sub(1))).min(self.longest_wait);
         let spread = exponential.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
         Some(spread.max(retry_after.unwrap_or_default()))
+    }
+
+    /// The wait that a server asks for, if it is too long.
+    pub fn too_long(&self, asked: Duration) -> Option<LongWait> {
+        (asked > self.longest_asked).then_some(LongWait { asked, longest: self.longest_asked })
+    }
+}
+
+/// A wait that is too long; reads after the one who asks for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LongWait {
+    /// What a server asks for.
+    pub asked: Duration,
+    /// What is waited at most.
+    pub longest: Duration,
+}
+
+impl fmt::Display for LongWait {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { asked, longest } = self;
+        write!(formatter, "asks to come back in {} s, more than the {} s that are waited", asked.as_secs(), longest.as_secs())
     }
 }
 
@@ -54,8 +87,8 @@ mod tests {
 
     #[test]
     fn waits_double_and_end() {
-        let policy =
-            RetryPolicy { attempts: 4, first_wait: Duration::from_millis(100), longest_wait: Duration::from_millis(300) };
+        let (first_wait, longest_wait) = (Duration::from_millis(100), Duration::from_millis(300));
+        let policy = RetryPolicy { attempts: 4, first_wait, longest_wait, ..RetryPolicy::default() };
         let waits: Vec<_> = (1..=4).map(|attempts| policy.wait(attempts, None, 1.0).map(|wait| wait.as_millis())).collect();
         assert_eq!(waits, [Some(100), Some(200), Some(300), None]);
         assert_eq!(policy.wait(1, None, 0.0), Some(Duration::from_millis(50)));
@@ -64,8 +97,13 @@ mod tests {
     #[test]
     fn a_server_may_ask_for_a_longer_wait_up_to_a_bound() {
         let policy = RetryPolicy::default();
-        assert_eq!(policy.wait(1, Some(Duration::from_secs(7)), 0.5), Some(Duration::from_secs(7)));
-        assert_eq!(policy.wait(1, Some(Duration::from_hours(1)), 0.5), None);
+        for (asked, expected) in [(7, Some(7)), (300, Some(300)), (301, None), (3600, None)] {
+            let wait = policy.wait(1, Some(Duration::from_secs(asked)), 0.5);
+            assert_eq!(wait.map(|wait| wait.as_secs()), expected, "{asked}");
+        }
+        assert_eq!(policy.wait(5, Some(Duration::from_secs(7)), 0.5), None, "patience ends all the same");
+        let long = policy.too_long(Duration::from_hours(1)).unwrap();
+        assert_eq!(long.to_string(), "asks to come back in 3600 s, more than the 300 s that are waited");
     }
 
     #[test]

@@ -239,11 +239,11 @@ async fn token(
     let http_error =
         |source| RegistryError::Http { action: Action { doing: "get a token for", what: visit.registry.to_owned() }, source };
     let response = visit.http.send(&request).await.map_err(http_error)?;
-    let status = response.status();
+    let (status, wait) = (response.status(), response.long_wait());
     let asked = Instant::now();
     let body = response.bytes(TOKEN_DOCUMENT_BYTES).await.map_err(http_error)?;
     if !status.is_success() {
-        let answer = Answer::parse(status.as_u16(), &body);
+        let answer = Answer { wait, ..Answer::parse(status.as_u16(), &body) };
         let (action, registry) = (visit.action.clone(), visit.registry.to_owned());
         return Err(match status.as_u16() {
             400 | 401 | 403 | 404 => RegistryError::Unauthorized { action, registry, known: credential.is_some(), answer },

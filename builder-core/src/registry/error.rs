@@ -1,7 +1,7 @@
 //! Why a registry did not do what it was asked to.
 
 use super::credentials::CredentialsError;
-use crate::http::HttpError;
+use crate::http::{HttpError, LongWait};
 use crate::oci::{Digest, DocumentError, Platform};
 use std::fmt;
 
@@ -181,6 +181,8 @@ pub struct Answer {
     pub code: Option<String>,
     /// The registry's own words.
     pub message: Option<String>,
+    /// How long it wants to be left alone, if that is too long.
+    pub wait: Option<LongWait>,
 }
 
 const MESSAGE_CHARACTERS: usize = 300;
@@ -188,7 +190,7 @@ const MESSAGE_CHARACTERS: usize = 300;
 impl Answer {
     /// Reads the error document of the distribution specification, or what token servers say instead.
     pub(super) fn parse(status: u16, body: &[u8]) -> Self {
-        let mut answer = Self { status, code: None, message: None };
+        let mut answer = Self { status, code: None, message: None, wait: None };
         let Ok(document) = serde_json::from_slice::<serde_json::Value>(body) else { return answer };
         let first = document.get("errors").and_then(|errors| errors.get(0)).unwrap_or(&document);
         let text = |key: &str| first.get(key).and_then(serde_json::Value::as_str).map(shown).filter(|text| !text.is_empty());
@@ -212,7 +214,8 @@ impl fmt::Display for Answer {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "the registry answers {}", self.status)?;
         self.code.iter().try_for_each(|code| write!(formatter, " {code}"))?;
-        self.message.iter().try_for_each(|message| write!(formatter, ": {message}"))
+        self.message.iter().try_for_each(|message| write!(formatter, ": {message}"))?;
+        self.wait.iter().try_for_each(|wait| write!(formatter, "; it {wait}"))
     }
 }
 
@@ -267,6 +270,7 @@ impl fmt::Display for Offered<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn a_registrys_own_words_are_shown_short_and_harmless() {
@@ -290,7 +294,10 @@ mod tests {
 
     #[test]
     fn errors_read_naturally() {
-        let answer = Answer { status: 401, code: Some("UNAUTHORIZED".to_owned()), message: None };
+        let (asked, longest) = (Duration::from_hours(1), Duration::from_mins(5));
+        let wait = Some(LongWait { asked, longest });
+        let busy = Answer { status: 429, code: Some("TOOMANYREQUESTS".to_owned()), message: Some("slow down".to_owned()), wait };
+        let answer = Answer { status: 401, code: Some("UNAUTHORIZED".to_owned()), message: None, wait: None };
         let action = Action { doing: "read the manifest of", what: "docker.io/library/nothere:latest".to_owned() };
         for (error, expected) in [
             (
@@ -312,6 +319,11 @@ mod tests {
                  some, or there is no such repository: the registry answers 401 UNAUTHORIZED",
             ),
             (
+                RegistryError::Refused { action: action.clone(), registry: "docker.io".to_owned(), answer: busy },
+                "cannot read the manifest of docker.io/library/nothere:latest: the registry answers 429 TOOMANYREQUESTS: slow \
+                 down; it asks to come back in 3600 s, more than the 300 s that are waited",
+            ),
+            (
                 RegistryError::NoPlatform {
                     reference: "a.io/b:c".to_owned(),
                     wanted: "linux/arm64".parse().unwrap(),
@@ -331,7 +343,7 @@ mod tests {
             ("The repository has enabled tag immutability", true),
             ("quota exceeded", false),
         ] {
-            let answer = Answer { status: 400, code: None, message: Some(message.to_owned()) };
+            let answer = Answer { status: 400, code: None, message: Some(message.to_owned()), wait: None };
             let action = Action { doing: "tag", what: String::new() };
             let error = RegistryError::Refused { action, registry: String::new(), answer };
             assert_eq!(error.is_immutable_tag(), expected, "{message}");

@@ -304,6 +304,7 @@ fn trust_key(registry: &str) -> String {
 
 /// Reads what explains a refusal.
 async fn answer_of(response: Response) -> Answer {
-    let status = response.status().as_u16();
-    Answer::parse(status, &response.bytes(ERROR_DOCUMENT_BYTES).await.unwrap_or_default())
+    let (status, wait) = (response.status().as_u16(), response.long_wait());
+    let answer = Answer::parse(status, &response.bytes(ERROR_DOCUMENT_BYTES).await.unwrap_or_default());
+    Answer { wait, ..answer }
 }

@@ -48,7 +48,7 @@ impl Client {
             let bytes = response.bytes(PAGE_BYTES).await.map_err(|source| call.http(source))?;
             let page: Page = serde_json::from_slice(&bytes).map_err(|_| {
                 let message = Some("the list of tags is malformed".to_owned());
-                call.refused(Answer { status: 200, code: None, message })
+                call.refused(Answer { status: 200, code: None, message, wait: None })
             })?;
             let page = page.tags.unwrap_or_default();
             // The specification's own way to the next page; a link may lead anywhere.

@@ -126,7 +126,7 @@ impl Client {
             let piece = left.min(most);
             let stuck = || {
                 let message = Some("it takes no piece of the blob, however small".to_owned());
-                let answer = super::Answer { status: StatusCode::PAYLOAD_TOO_LARGE.as_u16(), code: None, message };
+                let answer = super::Answer { status: StatusCode::PAYLOAD_TOO_LARGE.as_u16(), code: None, message, wait: None };
                 RegistryError::Refused { action: action.clone(), registry: to.registry().to_owned(), answer }
             };
             match self.send_piece(to, &session, source.piece(session.received, piece), action).await? {
@@ -269,7 +269,7 @@ fn received(range: &str) -> Option<u64> {
 pub(super) fn location(call: &Call<'_>, response: &Response) -> Result<Url, RegistryError> {
     let nowhere = || {
         let message = Some("it does not say where to upload to".to_owned());
-        call.refused(super::Answer { status: response.status().as_u16(), code: None, message })
+        call.refused(super::Answer { status: response.status().as_u16(), code: None, message, wait: None })
     };
     response.url().join(response.header("location").ok_or_else(nowhere)?).map_err(|_| nowhere())
 }
