@@ -983,6 +983,23 @@ async fn a_blob_is_uploaded_while_it_is_written_and_resumed_where_it_broke() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_end_failed_is_ended_again_and_not_for_ever() {
+    let bytes = noise(3_000_000);
+    for fault in [Fault::HangUp, Fault::status(503), Fault::retry_after(1)] {
+        let registry = FaultyRegistry::start();
+        registry.fail(rule("PUT", "uploads", 1, fault.clone()));
+        assert_eq!(push_while_written(&registry, bytes.clone(), true).await, Grown::Uploaded, "{fault:?}");
+        assert_eq!((count(&registry, "POST"), count(&registry, "PATCH"), count(&registry, "PUT")), (1, 1, 2), "{fault:?}");
+    }
+    // One that forgets what it has each time that it fails.
+    let registry = FaultyRegistry::start();
+    registry.fail(rule("PUT", "uploads", usize::MAX, Fault::status(503)));
+    registry.fail(rule("GET", "uploads", usize::MAX, Fault::status(404)));
+    assert_eq!(push_while_written(&registry, bytes, true).await, Grown::Open);
+    assert_eq!(count(&registry, "PUT"), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_upload_that_the_registry_forgot_is_begun_anew() {
     let bytes = noise(20_000_000);
     let registry = FaultyRegistry::start();

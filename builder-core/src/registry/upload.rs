@@ -39,6 +39,8 @@ pub(super) struct Session {
     pub(super) received: u64,
     /// The registry takes no smaller pieces.
     pub(super) least: u64,
+    /// The registry, or what stands before it, may take no larger pieces.
+    pub(super) most: u64,
 }
 
 /// Where the bytes come from.
@@ -47,10 +49,9 @@ pub(super) enum Source<'a> {
     Growing(GrowingBlob),
 }
 
-/// What became of one piece.
-enum Sent {
-    /// The registry has it, up to there if it says so.
-    Taken(Url, Option<u64>),
+/// What a registry says to a part of an upload, or to its end.
+enum Said {
+    Taken(Box<Response>),
     TooLarge,
     /// It may be taken another time.
     Later(RegistryError, Option<Duration>),
@@ -77,7 +78,7 @@ impl Client {
         let (call, response) = self.begin_upload(to, action.clone()).await?;
         let least = response.header("oci-chunk-min-length").and_then(|least| least.parse().ok()).unwrap_or(0_u64);
         let least = least.clamp(SMALLEST_UPLOAD_PIECE_BYTES, 2 * UPLOAD_PIECE_BYTES);
-        Ok(Session { location: location(&call, &response)?, received: 0, least })
+        Ok(Session { location: location(&call, &response)?, received: 0, least, most: LARGEST_UPLOAD_PIECE_BYTES })
     }
 
     pub(super) async fn begin_upload<'a>(
@@ -103,53 +104,70 @@ impl Client {
         mut session: Session,
         action: &Action,
     ) -> Result<Grown, RegistryError> {
-        let mut most = LARGEST_UPLOAD_PIECE_BYTES;
         let mut failures = 0;
+        // A registry that loses an upload again and again does not get on by what it had before.
+        let mut furthest = session.received;
         let mut may_be_there = matches!(source, Source::Growing(_));
         loop {
-            let Some((size_bytes, whole)) = source.reach(session.received + UPLOAD_PIECE_BYTES.min(most)).await else {
+            let Some((size_bytes, whole)) = source.reach(session.received + UPLOAD_PIECE_BYTES.min(session.most)).await else {
                 self.give_up(to, session, action).await;
                 return Ok(Grown::Open);
             };
             let left = size_bytes.saturating_sub(session.received);
-            if let Some(whole) = &whole {
-                if left == 0 {
-                    return self.end(to, session, whole.digest, action).await.map(|()| Grown::Uploaded);
-                }
-                // Now that we know what it is: an earlier build may have made the same.
-                if may_be_there && matches!(self.has_blob(to, whole.digest).await, Ok(true)) {
+            let piece = left.min(session.most);
+            let ending = whole.as_ref().filter(|_| left == 0);
+            // Now that we know what it is: an earlier build may have made the same.
+            if let Some(whole) = whole.as_ref().filter(|_| left > 0 && may_be_there) {
+                if matches!(self.has_blob(to, whole.digest).await, Ok(true)) {
                     self.give_up(to, session, action).await;
                     return Ok(Grown::WasThere);
                 }
                 may_be_there = false;
             }
-            let piece = left.min(most);
             let stuck = || {
                 let message = Some("it takes no piece of the blob, however small".to_owned());
                 let answer = super::Answer { status: StatusCode::PAYLOAD_TOO_LARGE.as_u16(), code: None, message, wait: None };
                 RegistryError::Refused { action: action.clone(), registry: to.registry().to_owned(), answer }
             };
-            match self.send_piece(to, &session, source.piece(session.received, piece), action).await? {
-                Sent::Taken(location, said) => {
+            let said = match ending {
+                Some(whole) => self.end(to, &session, whole.digest, action).await?,
+                None => self.send_piece(to, &session, source.piece(session.received, piece), action).await?,
+            };
+            match said {
+                Said::Taken(response) => {
+                    if let Some(whole) = ending {
+                        return check_digest(&response, &blob_in(to, whole.digest), whole.digest).map(|()| Grown::Uploaded);
+                    }
+                    session.location = onward(&response, session.location);
                     let end = session.received + piece;
+                    let said = response.header("range").and_then(received);
                     let received = said.filter(|said| (session.received..end).contains(said)).unwrap_or(end);
-                    failures = if received > session.received { 0 } else { failures + 1 };
-                    (session.location, session.received) = (location, received);
-                    if failures > 0 && !self.0.http.pause(failures).await {
+                    let is_stuck = received <= session.received;
+                    failures = if received > furthest { 0 } else { failures + u32::from(is_stuck) };
+                    furthest = furthest.max(received);
+                    session.received = received;
+                    drop(response);
+                    if is_stuck && !self.0.http.pause(failures).await {
                         return Err(stuck());
                     }
                 }
-                Sent::TooLarge => {
+                Said::TooLarge => {
                     let smaller = if piece > UPLOAD_PIECE_BYTES { UPLOAD_PIECE_BYTES } else { piece / 2 };
-                    most = smaller.max(session.least);
-                    if most >= piece {
+                    session.most = smaller.max(session.least);
+                    if session.most >= piece {
                         return Err(stuck());
                     }
                 }
-                Sent::Later(error, retry_after) => {
+                Said::Later(error, retry_after) => {
                     failures += 1;
                     if !self.0.http.pause_as_asked(failures, retry_after).await {
                         return Err(error);
+                    }
+                    // It may have taken the end before the answer got lost.
+                    if let Some(whole) = ending
+                        && matches!(self.has_blob(to, whole.digest).await, Ok(true))
+                    {
+                        return Ok(Grown::Uploaded);
                     }
                     session = self.resume(to, session, action).await?;
                 }
@@ -171,10 +189,11 @@ impl Client {
                 return Ok(Session { location, received, ..session });
             }
         }
-        self.begin(to, action).await
+        let most = session.most;
+        Ok(Session { most, ..self.begin(to, action).await? })
     }
 
-    async fn send_piece(&self, to: &Reference, session: &Session, body: Body, action: &Action) -> Result<Sent, RegistryError> {
+    async fn send_piece(&self, to: &Reference, session: &Session, body: Body, action: &Action) -> Result<Said, RegistryError> {
         let mut patch = Call::new(action.clone(), to, Method::PATCH, String::new());
         patch.target = Target::Location(session.location.clone());
         patch.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
@@ -182,39 +201,36 @@ impl Client {
         patch.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).expect("numbers are good in a header"));
         patch.body = body;
         patch.lane = Lane::Upload;
-        let response = match self.send(&patch).await {
+        self.say(&patch).await
+    }
+
+    /// Says that all is there.
+    async fn end(&self, to: &Reference, session: &Session, digest: Digest, action: &Action) -> Result<Said, RegistryError> {
+        let mut put = Call::new(action.clone(), to, Method::PUT, String::new());
+        put.target = Target::Location(with_digest(session.location.clone(), digest));
+        self.say(&put).await
+    }
+
+    async fn say(&self, call: &Call<'_>) -> Result<Said, RegistryError> {
+        let response = match self.send(call).await {
             Ok(response) => response,
             Err(RegistryError::Http { source, action }) if source.is_transient() => {
-                return Ok(Sent::Later(RegistryError::Http { source, action }, None));
+                return Ok(Said::Later(RegistryError::Http { source, action }, None));
             }
             Err(error) => return Err(error),
         };
         match response.status() {
-            status if status.is_success() => {
-                let received = response.header("range").and_then(received);
-                Ok(Sent::Taken(location(&patch, &response)?, received))
-            }
-            StatusCode::PAYLOAD_TOO_LARGE => Ok(Sent::TooLarge),
+            status if status.is_success() => Ok(Said::Taken(Box::new(response))),
+            StatusCode::PAYLOAD_TOO_LARGE => Ok(Said::TooLarge),
             status => {
                 let retry_after = response.retry_after();
                 let answer = answer_of(response).await;
                 let lost = answer.code.as_deref().is_some_and(|code| code.starts_with("BLOB_UPLOAD_"));
-                let error = patch.refused(answer);
+                let error = call.refused(answer);
                 let hopeful = lost || status == StatusCode::RANGE_NOT_SATISFIABLE || is_transient(status);
-                if hopeful { Ok(Sent::Later(error, retry_after)) } else { Err(error) }
+                if hopeful { Ok(Said::Later(error, retry_after)) } else { Err(error) }
             }
         }
-    }
-
-    /// Says that all is there.
-    async fn end(&self, to: &Reference, session: Session, digest: Digest, action: &Action) -> Result<(), RegistryError> {
-        let mut put = Call::new(action.clone(), to, Method::PUT, String::new());
-        put.target = Target::Location(with_digest(session.location, digest));
-        let response = self.send(&put).await?;
-        if !response.status().is_success() {
-            return Err(put.refused(answer_of(response).await));
-        }
-        check_digest(&response, &blob_in(to, digest), digest)
     }
 
     async fn give_up(&self, to: &Reference, session: Session, action: &Action) {
@@ -272,6 +288,11 @@ pub(super) fn location(call: &Call<'_>, response: &Response) -> Result<Url, Regi
         call.refused(super::Answer { status: response.status().as_u16(), code: None, message, wait: None })
     };
     response.url().join(response.header("location").ok_or_else(nowhere)?).map_err(|_| nowhere())
+}
+
+/// Where an upload goes on after a part of it: where it went on before, if the answer says nothing else.
+fn onward(response: &Response, before: Url) -> Url {
+    response.header("location").and_then(|location| response.url().join(location).ok()).unwrap_or(before)
 }
 
 pub(super) fn with_digest(mut location: Url, digest: Digest) -> Url {
