@@ -57,6 +57,8 @@ pub struct Rule {
 
 /// A registry in memory, over plain HTTP and for everybody, with rules for what goes wrong.
 ///
+/// Of an upload whose connection breaks it keeps what came.
+///
 /// ```
 /// use testkit::{Endpoint as _, Fault, FaultyRegistry, Image, Rule};
 ///
@@ -149,6 +151,14 @@ impl Endpoint for FaultyRegistry {
 
 impl State {
     fn answer(&mut self, request: &Request) -> Option<Response> {
+        if request.is_broken {
+            let upload = request.path.rsplit('/').next().and_then(|id| self.uploads.get_mut(id));
+            if let Some(upload) = upload.filter(|_| request.method == "PATCH") {
+                upload.extend_from_slice(&request.body);
+            }
+            self.requests.push(format!("{} {} 0", request.method, request.path));
+            return None;
+        }
         let rule = self
             .rules
             .iter_mut()
@@ -257,6 +267,10 @@ impl State {
             id.to_owned()
         };
         let Some(upload) = self.uploads.get_mut(&id) else { return unknown("BLOB_UPLOAD_UNKNOWN") };
+        let first = request.header("content-range").and_then(|range| range.split_once('-')?.0.parse().ok());
+        if first.is_some_and(|first: usize| first != upload.len()) {
+            return Response::new(416, "");
+        }
         upload.extend_from_slice(&request.body);
         if let Some(digest) = request.parameter("digest").filter(|_| request.method != "PATCH") {
             let bytes = self.uploads.remove(&id).unwrap_or_default();

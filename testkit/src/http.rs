@@ -18,6 +18,8 @@ pub(crate) struct Request {
     /// Names in lower case.
     pub(crate) headers: Vec<(String, String)>,
     pub(crate) body: Vec<u8>,
+    /// Whether the connection ended within the body: nobody is there any more to be answered.
+    pub(crate) is_broken: bool,
 }
 
 impl Request {
@@ -139,8 +141,8 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<Re
         return Ok(None);
     };
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let mut request =
-        Request { method: method.to_owned(), path: path.to_owned(), query: form(query), headers: Vec::new(), body: Vec::new() };
+    let (method, path, query) = (method.to_owned(), path.to_owned(), form(query));
+    let mut request = Request { method, path, query, headers: Vec::new(), body: Vec::new(), is_broken: false };
     loop {
         let line = read_line(reader)?;
         let Some((name, value)) = line.split_once(':') else {
@@ -151,21 +153,26 @@ fn read_request(reader: &mut BufReader<&TcpStream>) -> std::io::Result<Option<Re
     if request.header("expect").is_some() {
         reader.get_mut().write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }
+    let length = request.header("content-length").and_then(|length| length.parse().ok());
     if request.header("transfer-encoding").is_some_and(|encoding| encoding.eq_ignore_ascii_case("chunked")) {
-        loop {
-            let line = read_line(reader)?;
-            let size =
-                u64::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16).map_err(std::io::Error::other)?;
-            reader.take(size).read_to_end(&mut request.body)?;
-            read_line(reader)?;
-            if size == 0 {
-                break;
-            }
-        }
-    } else if let Some(length) = request.header("content-length").and_then(|length| length.parse().ok()) {
-        reader.take(length).read_to_end(&mut request.body)?;
+        request.is_broken = read_chunks(reader, &mut request.body).is_err();
+    } else if let Some(length) = length {
+        let read = reader.take(length).read_to_end(&mut request.body);
+        request.is_broken = read.is_err() || (request.body.len() as u64) < length;
     }
     Ok(Some(request))
+}
+
+fn read_chunks(reader: &mut BufReader<&TcpStream>, body: &mut Vec<u8>) -> std::io::Result<()> {
+    loop {
+        let line = read_line(reader)?;
+        let size = u64::from_str_radix(line.split(';').next().unwrap_or_default().trim(), 16).map_err(std::io::Error::other)?;
+        reader.take(size).read_to_end(body)?;
+        read_line(reader)?;
+        if size == 0 {
+            return Ok(());
+        }
+    }
 }
 
 fn read_line(reader: &mut BufReader<&TcpStream>) -> std::io::Result<String> {
