@@ -66,9 +66,9 @@ impl Drop for Upload {
     }
 }
 
-/// A layer is uploaded while it is written once it has this size: most are smaller, and it is cheaper to ask first whether
-/// the repository has them.
-const GROWN_BYTES: u64 = 16 << 20;
+/// A layer is uploaded while it is written once it has this size. Many are smaller: they are whole at once, their repository
+/// often has them, and to ask first costs one request instead of an upload that is begun and given up.
+const BEGUN_BYTES: u64 = 1 << 20;
 
 /// Uploads of a layer that is still being written, one for each repository. Dropped, they end.
 pub(super) struct Begun(Vec<JoinHandle<Grown>>);
@@ -110,7 +110,7 @@ impl Publisher {
         let begin = |to: &Reference| {
             let (registry, to, mut blob) = (self.registry.clone(), to.clone(), blob.clone());
             tokio::spawn(async move {
-                match blob.reach(GROWN_BYTES).await {
+                match blob.reach(BEGUN_BYTES).await {
                     Some(progress) if progress.whole.is_none() => {
                         // An error will come again when the whole is pushed, and stay.
                         registry.push_growing(&to, blob).await.unwrap_or(Grown::Open)
@@ -417,8 +417,39 @@ impl Read for Verified {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http;
     use crate::oci::{Descriptor, DiffId};
-    use std::{fs, io::Write as _};
+    use crate::registry::{self, Anonymous};
+    use std::{fs, io::Write as _, time::Duration};
+    use testkit::Endpoint as _;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_layer_is_sent_before_it_is_whole_unless_it_is_small() {
+        for (size_bytes, expected) in [(BEGUN_BYTES - 1, Grown::Open), (BEGUN_BYTES, Grown::Uploaded)] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = Store::open(directory.path()).unwrap();
+            let server = testkit::FaultyRegistry::start();
+            let client = http::Client::new(http::Options::default()).unwrap();
+            let client = Client::new(client, registry::Options::default(), Arc::new(Anonymous)).unwrap();
+            let to = format!("{}/a:b", server.address()).parse().unwrap();
+            let publisher = Publisher::new(client, store.clone(), &[to], mpsc::channel(1).0);
+
+            let bytes = vec![0; usize::try_from(size_bytes).unwrap()];
+            let mut writer = store.hashed_blob_writer().unwrap();
+            let mut begun = publisher.begin(&writer.follow().unwrap());
+            writer.write_all(&bytes).unwrap();
+            let is_begun = async {
+                while server.requests().is_empty() {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let patience = Duration::from_millis(if expected == Grown::Open { 100 } else { 20_000 });
+            assert_eq!(tokio::time::timeout(patience, is_begun).await.is_ok(), expected == Grown::Uploaded);
+            writer.finish_as(&Descriptor::of("x", &bytes)).unwrap();
+            assert_eq!(begun.0.pop().unwrap().await.unwrap(), expected);
+            assert_eq!(server.requests().is_empty(), expected == Grown::Open);
+        }
+    }
 
     #[test]
     fn a_damaged_blob_is_found_on_its_way_out_and_taken_out_of_the_store() {

@@ -1,7 +1,8 @@
-//! Bodies: what is sent (replayable, streamed from a blocking reader) and what comes back (counted, timed).
+//! Bodies: what is sent (replayable, streamed from a blocking reader or while it is made) and what comes back (counted, timed).
 
 use super::{HttpError, LongWait, Options, Seat, StatusCode, Url, error, is_transient, places::Line, retry};
 use bytes::{Bytes, BytesMut};
+use futures_util::stream::BoxStream;
 use hyper::{
     HeaderMap,
     body::{Body as _, Frame, Incoming, SizeHint},
@@ -25,6 +26,9 @@ use tokio::sync::mpsc;
 /// Opens the bytes of a body; called again each time that they must be sent again. Runs on a blocking thread.
 pub type Opener = Arc<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
 
+/// Follows the bytes of a body while they are made, from their start; called again each time that they must be sent again.
+pub type Follower = Arc<dyn Fn() -> BoxStream<'static, io::Result<Bytes>> + Send + Sync>;
+
 /// What is sent with a request.
 #[derive(Clone, Default)]
 pub enum Body {
@@ -40,21 +44,28 @@ pub enum Body {
         /// Opens them.
         open: Opener,
     },
+    /// Bytes that are still being made: nobody knows yet how many there will be. The server is not blamed for the time that
+    /// they take, and is told of their end by chunked transfer coding.
+    Growing(Follower),
 }
 
 impl fmt::Debug for Body {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Body({} bytes)", self.size_bytes())
+        match self.size_bytes() {
+            Some(size_bytes) => write!(formatter, "Body({size_bytes} bytes)"),
+            None => formatter.write_str("Body(growing)"),
+        }
     }
 }
 
 impl Body {
-    /// How many bytes are sent.
-    pub fn size_bytes(&self) -> u64 {
+    /// How many bytes are sent, if that is known.
+    pub fn size_bytes(&self) -> Option<u64> {
         match self {
-            Self::Empty => 0,
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Stream { size_bytes, .. } => *size_bytes,
+            Self::Empty => Some(0),
+            Self::Bytes(bytes) => Some(bytes.len() as u64),
+            Self::Stream { size_bytes, .. } => Some(*size_bytes),
+            Self::Growing(_) => None,
         }
     }
 }
@@ -72,17 +83,21 @@ pub(super) struct Sending {
 #[derive(Debug)]
 struct State {
     last_progress: Instant,
+    /// Whether all that there is was sent, and more is to come.
+    awaits_source: bool,
     failure: Option<io::Error>,
 }
 
 impl Sending {
     pub(super) fn new() -> Self {
-        let state = Arc::new(Mutex::new(State { last_progress: Instant::now(), failure: None }));
+        let state = Arc::new(Mutex::new(State { last_progress: Instant::now(), awaits_source: false, failure: None }));
         Self { state, is_whole: Arc::default() }
     }
 
+    /// For how long the other side has taken nothing of what there is for it.
     pub(super) fn idle(&self) -> Duration {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).last_progress.elapsed()
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.awaits_source { Duration::ZERO } else { state.last_progress.elapsed() }
     }
 
     pub(super) fn take_failure(&self) -> Option<io::Error> {
@@ -90,7 +105,12 @@ impl Sending {
     }
 
     pub(super) fn progressed(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).last_progress = Instant::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        (state.last_progress, state.awaits_source) = (Instant::now(), false);
+    }
+
+    fn awaits_source(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).awaits_source = true;
     }
 
     fn failed(&self, error: io::Error) {
@@ -105,13 +125,14 @@ impl Sending {
     /// What the connection sends; a stream is read on a blocking thread, a few chunks ahead of the network.
     pub(super) fn outgoing(&self, body: Body) -> Outgoing {
         let left = body.size_bytes();
-        self.is_whole.store(left == 0, Ordering::Release);
+        self.is_whole.store(left == Some(0), Ordering::Release);
         let chunks = match body {
             Body::Empty => Chunks::One(Bytes::new()),
             Body::Bytes(bytes) => Chunks::One(bytes),
             Body::Stream { size_bytes, open } => Chunks::Many(self.stream(size_bytes, open)),
+            Body::Growing(follow) => Chunks::Growing(follow()),
         };
-        Outgoing { chunks, left, is_whole: self.is_whole.clone() }
+        Outgoing { chunks, left, sending: self.clone() }
     }
 
     fn stream(&self, size_bytes: u64, open: Opener) -> mpsc::Receiver<io::Result<Bytes>> {
@@ -134,17 +155,18 @@ impl Sending {
 }
 
 /// A body as the connection takes it.
-#[derive(Debug)]
 pub(super) struct Outgoing {
     chunks: Chunks,
-    left: u64,
-    is_whole: Arc<AtomicBool>,
+    /// What is still to be taken, if that is known.
+    left: Option<u64>,
+    sending: Sending,
 }
 
-#[derive(Debug)]
 enum Chunks {
     One(Bytes),
     Many(mpsc::Receiver<io::Result<Bytes>>),
+    /// Asked for more as the connection has room: nothing is read ahead, and nothing goes on when the request ends.
+    Growing(BoxStream<'static, io::Result<Bytes>>),
 }
 
 impl hyper::body::Body for Outgoing {
@@ -153,7 +175,7 @@ impl hyper::body::Body for Outgoing {
 
     fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
-        if this.left == 0 {
+        if this.left == Some(0) {
             return Poll::Ready(None);
         }
         let chunk = match &mut this.chunks {
@@ -164,18 +186,37 @@ impl hyper::body::Body for Outgoing {
                 // The thread that reads gives all or an error.
                 None => return Poll::Ready(Some(Err(io::Error::other("the source is gone")))),
             },
+            Chunks::Growing(source) => {
+                let Poll::Ready(chunk) = source.as_mut().poll_next(context) else {
+                    this.sending.awaits_source();
+                    return Poll::Pending;
+                };
+                this.sending.progressed();
+                match chunk {
+                    Some(Ok(chunk)) => chunk,
+                    Some(Err(error)) => {
+                        this.sending.failed(error);
+                        return Poll::Ready(Some(Err(io::Error::other("the source failed"))));
+                    }
+                    None => {
+                        this.left = Some(0);
+                        this.sending.is_whole.store(true, Ordering::Release);
+                        return Poll::Ready(None);
+                    }
+                }
+            }
         };
-        this.left = this.left.saturating_sub(chunk.len() as u64);
-        this.is_whole.store(this.left == 0, Ordering::Release);
+        this.left = this.left.map(|left| left.saturating_sub(chunk.len() as u64));
+        this.sending.is_whole.store(this.left == Some(0), Ordering::Release);
         Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.left == 0
+        self.left == Some(0)
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.left)
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 

@@ -13,7 +13,7 @@ mod secret;
 mod tls;
 mod tunnel;
 
-pub use body::{Body, Opener, Response};
+pub use body::{Body, Follower, Opener, Response};
 pub use error::{Cause, HttpError, host_of, redacted};
 pub use hyper::{Method, StatusCode, header};
 pub use retry::{LongWait, RetryPolicy, is_transient};
@@ -311,7 +311,7 @@ impl Client {
         let mut line = Line::new(self.place(url, request).await, transport.clone(), url);
         let sending = Sending::new();
         let mut outgoing = self.message(request, url, &route, headers, &sending)?;
-        let patience = if request.body.size_bytes() > 0 { self.options.commit_timeout } else { self.options.idle_timeout };
+        let patience = if request.body.size_bytes() == Some(0) { self.options.idle_timeout } else { self.options.commit_timeout };
         let inner = loop {
             let connection = line.connection(&route, url).await?;
             // What was waited for until now was no answer.
@@ -366,9 +366,9 @@ impl Client {
         if let Some(pass) = pass_in(url) {
             headers.entry(header::AUTHORIZATION).or_insert(pass);
         }
-        let size_bytes = request.body.size_bytes();
         // Registries behind some proxies insist on a length where a body could be.
-        if size_bytes > 0 || matches!(request.method, Method::POST | Method::PUT) {
+        let could_have_body = matches!(request.method, Method::POST | Method::PUT);
+        if let Some(size_bytes) = request.body.size_bytes().filter(|size_bytes| *size_bytes > 0 || could_have_body) {
             headers.insert(header::CONTENT_LENGTH, size_bytes.into());
         }
         let mut message = hyper::Request::new(sending.outgoing(request.body.clone()));

@@ -51,7 +51,7 @@ use place::{api_host, canonical, is_loopback};
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicBool},
 };
 use tokio::sync::OnceCell;
 
@@ -94,6 +94,8 @@ struct Registry {
     /// `scheme://host[:port]/`
     base: OnceCell<Url>,
     access: Access,
+    /// Whether it, or what stands before it, has refused a blob that was sent while it grew.
+    refuses_growing: AtomicBool,
 }
 
 impl fmt::Debug for Client {

@@ -1,22 +1,31 @@
-//! Uploads in pieces: of a blob that is still being written, of one whose upload broke, and past a proxy that takes no large
-//! bodies.
+//! Uploads of a blob that is still being written, in one request that follows it, and uploads in pieces: of one whose upload
+//! broke, and past a proxy that takes no large bodies or none without a length.
 
 use super::{Call, Client, RegistryError, Target, answer_of, challenge::Scopes, error::Action};
 use crate::http::{
-    Body, Lane, Method, Replay, Response, StatusCode, Url,
+    Body, HttpError, Lane, Method, Replay, Response, StatusCode, Url,
     header::{CONTENT_RANGE, CONTENT_TYPE, HeaderValue},
     is_transient,
 };
 use crate::oci::{Descriptor, Digest, Reference};
 use crate::store::GrowingBlob;
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use std::{
     io::{self, Read},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
+/// What is read at once of a blob that grows.
+const CHUNK_BYTES: u64 = 256 << 10;
+/// If no more than this is left of a blob, it is sent about as fast as a question whether it is there is answered.
+const ASKED_BYTES: u64 = 1 << 20;
 /// What a piece has at first where a registry refuses a body as too large; it is halved as long as pieces are refused too. A
-/// blob that grows is sent in pieces of at least this size.
+/// blob that grows is sent in pieces of at least this size where it cannot be followed.
 const UPLOAD_PIECE_BYTES: u64 = 8 << 20;
 const SMALLEST_UPLOAD_PIECE_BYTES: u64 = 256 << 10;
 /// The largest piece: what broke off is sent again, at worst.
@@ -57,6 +66,13 @@ enum Said {
     Later(RegistryError, Option<Duration>),
 }
 
+/// What became of a blob that was followed.
+enum Followed {
+    /// There may be more to send, or its end to be told.
+    Until(Session),
+    Ended(Grown),
+}
+
 impl Client {
     /// Puts a blob into the repository of `to` while it is being written. What a registry that knows how to resume has, it
     /// keeps when a connection breaks.
@@ -66,11 +82,100 @@ impl Client {
     pub async fn push_growing(&self, to: &Reference, blob: GrowingBlob) -> Result<Grown, RegistryError> {
         let action = Action { doing: "push", what: format!("a layer to {}/{}", to.registry(), to.repository()) };
         let session = self.begin(to, &action).await?;
-        match self.send_pieces(to, Source::Growing(blob), session, &action).await {
+        match self.send_growing(to, blob, session, &action).await {
             Err(error @ RegistryError::Digest { .. }) => Err(error),
             Err(_) => Ok(Grown::Open),
             sent => sent,
         }
+    }
+
+    async fn send_growing(
+        &self,
+        to: &Reference,
+        blob: GrowingBlob,
+        mut session: Session,
+        action: &Action,
+    ) -> Result<Grown, RegistryError> {
+        if !self.registry(to.registry()).refuses_growing.load(Ordering::Relaxed) {
+            session = match self.follow(to, &blob, session, action).await? {
+                Followed::Until(session) => session,
+                Followed::Ended(grown) => return Ok(grown),
+            };
+        }
+        self.send_pieces(to, Source::Growing(blob), session, action).await
+    }
+
+    /// Sends a blob as it grows, in one request; gives what the registry has afterwards.
+    ///
+    /// A registry that refuses the request is not sent another of its kind. What only broke may go well the next time, unless
+    /// the registry has nothing of it: there are proxies that hang up instead of refusing.
+    async fn follow(
+        &self,
+        to: &Reference,
+        blob: &GrowingBlob,
+        mut session: Session,
+        action: &Action,
+    ) -> Result<Followed, RegistryError> {
+        let sent_bytes = Arc::new(AtomicU64::new(session.received));
+        let body = following(blob.clone(), session.received, sent_bytes.clone());
+        let said = tokio::select! {
+            said = self.send_piece(to, &session, body, action) => said,
+            // The request has ended now, and its place is free for the next.
+            () = self.found_meanwhile(to, blob.clone(), &sent_bytes) => {
+                self.give_up(to, session, action).await;
+                return Ok(Followed::Ended(Grown::WasThere));
+            }
+        };
+        let refuses = || self.registry(to.registry()).refuses_growing.store(true, Ordering::Relaxed);
+        match said {
+            Ok(Said::Taken(response)) => {
+                let sent_bytes = sent_bytes.load(Ordering::Relaxed);
+                let whole = blob.clone().reach(0).await.and_then(|progress| progress.whole);
+                // A server may answer before it has read to the end.
+                let all = whole.filter(|whole| whole.size_bytes == sent_bytes).map(|whole| whole.size_bytes);
+                let said = response.header("range").and_then(received).filter(|said| *said <= sent_bytes);
+                if let Some(received) = said.or(all) {
+                    let location = onward(&response, session.location);
+                    return Ok(Followed::Until(Session { location, received, ..session }));
+                }
+            }
+            Ok(Said::TooLarge) => {
+                refuses();
+                session.most = UPLOAD_PIECE_BYTES;
+            }
+            Ok(Said::Later(error, retry_after)) => {
+                if !self.0.http.pause_as_asked(1, retry_after).await {
+                    return Err(error);
+                }
+            }
+            Err(RegistryError::Http { source: HttpError::Source { .. }, .. }) => {
+                self.give_up(to, session, action).await;
+                return Ok(Followed::Ended(Grown::Open));
+            }
+            // What stands before a registry may want a length, and says so in one of these ways.
+            Err(RegistryError::Refused { answer, .. }) if matches!(answer.status, 400 | 411 | 501) => refuses(),
+            Err(error) => {
+                refuses();
+                return Err(error);
+            }
+        }
+        let session = self.resume(to, session, action).await?;
+        if session.received == 0 {
+            refuses();
+        }
+        Ok(Followed::Until(session))
+    }
+
+    /// Ends when it turns out that the repository has the blob, if that is known while much of it is still to be sent: an
+    /// earlier build may have made the same.
+    async fn found_meanwhile(&self, to: &Reference, mut blob: GrowingBlob, sent_bytes: &AtomicU64) {
+        if let Some(whole) = blob.reach(u64::MAX).await.and_then(|progress| progress.whole)
+            && whole.size_bytes.saturating_sub(sent_bytes.load(Ordering::Relaxed)) > ASKED_BYTES
+            && matches!(self.has_blob(to, whole.digest).await, Ok(true))
+        {
+            return;
+        }
+        std::future::pending::<()>().await;
     }
 
     /// Begins an upload.
@@ -197,8 +302,11 @@ impl Client {
         let mut patch = Call::new(action.clone(), to, Method::PATCH, String::new());
         patch.target = Target::Location(session.location.clone());
         patch.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        let range = format!("{}-{}", session.received, session.received + body.size_bytes() - 1);
-        patch.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).expect("numbers are good in a header"));
+        // One whose end is not known is sent as Docker sends all of its own, without a range.
+        if let Some(size_bytes) = body.size_bytes() {
+            let range = format!("{}-{}", session.received, session.received + size_bytes - 1);
+            patch.headers.insert(CONTENT_RANGE, HeaderValue::try_from(range).expect("numbers are good in a header"));
+        }
         patch.body = body;
         patch.lane = Lane::Upload;
         self.say(&patch).await
@@ -257,7 +365,8 @@ impl Source<'_> {
                 let open = move || Ok(Box::new(growing.reader(offset_bytes).take(size_bytes)) as Box<dyn Read + Send>);
                 Body::Stream { size_bytes, open: Arc::new(open) }
             }
-            Self::Whole(Body::Empty, _) => Body::Empty,
+            // What is whole does not grow.
+            Self::Whole(Body::Empty | Body::Growing(_), _) => Body::Empty,
             Self::Whole(Body::Bytes(bytes), _) => {
                 let at = |position: u64| usize::try_from(position).map_or(bytes.len(), |position| position.min(bytes.len()));
                 Body::Bytes(bytes.slice(at(offset_bytes)..at(offset_bytes + size_bytes)))
@@ -273,6 +382,34 @@ impl Source<'_> {
             }
         }
     }
+}
+
+/// What there is of a blob from `offset_bytes` on, and what is added to it; `sent_bytes` tells how far it was read.
+fn following(blob: GrowingBlob, offset_bytes: u64, sent_bytes: Arc<AtomicU64>) -> Body {
+    let follow = move || {
+        let start = (blob.clone(), offset_bytes, sent_bytes.clone());
+        let chunks = stream::try_unfold(start, async |(mut blob, offset_bytes, sent_bytes)| {
+            let progress = blob.reach(offset_bytes + 1).await.ok_or_else(|| io::Error::other("its writing was given up"))?;
+            let size_bytes = progress.size_bytes.saturating_sub(offset_bytes).min(CHUNK_BYTES);
+            if size_bytes == 0 {
+                return Ok(None);
+            }
+            let mut reader = blob.reader(offset_bytes).take(size_bytes);
+            let read = move || {
+                let mut chunk = Vec::new();
+                reader.read_to_end(&mut chunk).map(|_| Bytes::from(chunk))
+            };
+            let chunk = tokio::task::spawn_blocking(read).await.map_err(io::Error::other)??;
+            if chunk.is_empty() {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let offset_bytes = offset_bytes + chunk.len() as u64;
+            sent_bytes.store(offset_bytes, Ordering::Relaxed);
+            Ok(Some((chunk, (blob, offset_bytes, sent_bytes))))
+        });
+        chunks.boxed()
+    };
+    Body::Growing(Arc::new(follow))
 }
 
 /// The number of bytes that a `Range` of an upload speaks of. `0-0` is what registries say of none.
