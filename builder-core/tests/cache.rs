@@ -122,6 +122,16 @@ impl Built {
         self.steps(StepOutcome::Executed).into_iter().collect()
     }
 
+    /// Which steps were not known, and why.
+    fn explained(&self) -> Vec<(usize, Vec<String>)> {
+        self.outcome();
+        let missed = self.events.iter().filter_map(|event| match event {
+            Event::CacheMissed { step, reasons } => Some((step.number, reasons.clone())),
+            _ => None,
+        });
+        missed.collect()
+    }
+
     fn pulls(&self) -> usize {
         self.events.iter().filter(|event| matches!(event, Event::PullStarted { .. })).count()
     }
@@ -160,6 +170,17 @@ fn base<R: Endpoint>(bench: &Bench<R>) {
     Image::new().layer("etc/ 0755 0:0\netc/x 0644 0:0 \"x\"\nbig 0644 0:0 random=3000000").push(&bench.registry, "base:1");
     bench.write("a", "A");
     bench.write("b", "B");
+}
+
+/// A request for `FROM scratch` and one instruction, explained, with the cache in a directory and no registry.
+fn in_a_directory<R>(bench: &Bench<R>, instruction: &str) -> BuildRequest {
+    let cache = CacheRequest { explain: true, ..in_place(CachePlace::Layout(bench.directory.path().join("shared"))) };
+    let text = format!("FROM scratch\n{instruction}\n");
+    BuildRequest {
+        dockerfile: builder_core::build::DockerfileSource::Inline { name: "Dockerfile".to_owned(), text },
+        cache,
+        ..BuildRequest::new(bench.directory.path().join("context"))
+    }
 }
 
 /// A registry that answers so to some requests.
@@ -630,15 +651,8 @@ async fn a_miss_is_explained_by_what_has_changed() {
     let dockerfile = "FROM REGISTRY/base:1\nARG SECRET\nCOPY d /d\nCOPY b /\nWORKDIR /w\n";
     let mut request = bench.request(dockerfile);
     request.cache.explain = true;
-    let explained = |built: &Built| -> Vec<(usize, Vec<String>)> {
-        let missed = built.events.iter().filter_map(|event| match event {
-            Event::CacheMissed { step, reasons } => Some((step.number, reasons.clone())),
-            _ => None,
-        });
-        missed.collect()
-    };
     let unknown = vec!["no earlier build of this image is known".to_owned()];
-    assert_eq!(explained(&bench.build(&request).await)[0], (3, unknown));
+    assert_eq!(bench.build(&request).await.explained()[0], (3, unknown));
     bench.write("d/two", "changed");
     bench.write("d/three", "new");
     let below = "a step before it has changed".to_owned();
@@ -648,14 +662,33 @@ async fn a_miss_is_explained_by_what_has_changed() {
         (5, vec![below.clone()]),
     ];
     // From the cache, on a machine that knows nothing.
-    assert_eq!(explained(&bench.build(&request).await), expected);
+    assert_eq!(bench.build(&request).await.explained(), expected);
     Image::new().layer("etc/ 0755 0:0\n").push(&bench.registry, "base:1");
     let base = vec!["its base image has changed".to_owned()];
-    assert_eq!(explained(&bench.build(&request).await), [(3, base.clone()), (4, base.clone()), (5, base)]);
+    assert_eq!(bench.build(&request).await.explained(), [(3, base.clone()), (4, base.clone()), (5, base)]);
     let mut request = bench.request(&dockerfile.replace("COPY b /", "COPY b /moved"));
     request.cache.explain = true;
     let reasons = vec!["the instruction has changed".to_owned(), "destination has changed".to_owned()];
-    assert_eq!(explained(&bench.build(&request).await)[0], (4, reasons));
+    assert_eq!(bench.build(&request).await.explained()[0], (4, reasons));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_however_many_files_the_one_that_has_changed_is_named() {
+    let bench = Bench::new(FaultyRegistry::start());
+    for at in 0..6000 {
+        bench.write(&format!("d/{:02}/file-{at:04}", at / 100), "x");
+    }
+    let request = in_a_directory(&bench, "COPY d /d");
+    bench.build_on("one", &request).await.outcome();
+    bench.write("d/30/file-3000", "changed");
+    bench.write("d/30/new", "x");
+    fs::remove_file(bench.path("context/d/59/file-5999")).unwrap();
+    let expected = ["file /d/30/file-3000 has changed", "file /d/30/new is new", "file /d/59/file-5999 is gone"];
+    // By the record of the machine, and by that of the cache.
+    for machine in ["one", "another"] {
+        let reading = BuildRequest { cache: CacheRequest { to: vec![], ..request.cache.clone() }, ..request.clone() };
+        assert_eq!(bench.build_on(machine, &reading).await.explained(), [(2, expected.map(str::to_owned).to_vec())]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

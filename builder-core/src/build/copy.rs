@@ -9,7 +9,7 @@ use super::{
     seconds_since_epoch,
     stage::{CurrentStep, StageState, StepLayer},
 };
-use crate::cache::{KeyBuilder, Record, StepKey};
+use crate::cache::{FileParts, KeyBuilder, Record, StepKey};
 use crate::context::Context;
 use crate::context::git::Pinned;
 use crate::copy::{self, Accounts, Chmod, Ground, Item, Kind, Placement, Rules, SelectError, Selection};
@@ -29,7 +29,7 @@ use futures_util::future::try_join_all;
 use std::num::NonZeroUsize;
 
 /// A COPY of more files is explained as a whole.
-const MOST_EXPLAINED_FILES: usize = 4000;
+const MOST_EXPLAINED_FILES: usize = 250_000;
 
 /// One source of a COPY or ADD, found.
 pub(super) enum Found {
@@ -274,9 +274,6 @@ impl Build {
             match found {
                 Found::Files(selections) => {
                     key.part("content", copy::content_digest(selections).ok_or_else(unhashed)?.as_bytes());
-                    for (name, digest) in copy::file_digests(selections, MOST_EXPLAINED_FILES) {
-                        key.note(&name, digest.as_bytes());
-                    }
                 }
                 Found::Recalled(Recalled { digest, files }) => {
                     key.part("content", digest);
@@ -301,6 +298,7 @@ impl Build {
                 }
             }
         }
+        key.note_files(files(found));
         key.part("destination", &action.destination)
             .part("working directory", &action.working_dir)
             .optional("chmod", action.chmod.as_deref())
@@ -397,6 +395,16 @@ fn unhashed() -> BuildError {
 
 fn excludes(action: &CopyAction) -> Result<Rules, BuildError> {
     Rules::from_patterns(&action.excludes).map_err(|error| mistake("a pattern of --exclude").because(error))
+}
+
+/// What explains the content of the sources.
+fn files(found: &[Found]) -> FileParts {
+    let selections = || found.iter().filter_map(|found| if let Found::Files(found) = found { Some(found) } else { None });
+    let count = selections().flatten().map(|selection| selection.entries.len()).sum();
+    if count > MOST_EXPLAINED_FILES {
+        return FileParts::counted(count);
+    }
+    FileParts::listed(selections().flat_map(|selections| copy::file_digests(selections)))
 }
 
 /// Reads the `--checksum` of a download.

@@ -3,12 +3,13 @@
 //! Every part goes in with its name and its length, so that no two lists of parts give the same bytes. Beside the key, the
 //! parts are kept as short digests, so that a later build can say which of them has changed; of no value is more kept than that.
 
+use super::FileParts;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Version of the meaning of keys: another one misses everything that was recorded before.
 const VERSION: &str = "cofferdam step 2";
-/// The most parts of one step that are kept: those of a step with more files than that are told as a whole.
+/// The most parts of one step that are kept, files not counted.
 const MOST_PARTS: usize = 5000;
 
 /// What a step's result is recorded under.
@@ -40,6 +41,8 @@ pub struct StepKey {
     pub key: Key,
     /// Its parts, and finer ones of which one part is the sum.
     pub parts: Vec<Part>,
+    /// The files of which one part is the sum.
+    pub files: FileParts,
 }
 
 /// Collects the parts of a key.
@@ -47,6 +50,7 @@ pub struct StepKey {
 pub struct KeyBuilder {
     hasher: blake3::Hasher,
     parts: Vec<Part>,
+    files: FileParts,
 }
 
 impl Key {
@@ -69,7 +73,7 @@ impl Key {
 impl KeyBuilder {
     /// A key for an instruction (`RUN`, `COPY`, …) on what `parent` stands for.
     pub fn new(instruction: &str, parent: Option<Key>) -> Self {
-        let mut builder = Self { hasher: blake3::Hasher::new(), parts: Vec::new() };
+        let mut builder = Self { hasher: blake3::Hasher::new(), parts: Vec::new(), files: FileParts::default() };
         builder.part("version", VERSION).part("instruction", instruction);
         if let Some(parent) = parent {
             builder.part("what is below", parent.0);
@@ -111,6 +115,12 @@ impl KeyBuilder {
         self
     }
 
+    /// Keeps files for explanations alone, in the place of those kept before.
+    pub fn note_files(&mut self, files: FileParts) -> &mut Self {
+        self.files = files;
+        self
+    }
+
     fn frame(&mut self, name: &str, value: &[u8]) {
         for bytes in [name.as_bytes(), value] {
             self.hasher.update(&(bytes.len() as u64).to_le_bytes());
@@ -125,7 +135,7 @@ impl KeyBuilder {
 
     /// The key with its parts.
     pub fn into_key(self) -> StepKey {
-        StepKey { key: self.finish(), parts: self.parts }
+        StepKey { key: self.finish(), parts: self.parts, files: self.files }
     }
 }
 

@@ -6,12 +6,14 @@
 
 mod depot;
 mod directory;
+mod files;
 mod inline;
 mod key;
 mod shard;
 mod shared;
 
 pub use directory::DirectoryCache;
+pub use files::FileParts;
 pub use inline::InlineCache;
 pub use key::{Key, KeyBuilder, Part, StepKey};
 pub use shared::{Access, SharedCache};

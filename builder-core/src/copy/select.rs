@@ -319,19 +319,19 @@ impl Selection {
     }
 }
 
-/// The digest of each thing that an instruction reads, by its path: what [`content_digest`] is the sum of, to explain it.
-/// Nothing if there are more than `most`.
-pub fn file_digests(selections: &[Selection], most: usize) -> Vec<(String, ContentDigest)> {
-    if selections.iter().map(|selection| selection.entries.len()).sum::<usize>() > most {
-        return Vec::new();
-    }
-    let digest = |selection: &Selection, selected: &Selected| {
-        let path = selection.origin.join(&selected.path);
-        let entries = vec![Selected { path: TreePath::root(), link: None, ..selected.clone() }];
-        let alone = Selection { name: Vec::new(), origin: TreePath::root(), entries, kind: selection.kind };
-        Some((format!("file {path}"), content_digest(&[alone])?))
-    };
-    selections.iter().flat_map(|selection| selection.entries.iter().filter_map(move |entry| digest(selection, entry))).collect()
+/// Each thing that an instruction reads, by its path, with a few bytes of the digest of what [`content_digest`] has of it.
+///
+/// It is there to say which files have changed, and decides nothing: that one change of 2^32 goes unseen does no harm, and the
+/// parts need no lengths between them. A file whose digest is not known yet is left out.
+pub fn file_digests(selections: &[Selection]) -> impl Iterator<Item = (TreePath, [u8; 4])> {
+    let entries = selections.iter().flat_map(|selection| selection.entries.iter().map(|selected| (&selection.origin, selected)));
+    let mut bytes = Vec::new();
+    entries.filter_map(move |(origin, selected)| {
+        bytes.clear();
+        entry_parts(selected, &mut |part| bytes.extend_from_slice(part))?;
+        let digest = ContentDigest::of(&bytes);
+        Some((origin.join(&selected.path), *digest.as_bytes().first_chunk()?))
+    })
 }
 
 /// The digest of all that an instruction reads: names, types, modes, owners, link targets, bytes. Not times.
@@ -346,29 +346,35 @@ pub fn content_digest(selections: &[Selection]) -> Option<ContentDigest> {
     for selection in selections {
         part(b"selection");
         part(&selection.name);
-        for Selected { path, entry, link, role } in &selection.entries {
-            part(path.as_bytes());
-            part(&[u8::from(*role == Role::Wanted), u8::from(link.is_some())]);
-            part(&link.unwrap_or_default().to_le_bytes());
-            part(&entry.mode.to_le_bytes());
-            part(&entry.uid.to_le_bytes());
-            part(&entry.gid.to_le_bytes());
-            part(entry.capability.as_deref().unwrap_or_default());
-            match &entry.node {
-                Node::Directory => part(b"directory"),
-                Node::File(file) => {
-                    part(b"file");
-                    part(file.digest?.as_bytes());
-                }
-                Node::Symlink(target) => {
-                    part(b"symlink");
-                    part(target);
-                }
-                Node::CharDevice { major, minor } => part(format!("char {major}:{minor}").as_bytes()),
-                Node::BlockDevice { major, minor } => part(format!("block {major}:{minor}").as_bytes()),
-                Node::Fifo => part(b"fifo"),
-            }
+        for selected in &selection.entries {
+            part(selected.path.as_bytes());
+            part(&[u8::from(selected.role == Role::Wanted), u8::from(selected.link.is_some())]);
+            part(&selected.link.unwrap_or_default().to_le_bytes());
+            entry_parts(selected, &mut part)?;
         }
     }
     Some(hasher.finish())
+}
+
+/// What counts of an entry, wherever it stands.
+fn entry_parts(Selected { entry, .. }: &Selected, part: &mut impl FnMut(&[u8])) -> Option<()> {
+    part(&entry.mode.to_le_bytes());
+    part(&entry.uid.to_le_bytes());
+    part(&entry.gid.to_le_bytes());
+    part(entry.capability.as_deref().unwrap_or_default());
+    match &entry.node {
+        Node::Directory => part(b"directory"),
+        Node::File(file) => {
+            part(b"file");
+            part(file.digest?.as_bytes());
+        }
+        Node::Symlink(target) => {
+            part(b"symlink");
+            part(target);
+        }
+        Node::CharDevice { major, minor } => part(format!("char {major}:{minor}").as_bytes()),
+        Node::BlockDevice { major, minor } => part(format!("block {major}:{minor}").as_bytes()),
+        Node::Fifo => part(b"fifo"),
+    }
+    Some(())
 }
