@@ -692,6 +692,31 @@ async fn of_however_many_files_the_one_that_has_changed_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_last_build_is_the_newest_wherever_it_was() {
+    // What this machine had built itself was once compared with, however old it was.
+    let bench = Bench::new(FaultyRegistry::start());
+    let request = in_a_directory(&bench, "COPY a b /");
+    for (machine, a, b) in [("one", "1", "1"), ("two", "2", "1")] {
+        bench.write("a", a);
+        bench.write("b", b);
+        bench.build_on(machine, &request).await.outcome();
+    }
+    let age = |machine: &str, seconds: u64| {
+        let record = files_below(&bench.path(machine).join("parts")).pop().unwrap();
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(seconds);
+        fs::File::options().write(true).open(record).unwrap().set_modified(time).unwrap();
+    };
+    let reading = BuildRequest { cache: CacheRequest { to: vec![], ..request.cache.clone() }, ..request.clone() };
+    bench.write("b", "2");
+    age("one", 60);
+    assert_eq!(bench.build_on("one", &reading).await.explained(), [(2, vec!["file /b has changed".to_owned()])]);
+    // The shared cache has not heard of this one.
+    bench.write("a", "3");
+    age("one", 0);
+    assert_eq!(bench.build_on("one", &reading).await.explained(), [(2, vec!["file /a has changed".to_owned()])]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_layer_that_depends_on_nothing_below_it_does_not_hide_what_is_below_it() {
     if !require(&PROGRAMS) {
         return;

@@ -24,6 +24,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error as _,
     sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::OnceCell;
 
@@ -364,24 +365,23 @@ impl Build {
         Digest::of(identity.to_string().as_bytes())
     }
 
-    /// What the last build of the same did, from this machine or from a shared cache.
+    /// What the last build of the same did, on this machine or as a shared cache knows it: the newest of them counts.
     pub(super) async fn last_build(&self) -> &[StepParts] {
         let name = self.name_of_build();
         let read = Box::pin(async {
             let store = self.store.clone();
             let local = self.work.run(move || store.build_parts(&name).map_err(super::BuildError::store)).await.ok().flatten();
-            if let Some(parts) = local.and_then(|bytes| explain::decode(&bytes)) {
-                return parts;
-            }
+            let local = local.and_then(|(bytes, kept)| Some((explain::decode(&bytes)?, seconds_of(kept))));
+            let (mut newest, mut made_seconds) = local.unwrap_or((Vec::new(), i64::MIN));
             for shared in self.caches.shared.iter().filter(|shared| shared.is_read) {
                 if let Handle::Shared(cache) = &shared.cache
-                    && let Ok(Some(bytes)) = cache.parts(name).await
+                    && let Ok(Some((bytes, seconds))) = cache.newer_parts(name, made_seconds).await
                     && let Some(parts) = explain::decode(&bytes)
                 {
-                    return parts;
+                    (newest, made_seconds) = (parts, seconds);
                 }
             }
-            Vec::new()
+            newest
         });
         self.caches.last.get_or_init(|| read).await
     }
@@ -414,6 +414,11 @@ impl Build {
 
 fn readings(used: &Used, by: impl Fn(ReadBy) -> bool) -> BTreeMap<Key, Reading> {
     used.readings.iter().filter(|(_, (_, read_by))| by(*read_by)).map(|(key, (reading, _))| (*key, reading.clone())).collect()
+}
+
+fn seconds_of(time: SystemTime) -> i64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn is_young(record: &Record, ttl_seconds: Option<u64>) -> bool {

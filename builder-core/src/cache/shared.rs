@@ -130,17 +130,18 @@ impl SharedCache {
         Self { inner: Arc::new(inner), ahead: Mutex::default() }
     }
 
-    /// The parts of the keys of the last build of that name, as they were given to `record`.
+    /// The parts of the keys of the last build of that name, as they were given to `record`, and when that was. Nothing, and
+    /// nothing is fetched, if that was not after `than_seconds`.
     ///
     /// # Errors
     /// [`CacheError`] if the cache cannot be read.
-    pub async fn parts(&self, name: Digest) -> Result<Option<Vec<u8>>, CacheError> {
+    pub async fn newer_parts(&self, name: Digest, than_seconds: i64) -> Result<Option<(Vec<u8>, i64)>, CacheError> {
         let loaded = self.inner.loaded().await?;
-        let Some(blob) = loaded.known.builds.iter().find(|build| build.name == name).and_then(|build| build.parts.clone()) else {
-            return Ok(None);
-        };
-        let bytes = self.inner.depot.blob(&blob, PACK_BYTES).await.map_err(|error| self.inner.failed("read", error))?;
-        Ok(bytes.and_then(|bytes| shard::decompress(&bytes, PACK_BYTES).ok()))
+        let build = loaded.known.builds.iter().find(|build| build.name == name && build.made_seconds > than_seconds);
+        let Some((build, blob)) = build.and_then(|build| Some((build, build.parts.as_ref()?))) else { return Ok(None) };
+        let bytes = self.inner.depot.blob(blob, PACK_BYTES).await.map_err(|error| self.inner.failed("read", error))?;
+        let parts = bytes.and_then(|bytes| shard::decompress(&bytes, PACK_BYTES).ok());
+        Ok(parts.map(|parts| (parts, build.made_seconds)))
     }
 }
 

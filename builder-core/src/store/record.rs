@@ -5,8 +5,10 @@ use crate::oci::{Descriptor, DiffId, Digest};
 use crate::tree::LayerIndex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    fs,
     io::{self, BufWriter, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
+    time::SystemTime,
 };
 
 /// An image that builds have started from, as it was found last.
@@ -114,22 +116,29 @@ impl Store {
         self.write_json(&self.step_path(key), outcome)
     }
 
-    /// What the last build of that name depended on, as it was kept.
+    /// What the last build of that name depended on, as it was kept, and when that was.
     ///
     /// # Errors
     /// [`StoreError`] if it is there and cannot be read.
-    pub fn build_parts(&self, name: &Digest) -> Result<Option<Vec<u8>>, StoreError> {
+    pub fn build_parts(&self, name: &Digest) -> Result<Option<(Vec<u8>, SystemTime)>, StoreError> {
         let path = self.parts_path(name);
         self.note_use(&path);
-        Self::read(&path)
+        let Some(parts) = Self::read(&path)? else { return Ok(None) };
+        let kept = fs::metadata(&path).and_then(|found| found.modified());
+        Ok(Some((parts, kept.map_err(|error| StoreError::io("read", &path, error))?)))
     }
 
-    /// Keeps what a build depended on.
+    /// Keeps what a build depended on. Where it is the same as before, only the time is new: of a large context it is much.
     ///
     /// # Errors
     /// [`StoreError`] if it cannot be written.
     pub fn put_build_parts(&self, name: &Digest, parts: &[u8]) -> Result<(), StoreError> {
-        self.write_whole(&self.parts_path(name), parts)
+        let path = self.parts_path(name);
+        let renew = || fs::File::options().write(true).open(&path)?.set_modified(SystemTime::now());
+        if Self::read(&path)?.as_deref() == Some(parts) && renew().is_ok() {
+            return Ok(());
+        }
+        self.write_whole(&path, parts)
     }
 
     /// What the last build of that name pushed to `repository`, as it was noted.
@@ -315,6 +324,22 @@ mod tests {
         }
         assert_eq!(store.layer_blobs(layer).unwrap(), [gzip, zstd]);
         assert_eq!(store.layer_blobs(DiffId(Digest::of(b"other"))).unwrap(), []);
+    }
+
+    #[test]
+    fn what_a_build_depended_on_is_as_new_as_the_last_build_that_did() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        let name = Digest::of(b"name");
+        assert_eq!(store.build_parts(&name).unwrap(), None);
+        for parts in [&b"one"[..], b"one", b"two"] {
+            store.put_build_parts(&name, parts).unwrap();
+            let (kept, time) = store.build_parts(&name).unwrap().unwrap();
+            assert_eq!(kept, parts);
+            assert!(time.elapsed().unwrap_or_default() < std::time::Duration::from_hours(1));
+            let file = fs::File::options().write(true).open(store.parts_path(&name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
     }
 
     #[test]
