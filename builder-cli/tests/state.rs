@@ -90,6 +90,13 @@ impl Bench {
         digest
     }
 
+    /// What `cache ls` says of the state directory.
+    fn listed(&self) -> serde_json::Value {
+        let output = self.cofferdam(&["cache", "ls", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
     fn cofferdam(&self, words: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_cofferdam"));
         command.args(words).arg("--state-dir").arg(self.path("state")).env_clear().output().unwrap()
@@ -139,18 +146,20 @@ impl Dice {
 }
 
 #[test]
-fn privileged_a_state_directory_survives_200_killed_builds() {
+fn privileged_a_state_directory_and_a_cache_survive_200_killed_builds() {
     const KILLS: u32 = 200;
     if !require(&["busybox"]) || !require_root() {
         return;
     }
     let bench = Bench::new();
-    let state = bench.path("state");
+    let (state, cache) = (bench.path("state"), bench.path("cache"));
+    let shared = format!("--cache-repo=oci:{}", cache.display());
+    let with_cache = |words: &[&'static str]| [words, &[&*shared]].concat();
     let digests = [bench.expected(0), bench.expected(1)];
-    let time = |words: &[&str]| {
+    let time = |words: &[&'static str]| {
         let one = || {
             let began = Instant::now();
-            bench.build(0, words);
+            bench.build(0, &with_cache(words));
             u64::try_from(began.elapsed().as_micros()).unwrap()
         };
         (0..5).map(|_| one()).min().unwrap()
@@ -162,14 +171,14 @@ fn privileged_a_state_directory_survives_200_killed_builds() {
     while kills < KILLS {
         round += 1;
         let salt = u32::try_from(dice.below(2)).unwrap();
-        let (words, most): (&[&str], _) = match dice.below(8) {
+        let (words, most): (&[&'static str], _) = match dice.below(8) {
             0 | 1 => (&[], &mut cached),
             2 | 3 => (&["--no-cache", "--isolation", "emulated"], &mut emulated),
             _ => (&["--no-cache"], &mut whole),
         };
-        let mut killed = bench.start(salt, words);
-        // In each tenth round another build shares the directory, and must not notice.
-        let other = (round % 10 == 0).then(|| bench.start(0, &["--no-cache"]));
+        let mut killed = bench.start(salt, &with_cache(words));
+        // In each tenth round another build shares the directories, and must not notice.
+        let other = (round % 10 == 0).then(|| bench.start(0, &with_cache(&["--no-cache"])));
         std::thread::sleep(Duration::from_micros(dice.below(*most)));
         match killed.try_wait().unwrap() {
             None => kills += 1,
@@ -179,15 +188,15 @@ fn privileged_a_state_directory_survives_200_killed_builds() {
         killed.kill().unwrap();
         killed.wait().unwrap();
         let checked = match other {
-            Some(other) => Some(digest_of(other.wait_with_output().unwrap())),
-            None => (round % 5 == 0).then(|| bench.build(0, &[])),
+            Some(other) => digest_of(other.wait_with_output().unwrap()),
+            None => bench.build(0, &with_cache(&[])),
         };
+        assert_eq!(checked, digests[0], "round {round}");
         await_end_of_steps(&bench.mark(), round);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(&state.display().to_string()), "round {round}: a mount is left");
-        if let Some(digest) = checked {
-            assert_eq!(digest, digests[0], "round {round}");
-            assert_eq!(bench.build(1, &[]), digests[1], "round {round}");
+        if round % 5 == 0 {
+            assert_eq!(bench.build(1, &with_cache(&[])), digests[1], "round {round}");
             let left: Vec<_> = fs::read_dir(state.join("builds")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
             assert!(left.is_empty(), "round {round}: {left:?}");
         }
@@ -195,7 +204,20 @@ fn privileged_a_state_directory_survives_200_killed_builds() {
         if round % 40 == 0 {
             fs::remove_dir_all(&state).unwrap();
         }
+        if round % 40 == 20 {
+            fs::remove_dir_all(&cache).unwrap();
+        }
     }
+    for salt in [0, 1] {
+        bench.build(salt, &with_cache(&[]));
+    }
+    fs::remove_dir_all(&state).unwrap();
+    for (salt, digest) in (0..).zip(&digests) {
+        assert_eq!(&bench.build(salt, &with_cache(&[])), digest);
+    }
+    // Nothing was done again.
+    let listed = bench.listed();
+    assert!(listed["entries"].as_array().unwrap().iter().all(|entry| entry["kind"] != "step"), "{listed:#}");
 }
 
 #[test]
@@ -265,11 +287,7 @@ fn privileged_what_is_kept_is_listed_and_removed_down_to_a_size() {
     }
     let bench = Bench::new();
     let digest = bench.build(0, &[]);
-    let list = || -> serde_json::Value {
-        let output = bench.cofferdam(&["cache", "ls", "--json"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    };
+    let list = || bench.listed();
     let before = list();
     let entries = before["entries"].as_array().unwrap();
     for kind in ["blob", "index", "step", "layer", "unpacked", "cache-mount"] {

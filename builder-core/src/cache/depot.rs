@@ -4,6 +4,7 @@
 //! that the shard speaks of, so that whoever collects garbage leaves them. The bytes of the config stand in the manifest as
 //! well (`data`), which saves a round trip. No name is ever written twice, unless a registry does not list its tags.
 
+use super::layout::{DOCUMENT_BYTES, Layout};
 use super::shard::{Blob, Known, SHARD_TYPE};
 use crate::http::HttpError;
 use crate::image::Origin;
@@ -13,24 +14,12 @@ use crate::store::Store;
 use base64::Engine as _;
 use bytes::Bytes;
 use serde_json::{Value, json};
-use std::{
-    collections::BTreeSet,
-    error::Error,
-    fs,
-    io::{self, Read as _, Write as _},
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::BTreeSet, error::Error, io, sync::Arc};
 
-/// The most bytes of a manifest of ours.
-const MANIFEST_BYTES: u64 = 4 << 20;
 /// What registries answer that cannot list tags.
 const NO_LIST: [u16; 4] = [400, 404, 405, 501];
 /// A shard with more bytes does not stand in its manifest a second time.
 const MOST_EMBEDDED_BYTES: usize = 1 << 20;
-/// How long a blob of a layout that nothing names stays: its build may be about to name it.
-const UNNAMED_LIFE: Duration = Duration::from_hours(24);
 
 pub(super) type Failure = Box<dyn Error + Send + Sync>;
 
@@ -38,7 +27,7 @@ pub(super) type Failure = Box<dyn Error + Send + Sync>;
 #[derive(Clone, Debug)]
 pub(super) enum Depot {
     Registry { client: registry::Client, place: Arc<Reference> },
-    Layout { path: Arc<PathBuf> },
+    Layout(Layout),
 }
 
 /// The shards of a depot.
@@ -63,7 +52,7 @@ impl Depot {
     pub(super) fn shown(&self) -> String {
         match self {
             Self::Registry { place, .. } => format!("{}/{}", place.registry(), place.repository()),
-            Self::Layout { path } => path.display().to_string(),
+            Self::Layout(layout) => layout.path.display().to_string(),
         }
     }
 
@@ -71,7 +60,7 @@ impl Depot {
     pub(super) fn origin(&self) -> Origin {
         match self {
             Self::Registry { place, .. } => Origin::Registry(place.clone()),
-            Self::Layout { path } => Origin::Layout(path.clone()),
+            Self::Layout(layout) => Origin::Layout(layout.path.clone()),
         }
     }
 
@@ -85,10 +74,9 @@ impl Depot {
                 Err(RegistryError::Refused { answer, .. }) if NO_LIST.contains(&answer.status) => (Vec::new(), true),
                 Err(error) => return Err(error.into()),
             },
-            Self::Layout { path } => {
-                let path = path.clone();
-                let index = on_disk(move || read_index(&path)).await?;
-                (manifests(&index).filter_map(|entry| entry["annotations"][TAG].as_str().map(str::to_owned)).collect(), false)
+            Self::Layout(layout) => {
+                let layout = layout.clone();
+                (on_disk(move || layout.names()).await?, false)
             }
         };
         let names = names.into_iter().filter(|name| name.starts_with(prefix)).collect();
@@ -106,16 +94,10 @@ impl Depot {
                     Err(error) => return Err(error.into()),
                 }
             }
-            Self::Layout { path } => {
-                let (path, name) = (path.clone(), name.to_owned());
-                let read = move || {
-                    let index = read_index(&path)?;
-                    let named = manifests(&index).find(|entry| entry["annotations"][TAG].as_str() == Some(&name));
-                    let Some(digest) = named.and_then(|entry| entry["digest"].as_str()?.parse().ok()) else { return Ok(None) };
-                    Ok(read_blob(&path, digest, MANIFEST_BYTES)?.map(|bytes| (Bytes::from(bytes), digest)))
-                };
-                match on_disk(read).await? {
-                    Some(found) => found,
+            Self::Layout(layout) => {
+                let (layout, name) = (layout.clone(), name.to_owned());
+                match on_disk(move || layout.manifest(&name)).await? {
+                    Some((bytes, digest)) => (Bytes::from(bytes), digest),
                     None => return Ok(None),
                 }
             }
@@ -123,7 +105,7 @@ impl Depot {
         let Some((config, embedded)) = config_of(&bytes) else { return Ok(None) };
         let bytes = match embedded {
             Some(bytes) => Some(bytes),
-            None => self.blob(&Blob::from(&config), MANIFEST_BYTES).await?,
+            None => self.blob(&Blob::from(&config), DOCUMENT_BYTES).await?,
         };
         Ok(bytes.and_then(|bytes| Known::decode(&bytes)).map(|known| Found { known, digest }))
     }
@@ -137,9 +119,9 @@ impl Depot {
                 Err(RegistryError::NotFound { .. } | RegistryError::TooLarge { .. } | RegistryError::Digest { .. }) => Ok(None),
                 Err(error) => Err(error.into()),
             },
-            Self::Layout { path } => {
-                let path = path.clone();
-                on_disk(move || Ok(read_blob(&path, blob.digest, limit_bytes)?.map(Bytes::from))).await
+            Self::Layout(layout) => {
+                let layout = layout.clone();
+                on_disk(move || Ok(layout.read_blob(blob.digest, limit_bytes)?.map(Bytes::from))).await
             }
         }
     }
@@ -151,12 +133,20 @@ impl Depot {
             Self::Registry { client, place } => {
                 client.push_bytes(place, &blob, bytes).await.map_err(|error| refused(place, error))?;
             }
-            Self::Layout { path } => {
-                let (path, digest) = (path.clone(), blob.digest);
-                on_disk(move || write_blob(&path, digest, &mut &bytes[..])).await?;
+            Self::Layout(layout) => {
+                let layout = layout.clone();
+                on_disk(move || layout.write_blob(&bytes)).await?;
             }
         }
         Ok(Blob::from(&blob))
+    }
+
+    /// Notes that the blob of a layer is used. Says whether it is there as far as that can be told at once: no registry is asked.
+    pub(super) fn note_use(&self, blob: &Descriptor) -> bool {
+        match self {
+            Self::Registry { .. } => true,
+            Self::Layout(layout) => layout.note_use(blob),
+        }
     }
 
     /// Sees to it that the blob of a layer is there: by a mount from one of `elsewhere`, from the store, or not at all, which
@@ -181,20 +171,9 @@ impl Depot {
                 client.push_blob(place, blob, opener).await.map_err(|error| refused(place, error))?;
                 Ok(true)
             }
-            Self::Layout { path } => {
-                let (path, store, blob) = (path.clone(), store.clone(), blob.clone());
-                on_disk(move || {
-                    let target = blob_path(&path, blob.digest);
-                    if fs::metadata(&target).is_ok_and(|found| found.is_file() && found.len() == blob.size_bytes) {
-                        // Young again: nobody takes it for garbage before it is named.
-                        let _ = fs::File::open(&target).and_then(|file| file.set_modified(SystemTime::now()));
-                        return Ok(true);
-                    }
-                    let Some(mut file) = store.open_blob(&blob.digest).map_err(io::Error::other)? else { return Ok(false) };
-                    write_blob(&path, blob.digest, &mut file)?;
-                    Ok(true)
-                })
-                .await
+            Self::Layout(layout) => {
+                let (layout, store, blob) = (layout.clone(), store.clone(), blob.clone());
+                on_disk(move || layout.adopt(&blob, &store)).await
             }
         }
     }
@@ -212,21 +191,13 @@ impl Depot {
                 let media_type = MediaType::new(MediaType::OCI_MANIFEST);
                 client.push_manifest(&tagged, &media_type, manifest).await.map_err(|error| refused(place, error))?;
             }
-            Self::Layout { path } => {
-                let (path, name) = (path.clone(), name.to_owned());
-                on_disk(move || {
-                    write_blob(&path, digest, &mut &manifest[..])?;
-                    change_index(&path, |entries| {
-                        entries.retain(|entry| entry["annotations"][TAG].as_str() != Some(&name));
-                        entries.push(json!({
-                            "mediaType": MediaType::OCI_MANIFEST,
-                            "digest": digest.to_string(),
-                            "size": manifest.len(),
-                            "annotations": {TAG: name},
-                        }));
-                    })
-                })
-                .await?;
+            Self::Layout(layout) => {
+                let (layout, name) = (layout.clone(), name.to_owned());
+                let put = move || {
+                    layout.write_blob(&manifest)?;
+                    layout.put_name(&name, digest, manifest.len())
+                };
+                on_disk(put).await?;
             }
         }
         Ok(digest)
@@ -243,16 +214,10 @@ impl Depot {
                     }
                 }
             }
-            Self::Layout { path } => {
-                let (path, names): (_, BTreeSet<String>) = (path.clone(), shards.iter().map(|(name, _)| name.clone()).collect());
-                let remove = move || {
-                    change_index(&path, |entries| {
-                        entries.retain(|entry| !entry["annotations"][TAG].as_str().is_some_and(|name| names.contains(name)));
-                    })?;
-                    remove_unnamed(&path)
-                };
+            Self::Layout(layout) => {
+                let (layout, names) = (layout.clone(), shards.iter().map(|(name, _)| name.clone()).collect());
                 // What stays is read once more.
-                let _ = on_disk(remove).await;
+                let _ = on_disk(move || layout.remove(&names)).await;
             }
         }
     }
@@ -315,116 +280,8 @@ fn config_of(manifest: &[u8]) -> Option<(Descriptor, Option<Bytes>)> {
     Some((config, data))
 }
 
-// An OCI layout.
-
-const INDEX: &str = "index.json";
-const TAG: &str = "org.opencontainers.image.ref.name";
-
 async fn on_disk<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, Failure> {
     Ok(tokio::task::spawn_blocking(work).await??)
-}
-
-fn blob_path(directory: &Path, digest: Digest) -> PathBuf {
-    directory.join("blobs/sha256").join(digest.hex())
-}
-
-/// What `index.json` says; nothing if there is none.
-fn read_index(directory: &Path) -> io::Result<Value> {
-    match read_limited(&directory.join(INDEX), MANIFEST_BYTES)? {
-        Some(bytes) => serde_json::from_slice(&bytes).map_err(io::Error::other),
-        None => Ok(json!({"schemaVersion": 2, "mediaType": MediaType::OCI_INDEX, "manifests": []})),
-    }
-}
-
-fn manifests(index: &Value) -> impl Iterator<Item = &Value> {
-    index["manifests"].as_array().into_iter().flatten()
-}
-
-fn read_limited(path: &Path, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
-    let file = match fs::File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let mut bytes = Vec::new();
-    file.take(limit_bytes + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit_bytes {
-        return Err(io::Error::other(format!("{} is larger than {limit_bytes} bytes", path.display())));
-    }
-    Ok(Some(bytes))
-}
-
-/// A damaged blob is none.
-fn read_blob(directory: &Path, digest: Digest, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
-    Ok(read_limited(&blob_path(directory, digest), limit_bytes)?.filter(|bytes| Digest::of(bytes) == digest))
-}
-
-fn write_blob(directory: &Path, digest: Digest, from: &mut dyn io::Read) -> io::Result<()> {
-    let path = blob_path(directory, digest);
-    write_whole(&path, from)
-}
-
-/// Written beside its place and renamed; others may read a layout too.
-fn write_whole(path: &Path, from: &mut dyn io::Read) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-    let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(folder)?;
-    io::copy(from, &mut file)?;
-    file.flush()?;
-    file.persist(path).map_err(|error| error.error)?;
-    Ok(())
-}
-
-/// Changes `index.json` while nobody else does.
-fn change_index(directory: &Path, change: impl FnOnce(&mut Vec<Value>)) -> io::Result<()> {
-    fs::create_dir_all(directory)?;
-    let lock = fs::File::options().create(true).truncate(false).write(true).open(directory.join(".lock"))?;
-    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive)?;
-    let mut index = read_index(directory)?;
-    let mut entries = index["manifests"].as_array().cloned().unwrap_or_default();
-    change(&mut entries);
-    index["manifests"] = Value::Array(entries);
-    write_whole(&directory.join("oci-layout"), &mut &br#"{"imageLayoutVersion":"1.0.0"}"#[..])?;
-    write_whole(&directory.join(INDEX), &mut index.to_string().as_bytes())
-}
-
-/// Removes blobs that no manifest names any more, once they are so old that no build is about to name them.
-fn remove_unnamed(directory: &Path) -> io::Result<()> {
-    let index = read_index(directory)?;
-    let mut named = BTreeSet::new();
-    let mut open: Vec<String> = digests(&index);
-    while let Some(digest) = open.pop() {
-        let parsed: Digest = digest.parse().map_err(io::Error::other)?;
-        if !named.insert(parsed.hex()) {
-            continue;
-        }
-        // Only documents name others, and those are small.
-        let path = blob_path(directory, parsed);
-        if fs::metadata(&path).is_ok_and(|found| found.len() <= MANIFEST_BYTES)
-            && let Some(bytes) = read_limited(&path, MANIFEST_BYTES)?
-            && bytes.first() == Some(&b'{')
-            && let Ok(document) = serde_json::from_slice::<Value>(&bytes)
-        {
-            open.extend(digests(&document));
-        }
-    }
-    let oldest = SystemTime::now().checked_sub(UNNAMED_LIFE).unwrap_or(SystemTime::UNIX_EPOCH);
-    for entry in fs::read_dir(directory.join("blobs/sha256"))? {
-        let entry = entry?;
-        let is_named = entry.file_name().to_str().is_some_and(|name| named.contains(name));
-        if !is_named && entry.metadata()?.modified()? < oldest {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// All digests that a manifest or an index names.
-fn digests(document: &Value) -> Vec<String> {
-    let lists = ["manifests", "layers"].into_iter().flat_map(|list| document[list].as_array().into_iter().flatten());
-    let descriptors = lists.chain([&document["config"]]);
-    descriptors.filter_map(|descriptor| descriptor["digest"].as_str().map(str::to_owned)).collect()
 }
 
 #[cfg(test)]
@@ -442,30 +299,5 @@ mod tests {
         let image = manifest(&Descriptor::of(MediaType::OCI_CONFIG, &config), &config, &BTreeSet::new());
         assert_eq!(config_of(&image), None);
         assert_eq!(config_of(b"{"), None);
-    }
-
-    #[tokio::test]
-    async fn a_layout_forgets_what_nothing_names_once_it_is_old() {
-        let directory = tempfile::tempdir().unwrap();
-        let depot = Depot::Layout { path: Arc::new(directory.path().to_owned()) };
-        let named = depot.put_bytes("x", b"named".to_vec()).await.unwrap();
-        let (old, young) = (Digest::of(b"old"), Digest::of(b"young"));
-        depot.put_bytes("x", b"old".to_vec()).await.unwrap();
-        depot.put_bytes("x", b"young".to_vec()).await.unwrap();
-        let mut known = Known::default();
-        let layer = crate::oci::DiffId(Digest::of(b"layer"));
-        known.layers.insert(layer, super::super::shard::KnownLayer { blob: Some(named.clone()), pack: None });
-        let first = depot.put_shard("ns.1", &Known::default()).await.unwrap();
-        depot.put_shard("ns.2", &known).await.unwrap();
-        for digest in [old, named.descriptor().digest] {
-            let file = fs::File::open(blob_path(directory.path(), digest)).unwrap();
-            file.set_modified(SystemTime::now() - 2 * UNNAMED_LIFE).unwrap();
-        }
-        depot.remove(&[("ns.1".to_owned(), first)]).await;
-        assert_eq!(depot.list("ns.").await.unwrap().names, ["ns.2"]);
-        assert_eq!(depot.shard("ns.2").await.unwrap().unwrap().known, known);
-        assert!(depot.shard("ns.1").await.unwrap().is_none());
-        let is_there = |digest| blob_path(directory.path(), digest).exists();
-        assert!(is_there(named.descriptor().digest) && is_there(young) && !is_there(old));
     }
 }

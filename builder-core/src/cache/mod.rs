@@ -9,6 +9,7 @@ mod directory;
 mod files;
 mod inline;
 mod key;
+mod layout;
 mod shard;
 mod shared;
 

@@ -5,6 +5,7 @@
 //! it read. So nobody ever overwrites what another one wrote, and whoever reads at any moment finds whole shards.
 
 use super::depot::{Depot, Failure};
+use super::layout::Layout;
 use super::shard::{self, Blob, Known, KnownBuild, KnownRecord, PACK_TYPE, PARTS_TYPE, Pack};
 use super::{CacheError, Found, Key, LayerCache, Made, PushedImage, Reading, Record, Remembered, repository_of};
 use crate::image::Origin;
@@ -112,7 +113,7 @@ impl SharedCache {
 
     /// The cache in the OCI layout at `path`.
     pub fn layout(path: PathBuf, store: Store, access: Access, keep_seconds: u64) -> Self {
-        Self::new(Depot::Layout { path: Arc::new(path) }, NAMESPACE.to_owned(), store, access, keep_seconds)
+        Self::new(Depot::Layout(Layout::new(path)), NAMESPACE.to_owned(), store, access, keep_seconds)
     }
 
     fn new(depot: Depot, namespace: String, store: Store, access: Access, keep_seconds: u64) -> Self {
@@ -398,6 +399,7 @@ impl LayerCache for SharedCache {
             let origin = self.inner.depot.origin();
             let found = |key: &Key| {
                 let record = loaded.known.record(*key).filter(Record::is_sound)?;
+                let record = Some(record).filter(|record| self.inner.depot.note_use(&record.blob))?;
                 Some(Found { record, origin: origin.clone() })
             };
             let found: Vec<Option<Found>> = keys.iter().map(found).collect();
