@@ -4,11 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 use testkit::{Image, require, require_root};
 
@@ -106,6 +107,10 @@ impl Bench {
 fn digest_of(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn age(path: &Path, age: Duration) {
+    fs::File::options().write(true).open(path).unwrap().set_modified(SystemTime::now() - age).unwrap();
 }
 
 /// The processes of steps, and of builds in this directory.
@@ -316,4 +321,110 @@ fn privileged_what_is_kept_is_listed_and_removed_down_to_a_size() {
 
     assert_eq!(bench.build(1, &["--cache-keep-storage", &keep]).len(), digest.len());
     assert!(list()["total_bytes"].as_u64().unwrap() <= total / 2);
+}
+
+#[test]
+fn privileged_a_cache_in_a_directory_is_listed_and_removed_down_to_a_size() {
+    if !require(&["busybox"]) || !require_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let cache = format!("--cache-repo=oci:{}", bench.path("cache").display());
+    let digests = [0, 1].map(|salt| bench.build(salt, &[&cache]));
+    let run = |words: &[&str]| {
+        let words = [&["cache"], words, &[&*cache]].concat();
+        Command::new(env!("CARGO_BIN_EXE_cofferdam")).args(words).env_clear().output().unwrap()
+    };
+    let json = |words: &[&str]| -> serde_json::Value {
+        let output = run(&[words, &["--json"]].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    };
+    let list = || json(&["ls"]);
+    let count = |listed: &serde_json::Value, kind: &str| {
+        listed["entries"].as_array().unwrap().iter().filter(|entry| entry["kind"] == kind).count()
+    };
+    let before = list();
+    // Four steps for each salt, of which COPY data and RUN rm are the same.
+    assert!(count(&before, "layer") >= 6 && count(&before, "build") == 1 && count(&before, "shard") == 1, "{before:#}");
+    let text = String::from_utf8(run(&["ls"]).stdout).unwrap();
+    assert!(text.contains("KIND") && text.contains("1 step") && text.contains("TOTAL"), "{text}");
+
+    // Those of the second build are used last.
+    let layers = fs::read_dir(bench.path("cache/blobs/sha256")).unwrap().map(|entry| entry.unwrap().path());
+    for path in layers {
+        age(&path, Duration::from_hours(30));
+    }
+    let state = bench.path("state");
+    fs::remove_dir_all(&state).unwrap();
+    assert_eq!(bench.build(1, &[&cache]), digests[1]);
+    let total = before["total_bytes"].as_u64().unwrap();
+    let would = run(&["prune", "--until", "24h", "--dry-run"]);
+    assert!(String::from_utf8_lossy(&would.stdout).contains("would be freed"), "{would:?}");
+    assert_eq!(list()["total_bytes"], total);
+    // What the second build has put something else in the place of goes in any case.
+    let pruned = json(&["prune", "--keep-storage", &total.to_string()]);
+    assert!(pruned["removed"].as_array().unwrap().iter().all(|entry| entry["kind"] == "unnamed"), "{pruned:#}");
+    let keep = (total / 2).to_string();
+    let pruned = json(&["prune", "--keep-storage", &keep]);
+    let (kept, freed) = (pruned["kept_bytes"].as_u64().unwrap(), pruned["freed_bytes"].as_u64().unwrap());
+    assert!(kept <= total / 2 && freed > 0, "{pruned:#}");
+    let after = list();
+    assert_eq!((&after["total_bytes"], count(&after, "unnamed")), (&kept.into(), 0));
+    assert!(count(&after, "layer") < count(&before, "layer"), "{after:#}");
+    // What is gone is done again, and the rest is found.
+    for (salt, digest) in (0..).zip(&digests) {
+        fs::remove_dir_all(&state).unwrap();
+        assert_eq!(&bench.build(salt, &[&cache]), digest);
+    }
+
+    // While a build uses it nothing is taken from under it: what it may have found stays for a day.
+    let build = fs::File::open(bench.path("cache/.builds")).unwrap();
+    build.lock_shared().unwrap();
+    let layers = count(&list(), "layer");
+    let pruned = json(&["prune", "--all"]);
+    let later = pruned["later"].as_array().unwrap().iter().filter(|entry| entry["kind"] == "layer").count();
+    assert_eq!((&pruned["removed"], later), (&serde_json::json!([]), layers), "{pruned:#}");
+    let named_no_more = list();
+    assert!(count(&named_no_more, "layer") == 0 && count(&named_no_more, "unnamed") > layers, "{named_no_more:#}");
+    drop(build);
+    assert!(run(&["prune", "--all"]).status.success());
+    let empty = list();
+    let kinds: Vec<&serde_json::Value> = empty["entries"].as_array().unwrap().iter().map(|entry| &entry["kind"]).collect();
+    assert_eq!(kinds, ["shard"]);
+    assert_eq!(bench.build(0, &[&cache]), digests[0]);
+}
+
+#[test]
+fn what_is_no_cache_of_ours_is_not_emptied() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    // Under the name that a cache has where names cannot be listed.
+    for tag in ["1", "cofferdam", "cofferdam.00000000.0123456789abcdef"] {
+        Image::new().layer("etc/ 0755 0:0\netc/greeting 0644 0:0 \"hello\"").write(&path(tag), tag);
+    }
+    fs::create_dir(path("empty")).unwrap();
+    fs::create_dir(path("damaged")).unwrap();
+    fs::write(path("damaged/index.json"), "{").unwrap();
+    let files = || {
+        let mut open = vec![directory.path().to_owned()];
+        let mut found = BTreeSet::new();
+        while let Some(directory) = open.pop() {
+            for entry in fs::read_dir(directory).unwrap().map(Result::unwrap) {
+                open.extend(entry.metadata().unwrap().is_dir().then(|| entry.path()));
+                found.insert((entry.path(), entry.metadata().unwrap().len()));
+            }
+        }
+        found
+    };
+    let before = files();
+    for name in ["1", "cofferdam", "cofferdam.00000000.0123456789abcdef", "empty", "damaged", "missing"] {
+        for words in [&["ls"][..], &["prune", "--all"]] {
+            let cache = format!("--cache-repo=oci:{}", path(name).display());
+            let output = Command::new(env!("CARGO_BIN_EXE_cofferdam")).arg("cache").args(words).arg(cache).output().unwrap();
+            let text = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.code() == Some(72) && text.contains("is no cache of builds"), "{name}: {text}");
+        }
+    }
+    assert_eq!(files(), before);
 }

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[command(
     name = "cofferdam cache",
     bin_name = "cofferdam cache",
-    about = "Shows and removes what the state directory keeps between builds",
+    about = "Shows and removes what the state directory, or a cache in a directory, keeps between builds",
     disable_help_subcommand = true,
     max_term_width = 110
 )]
@@ -29,7 +29,7 @@ pub enum CacheAction {
     Prune(PruneArgs),
 }
 
-/// Which state directory.
+/// Which state directory, or which cache.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct StateArgs {
     /// The state directory; also by COFFERDAM_STATE [default: the first of those that a build would choose from]
@@ -39,12 +39,16 @@ pub struct StateArgs {
     /// The directory that `cofferdam warm` fills
     #[arg(long, value_name = "DIRECTORY")]
     pub cache_dir: Option<PathBuf>,
+
+    /// The cache that builds share in a directory, in place of the state directory
+    #[arg(long, value_name = "oci:DIRECTORY", conflicts_with_all = ["state_dir", "cache_dir"])]
+    pub cache_repo: Option<String>,
 }
 
 /// How to list.
 #[derive(clap::Args, Clone, Debug, Default)]
 pub struct ListArgs {
-    /// Which state directory.
+    /// Of what.
     #[command(flatten)]
     pub state: StateArgs,
 
@@ -57,7 +61,7 @@ pub struct ListArgs {
 #[derive(clap::Args, Clone, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub struct PruneArgs {
-    /// Which state directory.
+    /// Of what.
     #[command(flatten)]
     pub state: StateArgs,
 

@@ -54,12 +54,7 @@ fn repository(
     problems: &mut Vec<Problem>,
 ) -> Option<CachePlace> {
     if let Some(text) = &args.cache_repo {
-        let place = match text.strip_prefix("oci:") {
-            Some("") => Err("the directory is missing".to_owned()),
-            Some(path) => Ok(CachePlace::Layout(environment.absolute(Path::new(path)))),
-            None => reference(text).map(CachePlace::Registry),
-        };
-        return note_problem(place, "--cache-repo", problems);
+        return note_problem(place(text, environment), "--cache-repo", problems);
     }
     // Without a destination there are other problems too, if one was meant.
     let Some(first) = destinations.first() else {
@@ -68,6 +63,15 @@ fn repository(
     };
     let name = format!("{}/{}/cache", first.registry(), first.repository());
     note_problem(reference(&name).map(CachePlace::Registry), "--cache", problems)
+}
+
+/// Reads the value of `--cache-repo`.
+pub(super) fn place(text: &str, environment: &Environment) -> Result<CachePlace, String> {
+    match text.strip_prefix("oci:") {
+        Some("") => Err("the directory is missing".to_owned()),
+        Some(path) => Ok(CachePlace::Layout(environment.absolute(Path::new(path)))),
+        None => reference(text).map(CachePlace::Registry),
+    }
 }
 
 /// Reads `REF` or `type=…,…` of `--cache-from`. A registry is asked for a cache of its own and for an image that is one.

@@ -1,25 +1,35 @@
 //! What `cofferdam cache` and `cofferdam warm` are going to do. Pure.
 
+use super::cache::place;
 use super::{
     LogSettings, Note, RegistrySettings, StateCandidate, build_args, cache_directories, chain, gather, log_settings,
     note_problem, platform, registry, size_bytes, state_candidates,
 };
 use crate::args::{BuildArgs, CacheAction, CacheArgs, Problem, PruneArgs, StateArgs, WarmArgs};
 use crate::environment::Environment;
-use builder_core::build::{DockerfileSource, WarmRequest};
+use builder_core::build::{CachePlace, DockerfileSource, WarmRequest};
 use builder_core::store::PrunePolicy;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// What is done with what the state directory keeps.
+/// What is done with what builds keep.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CacheInvocation {
-    /// Where the state may be, best first.
-    pub state_candidates: Vec<StateCandidate>,
+    /// Where they keep it.
+    pub place: KeptPlace,
     /// What is done.
     pub action: CacheUseAction,
     /// Whether the answer is JSON.
     pub json: bool,
+}
+
+/// Where builds keep something.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeptPlace {
+    /// A state directory: where it may be, best first.
+    State(Vec<StateCandidate>),
+    /// A cache in an OCI layout.
+    Layout(PathBuf),
 }
 
 /// What is done with it.
@@ -54,20 +64,27 @@ pub struct WarmInvocation {
 /// Everything that contradicts itself, is missing or cannot be read.
 pub fn cache(args: &CacheArgs, environment: &Environment) -> Result<CacheInvocation, Vec<Problem>> {
     let mut problems = Vec::new();
-    let candidates = |state: &StateArgs| {
-        let args = BuildArgs { state_dir: state.state_dir.clone(), cache_dir: state.cache_dir.clone(), ..BuildArgs::default() };
-        state_candidates(&args, environment, None)
+    let (state, action, json) = match &args.action {
+        CacheAction::Ls(args) => (&args.state, CacheUseAction::List, args.json),
+        CacheAction::Prune(args) => (&args.state, CacheUseAction::Prune(policy(args, &mut problems)), args.json),
     };
-    let invocation = match &args.action {
-        CacheAction::Ls(args) => {
-            CacheInvocation { state_candidates: candidates(&args.state), action: CacheUseAction::List, json: args.json }
-        }
-        CacheAction::Prune(args) => {
-            let action = CacheUseAction::Prune(policy(args, &mut problems));
-            CacheInvocation { state_candidates: candidates(&args.state), action, json: args.json }
-        }
-    };
-    if problems.is_empty() { Ok(invocation) } else { Err(problems) }
+    let place = kept_place(state, environment, &mut problems);
+    if problems.is_empty() { Ok(CacheInvocation { place, action, json }) } else { Err(problems) }
+}
+
+fn kept_place(args: &StateArgs, environment: &Environment, problems: &mut Vec<Problem>) -> KeptPlace {
+    let place = args.cache_repo.as_deref().and_then(|text| note_problem(place(text, environment), "--cache-repo", problems));
+    match place {
+        Some(CachePlace::Layout(path)) => return KeptPlace::Layout(path),
+        Some(_) => problems.push(Problem::with_hint(
+            "--cache-repo: a cache in a registry is not listed or removed from here",
+            "builds leave out what is older than --cache-ttl; for the rest there are the registry's own retention and garbage \
+             collection. A directory is oci:DIRECTORY",
+        )),
+        None => {}
+    }
+    let args = BuildArgs { state_dir: args.state_dir.clone(), cache_dir: args.cache_dir.clone(), ..BuildArgs::default() };
+    KeptPlace::State(state_candidates(&args, environment, None))
 }
 
 fn policy(args: &PruneArgs, problems: &mut Vec<Problem>) -> PrunePolicy {
@@ -244,12 +261,23 @@ mod tests {
             ("cache prune --filter age=1h", "--filter: \"age=1h\" is not until=DURATION"),
             ("cache prune --keep-storage lots", "--keep-storage: \"lots\" is no size, as 500MiB or 20G are"),
             ("cache purge", "unrecognized subcommand 'purge'"),
+            ("cache ls --cache-repo oci:", "--cache-repo: the directory is missing"),
+            (
+                "cache prune --all --cache-repo r.example/app/cache",
+                "--cache-repo: a cache in a registry is not listed or removed from here",
+            ),
+            (
+                "cache ls --cache-repo oci:c --state-dir s",
+                "the argument '--cache-repo <oci:DIRECTORY>' cannot be used with '--state-dir <DIRECTORY>'",
+            ),
             ("cache ls --jsn", "unexpected argument '--jsn' found"),
         ] {
             assert_eq!(asked(line).unwrap_err()[0].message, message, "{line}");
         }
         let listed = asked("cache ls --json --state-dir s").unwrap();
-        assert_eq!((listed.state_candidates[0].path.clone(), listed.json), ("/here/s".into(), true));
+        let KeptPlace::State(candidates) = listed.place else { panic!("{:?}", listed.place) };
+        assert_eq!((candidates[0].path.clone(), listed.json), ("/here/s".into(), true));
+        assert_eq!(asked("cache ls --cache-repo oci:c").unwrap().place, KeptPlace::Layout("/here/c".into()));
         assert!(matches!(parse("cache --help"), Ok(Command::Help(text)) if text.contains("prune")));
     }
 

@@ -10,7 +10,7 @@ mod registry;
 
 pub use call::{Call, CallFormat, Method};
 pub use describe::describe;
-pub use keep::{CacheInvocation, CacheUseAction, WarmInvocation, cache, warm};
+pub use keep::{CacheInvocation, CacheUseAction, KeptPlace, WarmInvocation, cache, warm};
 pub use registry::{CredentialSource, RegistrySettings};
 
 use crate::args::{BuildArgs, CompressionChoice, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};

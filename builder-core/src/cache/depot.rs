@@ -255,7 +255,7 @@ fn chain(error: &dyn Error) -> String {
 }
 
 /// The manifest of a shard.
-fn manifest(descriptor: &Descriptor, config: &[u8], blobs: &BTreeSet<Blob>) -> Vec<u8> {
+pub(super) fn manifest(descriptor: &Descriptor, config: &[u8], blobs: &BTreeSet<Blob>) -> Vec<u8> {
     let mut manifest = json!({
         "schemaVersion": 2,
         "mediaType": MediaType::OCI_MANIFEST,
@@ -269,7 +269,7 @@ fn manifest(descriptor: &Descriptor, config: &[u8], blobs: &BTreeSet<Blob>) -> V
 }
 
 /// The config of a manifest of ours, with its bytes if they stand there too.
-fn config_of(manifest: &[u8]) -> Option<(Descriptor, Option<Bytes>)> {
+pub(super) fn config_of(manifest: &[u8]) -> Option<(Descriptor, Option<Bytes>)> {
     let manifest: Value = serde_json::from_slice(manifest).ok()?;
     let config: Descriptor = serde_json::from_value(manifest.get("config")?.clone()).ok()?;
     if config.media_type.as_str() != SHARD_TYPE {

@@ -52,19 +52,22 @@ impl Layout {
         }
     }
 
-    /// Keeps builds from using the layout, if none does.
-    pub(super) fn hold_alone(&self) -> Option<File> {
-        let lock = open_lock(&self.path.join(BUILDS)).ok()?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()?;
-        Some(lock)
+    /// Keeps builds from using the layout, if none does: says which. Before anything else is done with it.
+    pub(super) fn hold_alone(&self) -> bool {
+        let Ok(lock) = open_lock(&self.path.join(BUILDS)) else { return false };
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() && self.held.set(lock).is_ok()
     }
 
-    /// The names in the index.
+    /// The names in the index, on which a build relies from now on.
     pub(super) fn names(&self) -> io::Result<Vec<String>> {
         // To read makes nothing: it may be no cache.
         self.hold(File::open(self.path.join(BUILDS)));
-        let index = self.read_index()?;
-        Ok(entries(&index).filter_map(tag).map(str::to_owned).collect())
+        self.listed()
+    }
+
+    /// The names in the index.
+    pub(super) fn listed(&self) -> io::Result<Vec<String>> {
+        Ok(entries(&self.read_index()?).filter_map(tag).map(str::to_owned).collect())
     }
 
     /// The manifest of that name.
@@ -211,6 +214,7 @@ impl Layout {
         self.path.join("blobs/sha256").join(digest.hex())
     }
 
+    /// Makes the directory for a build that writes.
     fn make(&self) -> io::Result<()> {
         fs::create_dir_all(self.path.join("blobs/sha256"))?;
         self.hold(open_lock(&self.path.join(BUILDS)));
@@ -364,7 +368,9 @@ mod tests {
         for file in [unfinished(".tmpold"), unfinished(".tmpyoung")].concat() {
             fs::write(&file, "x").unwrap();
         }
-        unfinished(".tmpold").iter().for_each(|file| age(file));
+        for file in unfinished(".tmpold") {
+            age(&file);
+        }
         fs::write(directory.path().join("notes"), "of somebody").unwrap();
         age(&directory.path().join("notes"));
 
@@ -427,8 +433,11 @@ mod tests {
         let reader = Layout::new(directory.path().to_owned());
         reader.names().unwrap();
         drop(build);
-        assert!(Layout::new(directory.path().to_owned()).hold_alone().is_none());
+        assert!(!Layout::new(directory.path().to_owned()).hold_alone());
         drop(reader);
-        assert!(Layout::new(directory.path().to_owned()).hold_alone().is_some());
+        let alone = Layout::new(directory.path().to_owned());
+        assert!(alone.hold_alone());
+        // And does not wait for itself.
+        alone.write_blob(b"y").unwrap();
     }
 }

@@ -12,12 +12,14 @@ mod key;
 mod layout;
 mod shard;
 mod shared;
+mod upkeep;
 
 pub use directory::DirectoryCache;
 pub use files::FileParts;
 pub use inline::InlineCache;
 pub use key::{Key, KeyBuilder, Part, StepKey};
 pub use shared::{Access, SharedCache};
+pub use upkeep::{LayoutCache, LayoutCacheError, LayoutEntry, LayoutEntryKind, LayoutPruned};
 
 use crate::image::Origin;
 use crate::oci::{Descriptor, DiffId, Digest, Reference};

@@ -46,7 +46,7 @@ const DOCUMENT_BYTES: usize = 64 << 10;
 /// Blobs that are taken in at a time.
 const ADOPTIONS: usize = 4;
 /// What the names of shards begin with where a reference has no tag of its own.
-const NAMESPACE: &str = "cofferdam";
+pub(super) const NAMESPACE: &str = "cofferdam";
 
 /// What may be done with a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -464,19 +464,19 @@ fn is_refusal(error: &Failure) -> bool {
     matches!(error, Some(RegistryError::Unauthorized { .. } | RegistryError::Denied { .. }))
 }
 
-fn seconds_now() -> i64 {
+pub(super) fn seconds_now() -> i64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A name that sorts newest first and that nobody else chooses.
-fn shard_name(namespace: &str, now: i64, known: &Known) -> String {
+pub(super) fn shard_name(namespace: &str, now: i64, known: &Known) -> String {
     let age = u32::MAX - u32::try_from(now).unwrap_or(u32::MAX);
     format!("{namespace}.{age:08x}.{}", &Digest::of(&known.encode()).hex()[..16])
 }
 
 /// Also the bare namespace: the only name where names could not be listed once.
-fn is_shard(name: &str, namespace: &str) -> bool {
+pub(super) fn is_shard(name: &str, namespace: &str) -> bool {
     let hex = |text: &str, length| text.len() == length && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let Some(rest) = name.strip_prefix(namespace) else { return false };
     let parts = rest.strip_prefix('.').and_then(|rest| rest.split_once('.'));
