@@ -179,6 +179,7 @@ fn in_a_directory<R>(bench: &Bench<R>, instruction: &str) -> BuildRequest {
     BuildRequest {
         dockerfile: builder_core::build::DockerfileSource::Inline { name: "Dockerfile".to_owned(), text },
         cache,
+        source_date_epoch: Some(1_600_000_000),
         ..BuildRequest::new(bench.directory.path().join("context"))
     }
 }
@@ -516,6 +517,24 @@ async fn a_directory_is_shared_as_a_registry_is() {
     let layout = builder_core::build::Export::OciLayout(bench.path("image"));
     let exported = BuildRequest { destinations: vec![], exports: vec![layout], ..request };
     assert_eq!(bench.build(&exported).await.digest(), first.digest());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_was_damaged_fails_no_build_and_is_a_cache_again() {
+    let bench = Bench::new(FaultyRegistry::start());
+    bench.write("a", "A");
+    let request = in_a_directory(&bench, "COPY a /");
+    let first = bench.build(&request).await;
+    let layer = first.outcome().layers[0].blob.digest.hex();
+    for damage in ["index.json", &format!("blobs/sha256/{layer}")] {
+        // As a loss of power leaves files.
+        fs::write(bench.path("shared").join(damage), "").unwrap();
+        let healing = bench.build(&request).await;
+        assert_eq!((healing.executed(), healing.digest()), (vec!["COPY a /".to_owned()], first.digest()), "{damage}");
+        let again = bench.build(&request).await;
+        assert_eq!((again.executed(), again.digest()), (vec![], first.digest()), "{damage}");
+        assert!(healing.warnings().is_empty() && again.warnings().is_empty(), "{damage}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
