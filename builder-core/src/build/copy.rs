@@ -26,7 +26,7 @@ use crate::oci::Digest;
 use crate::plan::{self, Source};
 use crate::tree::{Change, Content, Timestamp, Tree, TreePath};
 use futures_util::future::try_join_all;
-use std::num::NonZeroUsize;
+use std::{borrow::Cow, num::NonZeroUsize};
 
 /// A COPY of more files is explained as a whole.
 const MOST_EXPLAINED_FILES: usize = 250_000;
@@ -275,11 +275,8 @@ impl Build {
                 Found::Files(selections) => {
                     key.part("content", copy::content_digest(selections).ok_or_else(unhashed)?.as_bytes());
                 }
-                Found::Recalled(Recalled { digest, files }) => {
-                    key.part("content", digest);
-                    for file in files {
-                        key.note_part(file.clone());
-                    }
+                Found::Recalled(recalled) => {
+                    key.part("content", recalled.digest);
                 }
                 Found::Download(selection) => {
                     let content = copy::content_digest(std::slice::from_ref(selection)).ok_or_else(unhashed)?;
@@ -399,12 +396,18 @@ fn excludes(action: &CopyAction) -> Result<Rules, BuildError> {
 
 /// What explains the content of the sources.
 fn files(found: &[Found]) -> FileParts {
-    let selections = || found.iter().filter_map(|found| if let Found::Files(found) = found { Some(found) } else { None });
-    let count = selections().flatten().map(|selection| selection.entries.len()).sum();
-    if count > MOST_EXPLAINED_FILES {
-        return FileParts::counted(count);
-    }
-    FileParts::listed(selections().flat_map(|selections| copy::file_digests(selections)))
+    let files = found.iter().filter_map(|found| match found {
+        Found::Files(selections) => Some(Cow::Owned(files_of(selections, MOST_EXPLAINED_FILES))),
+        Found::Recalled(recalled) => Some(Cow::Borrowed(&recalled.files)),
+        Found::Download(_) | Found::Repository(_) => None,
+    });
+    FileParts::joined(files.collect())
+}
+
+/// The files of these selections; only their number if there are more than `most`.
+pub(super) fn files_of(selections: &[Selection], most: usize) -> FileParts {
+    let count = selections.iter().map(|selection| selection.entries.len()).sum();
+    if count > most { FileParts::counted(count) } else { FileParts::listed(copy::file_digests(selections)) }
 }
 
 /// Reads the `--checksum` of a download.

@@ -6,10 +6,10 @@
 use super::{
     Build, BuildError, ErrorKind,
     base::Keep,
-    copy::Found,
+    copy::{Found, files_of},
     stage::{CurrentStep, StageState},
 };
-use crate::cache::{Key, KeyBuilder, Part, Reading};
+use crate::cache::{FileParts, Key, KeyBuilder, Reading};
 use crate::copy::{self, AccountError, Accounts};
 use crate::evaluate::{CopyAction, CopySource};
 use crate::image::Layer;
@@ -21,7 +21,7 @@ const MOST_FILES: usize = 64;
 /// Files that an earlier build has read.
 pub(super) struct Recalled {
     pub(super) digest: [u8; 32],
-    pub(super) files: Vec<Part>,
+    pub(super) files: FileParts,
 }
 
 /// A name, and what somebody of that name is wanted for.
@@ -118,8 +118,7 @@ impl Build {
             if let Found::Files(selections) = found
                 && let Some(digest) = copy::content_digest(selections)
             {
-                let files = copy::file_digests(selections, MOST_FILES);
-                let files = files.iter().map(|(name, digest)| Part::new(name, digest.as_bytes())).collect();
+                let files = files_of(selections, MOST_FILES);
                 let reading = Reading::Content { digest: *digest.as_bytes(), files };
                 self.caches.have_read(files_key(&layers, source, action), reading);
             }

@@ -2,6 +2,7 @@
 
 use crate::tree::TreePath;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// A name shares at most so many bytes with the one before it: the number and one more fit a byte.
 const MOST_SHARED: usize = 254;
@@ -43,6 +44,18 @@ impl FileParts {
             last = path;
         }
         if parts.names.len() > MOST_BYTES { parts.without_names() } else { parts }
+    }
+
+    /// All of `parts` together; only how many there are if of some no more is known, or there are too many.
+    pub fn joined(mut parts: Vec<Cow<'_, Self>>) -> Self {
+        if parts.len() == 1 {
+            return parts.remove(0).into_owned();
+        }
+        let count = parts.iter().map(|parts| parts.count).sum();
+        if parts.iter().all(|parts| parts.is_listed()) {
+            return Self::listed(parts.iter().flat_map(|parts| parts.iter()));
+        }
+        Self { count, ..Self::default() }
     }
 
     /// The same without what tells the files apart.
@@ -92,6 +105,16 @@ mod tests {
         assert_eq!(parts.iter().collect::<Vec<_>>(), files);
         assert!(parts.is_listed() && parts.count() == 9 && parts.size_bytes() < 300 + 60 + 9 * 6);
         assert_eq!(FileParts::listed([]), FileParts::default());
+    }
+
+    #[test]
+    fn files_of_several_sources_are_listed_if_all_are_known() {
+        let file = |name: &str| FileParts::listed([(TreePath::clamp(name), [1; 4])]);
+        let joined = |parts: &[FileParts]| FileParts::joined(parts.iter().map(Cow::Borrowed).collect());
+        assert_eq!(joined(&[]), FileParts::default());
+        let both = joined(&[file("a/b"), file("a/c")]);
+        assert_eq!(both.iter().map(|(path, _)| path.to_string()).collect::<Vec<_>>(), ["/a/b", "/a/c"]);
+        assert_eq!(joined(&[file("a"), FileParts::counted(7)]), FileParts::counted(8));
     }
 
     #[test]

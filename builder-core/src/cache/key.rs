@@ -104,13 +104,8 @@ impl KeyBuilder {
 
     /// Keeps a part for explanations alone: the key has it already, in the sum of others.
     pub fn note(&mut self, name: &str, value: impl AsRef<[u8]>) -> &mut Self {
-        self.note_part(Part::new(name, value))
-    }
-
-    /// The same with a part that was kept.
-    pub fn note_part(&mut self, part: Part) -> &mut Self {
         if self.parts.len() < MOST_PARTS {
-            self.parts.push(part);
+            self.parts.push(Part::new(name, value));
         }
         self
     }

@@ -74,8 +74,8 @@ pub enum Reading {
     Content {
         /// Of all of them.
         digest: [u8; 32],
-        /// Of each of them, for explanations, if they are few.
-        files: Vec<Part>,
+        /// The files themselves, for explanations, if they are few.
+        files: FileParts,
     },
     /// Whom a name means.
     Owner {
