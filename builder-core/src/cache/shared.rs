@@ -273,9 +273,10 @@ impl SharedCache {
         let now = seconds_now();
         // One that was made again is renewed, also where the same came out: otherwise it would be too old from some day on, for good.
         let is_known = |made: &&Made| {
-            let is_as_good =
-                |record: Record| record.diff_id == made.record.diff_id && record.made_seconds >= made.record.made_seconds;
-            known.record(made.key).is_some_and(is_as_good)
+            known.record(made.key).is_some_and(|record| {
+                let is_as_good = record.diff_id == made.record.diff_id && record.made_seconds >= made.record.made_seconds;
+                is_as_good && inner.depot.note_use(&record.blob)
+            })
         };
         let (old, new): (Vec<&Made>, Vec<&Made>) = remembered.steps.iter().partition(is_known);
         let indexed: BTreeSet<DiffId> =
