@@ -782,6 +782,32 @@ async fn privileged_a_known_run_needs_no_layer_and_the_first_unknown_one_gets_al
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn privileged_a_mount_of_a_stage_takes_no_layer_once_it_is_known() {
+    if !require(&["docker-registry", "skopeo", "busybox"]) || !require_root() {
+        return;
+    }
+    let bench = Bench::new(Registry::start());
+    Image::new().busybox_layer().push(&bench.registry, "base:1");
+    bench.write("a", "A");
+    let dockerfile = "FROM scratch AS one\nCOPY a /d/a\nFROM REGISTRY/base:1\n\
+                      RUN --mount=from=one,source=/d,target=/m --mount=type=cache,from=one,source=/d,target=/c cat /m/a /c/a > /all\n";
+    let request = bench.request(dockerfile);
+    let first = bench.build(&request).await;
+    let before = bench.registry.requests().len();
+    let again = bench.build(&request).await;
+    assert_eq!((again.executed(), again.pulls(), again.digest()), (vec![], 0, first.digest()));
+    assert_eq!(cache_requests(&bench.registry.requests(), before).len(), 2);
+
+    // Another command on what is known, and other files.
+    let other = bench.request(&dockerfile.replace("> /all", "> /other"));
+    assert_eq!(bench.build(&other).await.executed().len(), 1);
+    assert_eq!(bench.registry.pull("app:1").layers().last().unwrap(), "other 0644 0:0 \"AA\"\n");
+    bench.write("a", "B");
+    assert_eq!(bench.build(&bench.request(dockerfile)).await.executed().len(), 2);
+    assert_eq!(bench.registry.pull("app:1").layers().last().unwrap(), "all 0644 0:0 \"BB\"\n");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_checkout_under_another_umask_is_the_same_context() {
     if !require(&PROGRAMS) {
         return;

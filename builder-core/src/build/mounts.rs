@@ -11,11 +11,13 @@ use super::{
     contents::Contents,
     copy::{found, threads},
     fetch,
+    readings::{Recall, mount_key},
     request::SecretSource,
     run::{Disk, chain, on_disk},
     stage::CurrentStep,
+    trees::LazyTree,
 };
-use crate::cache::KeyBuilder;
+use crate::cache::{FileParts, KeyBuilder, Reading};
 use crate::context::Context;
 use crate::copy::{self, Selected, Selection};
 use crate::dockerfile::{BindMount, CacheMount, Position, ResolvedMount, SecretMount, Sharing, SshMount, TmpfsMount, Word};
@@ -86,8 +88,15 @@ enum FoundKind {
 #[derive(Clone)]
 struct Files {
     from: From,
-    selection: Selection,
-    digest: ContentDigest,
+    /// None if an earlier build has read them, which is enough for a key.
+    selection: Option<Selection>,
+    digest: [u8; 32],
+}
+
+impl Files {
+    fn selection(&self) -> Result<&Selection, BuildError> {
+        self.selection.as_ref().ok_or_else(|| BuildError::new(ErrorKind::Internal, "files to mount were not read"))
+    }
 }
 
 /// Where they come from.
@@ -141,19 +150,25 @@ enum Kept {
 
 impl Build {
     /// Finds what the mounts of a RUN show.
-    pub(super) async fn find_mounts(&self, step: &CurrentStep<'_>, action: &RunAction) -> Result<Vec<FoundMount>, BuildError> {
+    pub(super) async fn find_mounts(
+        &self,
+        step: &CurrentStep<'_>,
+        action: &RunAction,
+        recall: Recall,
+    ) -> Result<Vec<FoundMount>, BuildError> {
         let mut found = Vec::new();
         let mut agents = 0;
         for mount in &action.mounts {
             let target = |text: &str| target(&action.working_dir, text);
             found.push(match mount {
                 ResolvedMount::Bind(BindMount { from, source, target: at, writable }) => {
-                    let files = self.files(step, from.as_deref(), source).await?;
+                    let files = self.files(step, from.as_deref(), source, recall).await?;
                     FoundMount { target: target(at)?, kind: FoundKind::Bind { files, access: access(*writable) } }
                 }
-                ResolvedMount::Cache(cache) => {
-                    FoundMount { target: target(&cache.target)?, kind: FoundKind::Cache(self.find_cache(step, cache).await?) }
-                }
+                ResolvedMount::Cache(cache) => FoundMount {
+                    target: target(&cache.target)?,
+                    kind: FoundKind::Cache(self.find_cache(step, cache, recall).await?),
+                },
                 ResolvedMount::Tmpfs(TmpfsMount { target: at, size_bytes, writable }) => {
                     let at = target(at)?;
                     let mode = tmpfs_mode(&*self.tree(&step.before.tree).await?, &at);
@@ -176,7 +191,7 @@ impl Build {
     }
 
     /// What `source` names in a stage, an image or a context.
-    async fn files(&self, step: &CurrentStep<'_>, from: Option<&str>, source: &str) -> Result<Files, BuildError> {
+    async fn files(&self, step: &CurrentStep<'_>, from: Option<&str>, source: &str, recall: Recall) -> Result<Files, BuildError> {
         let context = |name: Option<String>| async {
             let files = self.context(name.clone()).await?;
             let selecting = (files.clone(), source.to_owned(), self.work.cancel_token());
@@ -191,54 +206,61 @@ impl Build {
                 completed.map_err(|error| BuildError::new(ErrorKind::Context, "cannot read the context").because(error))?;
                 Ok(selected)
             };
-            let selected = self.work.run(select).await?;
+            let [selection] = self.work.run(select).await?;
             let directory = match files {
                 fetch::Files::Tree(_) => None,
                 fetch::Files::Context(context) => Some(context),
             };
-            Ok((From::Context { name, directory }, selected))
+            let digest = *content_digest(&selection)?.as_bytes();
+            Ok(Files { from: From::Context { name, directory }, selection: Some(selection), digest })
         };
-        let layers = |tree: Arc<Tree>, layers: Vec<Layer>, disk| async {
-            let source = source.to_owned();
-            let selected = self.work.run(move || found("mount", copy::select_path(&*tree, source.as_bytes()), None)).await?;
-            Ok((From::Layers { layers, disk }, [selected]))
+        let layers = |tree: LazyTree, layers: Vec<Layer>, disk| async move {
+            let key = mount_key(&layers, source);
+            let from = From::Layers { layers, disk };
+            if recall == Recall::Allowed
+                && let Some(Reading::Content { digest, .. }) = self.recall(key).await
+            {
+                return Ok(Files { from, selection: None, digest });
+            }
+            let (tree, source) = (self.tree(&tree).await?, source.to_owned());
+            let select = move || found("mount", copy::select_path(&*tree, source.as_bytes()), None);
+            let selection = self.work.run(select).await?;
+            let digest = *content_digest(&selection)?.as_bytes();
+            self.caches.have_read(key, Reading::Content { digest, files: FileParts::default() });
+            Ok(Files { from, selection: Some(selection), digest })
         };
         let named = match from {
             None => None,
             Some(name) => Some(self.named_source(step, &Word { text: name.to_owned(), position: Position::default() })?),
         };
-        let (from, selections) = match named {
-            None => context(None).await?,
+        match named {
+            None => context(None).await,
             Some(Source::Context(name)) => match self.image_context(&name, &self.request.platform, Keep::WhatIsRead).await? {
-                Some(image) => layers(self.tree(&image.tree).await?, image.layers, None).await?,
-                None => context(Some(name)).await?,
+                Some(image) => layers(image.tree, image.layers, None).await,
+                None => context(Some(name)).await,
             },
-            Some(Source::Scratch) => layers(Arc::new(Tree::new()), Vec::new(), None).await?,
+            Some(Source::Scratch) => layers(LazyTree::new(Tree::new()), Vec::new(), None).await,
             Some(Source::Stage(index)) => {
                 let stage = self.stage(index).await?;
-                layers(self.tree(&stage.tree).await?, stage.layers.clone(), stage.disk.clone()).await?
+                layers(stage.tree.clone(), stage.layers.clone(), stage.disk.clone()).await
             }
             Some(Source::Image(name)) => {
                 let image = self.base(&name, &self.request.platform, Keep::WhatIsRead).await?;
-                layers(self.tree(&image.tree).await?, image.layers, None).await?
+                layers(image.tree, image.layers, None).await
             }
-        };
-        let digest = copy::content_digest(&selections)
-            .ok_or_else(|| BuildError::new(ErrorKind::Internal, "a file to mount was not hashed"))?;
-        let [selection] = selections;
-        Ok(Files { from, selection, digest })
+        }
     }
 
-    async fn find_cache(&self, step: &CurrentStep<'_>, cache: &CacheMount) -> Result<FoundCache, BuildError> {
+    async fn find_cache(&self, step: &CurrentStep<'_>, cache: &CacheMount, recall: Recall) -> Result<FoundCache, BuildError> {
         let seed = match &cache.from {
-            Some(from) => Some(self.files(step, Some(from), &cache.source).await?),
+            Some(from) => Some(self.files(step, Some(from), &cache.source, recall).await?),
             None if TreePath::clamp(&cache.source).is_root() => None,
             None => {
                 return Err(mistake(format!("a cache has no {} to begin with", cache.source))
                     .hint("say with from= which stage or image `source` is in"));
             }
         };
-        if seed.as_ref().is_some_and(|seed| seed.selection.as_file().is_some()) {
+        if seed.iter().filter_map(|seed| seed.selection.as_ref()).any(|selection| selection.as_file().is_some()) {
             return Err(mistake(format!("a cache is a directory, and {} is a file", cache.source)));
         }
         // As BuildKit: the target as it is written, so that a relative one means the same cache from everywhere.
@@ -247,7 +269,7 @@ impl Build {
         let unless_seeded = |value| if seed.is_none() { Some(value) } else { None };
         let mode = cache.mode.or(unless_seeded(0o755));
         let (uid, gid) = (cache.uid.or(unless_seeded(0)), cache.gid.or(unless_seeded(0)));
-        let begins_with = seed.as_ref().map(|seed| *seed.digest.as_bytes());
+        let begins_with = seed.as_ref().map(|seed| seed.digest);
         let identity = serde_json::json!([namespace, id, mode, uid, gid, begins_with]);
         Ok(FoundCache {
             id,
@@ -336,10 +358,10 @@ impl Build {
         match &files.from {
             From::Layers { layers, disk } => {
                 let root = self.show_layers(layers, disk.as_ref(), access, isolation, attached).await?;
-                Ok((root, files.selection.origin.clone()))
+                Ok((root, files.selection()?.origin.clone()))
             }
             From::Context { name, directory } => {
-                let selection = files.selection.clone();
+                let selection = files.selection()?.clone();
                 let checked = directory.clone();
                 let direct = move || match checked {
                     None => Ok(None),
@@ -350,21 +372,21 @@ impl Build {
                 if access == Access::ReadOnly
                     && let Some(path) = self.work.run(direct).await?
                 {
-                    return Ok((RootMount::Directory { path }, files.selection.origin.clone()));
+                    return Ok((RootMount::Directory { path }, files.selection()?.origin.clone()));
                 }
                 let owners = isolation.choice().owners;
                 let root = if access == Access::ReadWrite {
                     // What the step writes there is its own, and goes with it.
-                    let rootfs = self.copy_files(&files.selection, owners).await?;
+                    let rootfs = self.copy_files(files.selection()?, owners).await?;
                     let root = rootfs.as_directory();
                     attached.kept.push(Kept::Root { _rootfs: rootfs });
                     root
                 } else {
                     let cell = {
                         let mut copies = self.mount_sources.copies.lock().unwrap_or_else(PoisonError::into_inner);
-                        copies.entry((name.clone(), files.selection.origin.clone())).or_default().clone()
+                        copies.entry((name.clone(), files.selection()?.origin.clone())).or_default().clone()
                     };
-                    let copy = async { self.copy_files(&files.selection, owners).await.map(Arc::new) };
+                    let copy = async { self.copy_files(files.selection()?, owners).await.map(Arc::new) };
                     let rootfs = cell.get_or_try_init(|| copy).await?.clone();
                     let root = rootfs.as_directory();
                     attached.kept.push(Kept::Copy { _rootfs: rootfs });
@@ -482,7 +504,7 @@ impl Build {
             return Ok(directory);
         }
         let mut changes = match &cache.seed {
-            Some(seed) => changes(&seed.selection, &TreePath::root()),
+            Some(seed) => changes(seed.selection()?, &TreePath::root()),
             None => vec![Change::put(TreePath::root(), Entry::directory(Timestamp::default()))],
         };
         if let Some(entry) = changes.first_mut().and_then(Change::entry_mut) {
@@ -561,6 +583,16 @@ impl Build {
 }
 
 impl FoundMount {
+    /// Whether something of it was not read, so that it serves for a key alone.
+    pub(super) fn is_recalled(&self) -> bool {
+        let files = match &self.kind {
+            FoundKind::Bind { files, .. } => Some(files),
+            FoundKind::Cache(cache) => cache.seed.as_ref(),
+            FoundKind::Tmpfs { .. } | FoundKind::Secret(_) | FoundKind::Ssh(_) => None,
+        };
+        files.is_some_and(|files| files.selection.is_none())
+    }
+
     /// Adds what the result of the step depends on. How a cache is shared and what is in it are no part of that, nor are
     /// the bytes of a secret.
     pub(super) fn add_to(&self, key: &mut KeyBuilder) {
@@ -568,7 +600,7 @@ impl FoundMount {
         let writable = |access: Access| [u8::from(access == Access::ReadWrite)];
         match &self.kind {
             FoundKind::Bind { files, access } => {
-                key.part("bind", files.digest.as_bytes()).part("writable", writable(*access));
+                key.part("bind", files.digest).part("writable", writable(*access));
             }
             FoundKind::Cache(cache) => {
                 key.part("cache", cache.name.as_bytes()).part("writable", writable(cache.access));
@@ -639,6 +671,11 @@ fn tmpfs_mode(tree: &Tree, target: &TreePath) -> u16 {
 }
 
 /// The files as a layer that puts them at `place`.
+fn content_digest(selection: &Selection) -> Result<ContentDigest, BuildError> {
+    let digest = copy::content_digest(std::slice::from_ref(selection));
+    digest.ok_or_else(|| BuildError::new(ErrorKind::Internal, "a file to mount was not hashed"))
+}
+
 fn changes(selection: &Selection, place: &TreePath) -> Vec<Change> {
     let mut names: HashMap<usize, TreePath> = HashMap::new();
     let change = |Selected { path, entry, link, .. }: &Selected| {

@@ -18,6 +18,13 @@ use crate::plan::Source;
 /// Of more files no single ones are kept.
 const MOST_FILES: usize = 64;
 
+/// Whether what an earlier build has read will do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recall {
+    Allowed,
+    Refused,
+}
+
 /// Files that an earlier build has read.
 pub(super) struct Recalled {
     pub(super) digest: [u8; 32],
@@ -146,6 +153,11 @@ fn question(layers: &[Layer]) -> KeyBuilder {
         key.part("layer", layer.diff_id.0.as_bytes());
     }
     key
+}
+
+/// The key of what `source` is in these layers, for a mount.
+pub(super) fn mount_key(layers: &[Layer], source: &str) -> Key {
+    question(layers).part("mount", source).finish()
 }
 
 fn files_key(layers: &[Layer], source: &CopySource, action: &CopyAction) -> Key {

@@ -9,6 +9,7 @@ use super::{
     cached::StepKind,
     contents::Contents,
     mounts::{Attached, FoundMount},
+    readings::Recall,
     request::Entitlement,
     stage::{CurrentStep, StageState, StepLayer},
 };
@@ -85,8 +86,15 @@ impl Build {
     /// Does a RUN.
     pub(super) async fn run(&self, step: &mut CurrentStep<'_>, action: RunAction) -> Result<StepLayer, BuildError> {
         self.refuse(&action)?;
-        let mounts = self.find_mounts(step, &action).await?;
-        let key = self.run_key(step.before.key, &action, &mounts);
+        let mut mounts = self.find_mounts(step, &action, Recall::Allowed).await?;
+        let mut key = self.run_key(step.before.key, &action, &mounts);
+        if mounts.iter().any(FoundMount::is_recalled) {
+            if let Some(found) = self.look_up(step, &key, StepKind::Run).await {
+                return Ok(found);
+            }
+            mounts = self.find_mounts(step, &action, Recall::Refused).await?;
+            key = self.run_key(step.before.key, &action, &mounts);
+        }
         if let Some(found) = self.known(step, &key, StepKind::Run).await {
             return Ok(found);
         }
