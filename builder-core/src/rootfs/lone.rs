@@ -5,18 +5,19 @@
 //! directories have that it does not mention is settled when the tree below it is known. Any other layer, and any trouble
 //! with the disk, ends the attempt: then an [`Unpacker`](super::Unpacker) does it, which looks at the tree at each turn.
 
-use super::{Owners, RootfsError, unpack::Settlement};
+use super::{
+    Owners, RootfsError,
+    content::{Bytes, COPY_BYTES, Filling, fill},
+    unpack::Settlement,
+};
 use crate::confined::{AsMade, Attributes, ConfinedDir, ConfinedError};
 use crate::layer::read::Visitor;
 use crate::tree::{Change, Entry, LayerIndex, Node, Tree, TreePath};
 use std::{
     collections::{BTreeSet, HashSet},
-    io::{self, Read, Write as _},
+    io::{self, Read},
     path::Path,
 };
-
-/// Bytes that go to the disk at once.
-const COPY_BYTES: usize = 128 * 1024;
 
 /// Unpacks one layer; to be shown its changes in order. It takes every layer, and says at the end whether it was one that
 /// can be unpacked alone.
@@ -92,22 +93,14 @@ impl LoneUnpacker {
                 self.layer.directories.insert(path.clone());
                 Ok(Ok(()))
             }
-            Node::File(_) => {
+            Node::File(content) => {
                 let Ok(mut file) = directory.create_file(&name, self.as_made.creation_mode(entry)) else { return Ok(Err(Odd)) };
-                loop {
+                match fill(&mut file, content.size_bytes, Bytes::Stream(data), &mut self.buffer) {
+                    Ok(()) => Ok(directory.finish_file(&name, &file, entry, attributes, self.as_made).map_err(Odd::from)),
+                    Err(Filling::Disk(_)) => Ok(Err(Odd)),
                     // Of the bytes that come, an error is the layer's own and no reason to try again.
-                    match data.read(&mut self.buffer) {
-                        Ok(0) => break,
-                        Ok(length) => {
-                            if file.write_all(&self.buffer[..length]).is_err() {
-                                return Ok(Err(Odd));
-                            }
-                        }
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(error),
-                    }
+                    Err(Filling::Data(error)) => Err(error),
                 }
-                Ok(directory.finish_file(&name, &file, entry, attributes, self.as_made).map_err(Odd::from))
             }
             Node::Symlink(target) => Ok(directory
                 .create_symlink(&name, target)

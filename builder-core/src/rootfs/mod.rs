@@ -9,6 +9,7 @@
 //! ```
 
 mod changes;
+mod content;
 mod recorded;
 mod records;
 mod unpack;

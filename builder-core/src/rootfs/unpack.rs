@@ -5,6 +5,7 @@
 
 use super::{
     Owners, RootfsError,
+    content::{Bytes, COPY_BYTES, Filling, fill},
     recorded::{RealFile, Recorded},
     records::Records,
 };
@@ -13,13 +14,10 @@ use crate::layer::read::Visitor;
 use crate::tree::{Change, Entry, LayerIndex, Node, Tree, TreePath};
 use std::{
     collections::{BTreeSet, HashSet},
-    io::{self, Read, Write as _},
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
-
-/// Bytes that go to the disk at once.
-const COPY_BYTES: usize = 128 * 1024;
 
 /// Unpacks one layer; to be shown its changes in order, and finished.
 pub struct Unpacker {
@@ -146,13 +144,13 @@ impl Unpacker {
 
     fn take(&mut self, change: &Change, data: &mut dyn Read) -> Result<(), Taking> {
         match change {
-            Change::Put { path, entry } => self.put(path, entry, data),
+            Change::Put { path, entry } => self.put(path, entry, Bytes::Stream(data)),
             Change::Link { path, target } => self.link(path, target).map_err(Taking::from),
             Change::Remove { .. } | Change::Opaque { .. } => Ok(()),
         }
     }
 
-    fn put(&mut self, path: &TreePath, entry: &Arc<Entry>, data: &mut dyn Read) -> Result<(), Taking> {
+    fn put(&mut self, path: &TreePath, entry: &Arc<Entry>, bytes: Bytes<'_>) -> Result<(), Taking> {
         let Some(path) = self.make_parents(path)? else {
             // The root itself: it is there.
             if entry.is_directory() {
@@ -167,7 +165,7 @@ impl Unpacker {
             self.make_directory(&path)?;
         } else {
             self.clear(&path)?;
-            self.create(&path, entry, data)?;
+            self.create(&path, entry, bytes)?;
         }
         self.tree.put(&path, entry.clone());
         Ok(())
@@ -213,8 +211,8 @@ impl Unpacker {
         let source = source.ok_or_else(|| RootfsError::Vanished { path: path.clone() })?;
         self.make_parents(path)?;
         let created = match &entry.node {
-            Node::File(_) => self.create(path, entry, &mut source.open_file(path)?),
-            _ => self.create(path, entry, &mut io::empty()),
+            Node::File(_) => self.create(path, entry, Bytes::File(&source.open_file(path)?)),
+            _ => self.create(path, entry, Bytes::Stream(&mut io::empty())),
         };
         created.map_err(|error| match error {
             Taking::Disk(error) => error,
@@ -223,23 +221,17 @@ impl Unpacker {
     }
 
     /// Makes what is no directory. Nothing stands there.
-    fn create(&mut self, path: &TreePath, entry: &Entry, data: &mut dyn Read) -> Result<(), Taking> {
+    fn create(&mut self, path: &TreePath, entry: &Entry, bytes: Bytes<'_>) -> Result<(), Taking> {
         let (directory, name) = open_parent(&self.directory, &mut self.parent, path)?;
         match &entry.node {
             Node::Directory => unreachable!("the caller makes directories"),
-            Node::File(_) => {
+            Node::File(content) => {
                 let real = self.recorded.as_ref().map_or_else(|| RealFile::same(entry), |recorded| recorded.real_file(entry));
                 let mut file = directory.create_file(&name, real.creation_mode)?;
-                loop {
-                    match data.read(&mut self.buffer) {
-                        Ok(0) => break,
-                        Ok(length) => file
-                            .write_all(&self.buffer[..length])
-                            .map_err(|source| RootfsError::Copy { path: path.clone(), source })?,
-                        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                        Err(error) => return Err(Taking::Data(error)),
-                    }
-                }
+                fill(&mut file, content.size_bytes, bytes, &mut self.buffer).map_err(|error| match error {
+                    Filling::Disk(source) => Taking::Disk(RootfsError::Copy { path: path.clone(), source }),
+                    Filling::Data(error) => Taking::Data(error),
+                })?;
                 if let Some(recorded) = &self.recorded {
                     recorded.note(directory, &name, entry)?;
                 }
