@@ -8,7 +8,7 @@ use builder_core::{
         Stream, choose, probe,
     },
     layer::read::Visitor,
-    rootfs::{Dating, LoneUnpacker, OverlayAttributes, Owners, RootMount, Rootfs},
+    rootfs::{self, Copying, Dating, LoneUnpacker, OverlayAttributes, Owners, RootMount, Rootfs},
     tree::{Change, Content, ContentDigest, Entry, File, LayerIndex, Node, SourceId, Timestamp, Tree, TreePath, text},
 };
 use proptest::prelude::*;
@@ -210,16 +210,8 @@ fn privileged_a_step_changes_the_same_on_an_overlay_and_in_a_plain_directory() {
             ("mv /d/sub/f /d/sub/g; mv /d/sub/g /d/sub/f", ""),
             ("chmod 711 /", "/ 0711 0:0"),
         ] {
-            // On an overlay each script has the base; a plain directory is unpacked anew.
-            let mut root = match base_root.rootfs.fork(state.path()).unwrap() {
-                Some(rootfs) => Root { rootfs, tree: base_root.tree.clone() },
-                None => {
-                    let mut root = Root::new(state.path(), form);
-                    root.add(busybox());
-                    root.add(base());
-                    root
-                }
-            };
+            let rootfs = base_root.rootfs.fork(state.path(), &base_root.tree).unwrap();
+            let mut root = Root { rootfs, tree: base_root.tree.clone() };
             let changes = root.run(&isolation, script);
             let sorted = |text: &str| {
                 let mut lines: Vec<&str> = text.lines().collect();
@@ -320,13 +312,11 @@ fn privileged_nothing_is_left_when_a_root_is_dropped() {
         let mut root = Root::new(state.path(), form);
         root.add(busybox());
         root.run(&isolation, "mkdir -p /closed/deep; touch /closed/deep/f; chmod 0 /closed/deep /closed");
-        let fork = root.rootfs.fork(state.path()).unwrap();
+        let mut fork = root.rootfs.fork(state.path(), &root.tree).unwrap();
+        let view = fork.view(&root.tree).unwrap();
         drop(root);
-        if let Some(rootfs) = fork {
-            let mut fork = Root { rootfs, tree: Tree::new() };
-            let root = fork.rootfs.view(&fork.tree).unwrap();
-            assert_eq!(run(&isolation, root, Vec::new(), "test -e /closed/deep/f").0, ExitStatus::Code(0), "shared");
-        }
+        assert_eq!(run(&isolation, view, Vec::new(), "test -e /closed/deep/f").0, ExitStatus::Code(0), "{form:?}");
+        drop(fork);
         assert_eq!(fs::read_dir(state.path()).unwrap().count(), 0, "{form:?}");
     }
 }
@@ -470,7 +460,7 @@ fn on_disk(directory: &Path, below: &Path) -> Vec<String> {
                 lines.extend(on_disk(directory, &path));
                 String::new()
             }
-            kind if kind.is_file() => fs::read_to_string(&whole).unwrap(),
+            kind if kind.is_file() => format!("{:?}", ContentDigest::of(&fs::read(&whole).unwrap())),
             kind if kind.is_symlink() => fs::read_link(&whole).unwrap().display().to_string(),
             kind if kind.is_char_device() && stat.rdev() == 0 => "hidden".to_owned(),
             _ => stat.rdev().to_string(),
@@ -551,4 +541,103 @@ fn privileged_layers_unpacked_alone_are_the_tree_that_they_fold_to() {
     });
     result.unwrap();
     assert!(alone.get() * 8 > made.get(), "{} of {} layers say little", alone.get(), made.get());
+}
+
+/// What an image would have of a plain root, and what is on disk.
+fn seen(root: &Path, owners: Owners) -> (Vec<String>, Vec<String>) {
+    let contents = rootfs::contents(root, owners, SourceId(0)).unwrap().changes;
+    (contents.iter().map(|change| format!("{change:?}")).collect(), on_disk(root, Path::new("")))
+}
+
+/// Says that copies of a plain root in `state` are what its layers unpack to.
+fn copies_are_what_layers_unpack_to(state: &Path, owners: Owners, copying: Copying, layers: &[Vec<Change>]) {
+    let mut root = Root { rootfs: Rootfs::new(state, None, owners).unwrap(), tree: Tree::new() };
+    for layer in layers {
+        root.add(layer.clone());
+    }
+    let directory = |rootfs: &Rootfs| match rootfs.as_directory() {
+        Some(RootMount::Directory { path }) => path,
+        other => panic!("{other:?}"),
+    };
+    let copy = Rootfs::copy_of(&directory(&root.rootfs), &root.tree, state, owners, copying).unwrap();
+    assert_eq!(seen(&directory(&copy), owners), seen(&directory(&root.rootfs), owners), "{}", text::format(&root.tree));
+    let mut copy = Root { rootfs: copy, tree: root.tree };
+    copy.rootfs.begin_step(&copy.tree).unwrap();
+    assert_eq!(copy.rootfs.end_step(&copy.tree, SourceId(1), None).unwrap().changes, [], "nothing has changed in it");
+}
+
+fn copies_of_any_layers(state: &Path, owners: Owners, copying: Copying) {
+    copies_are_what_layers_unpack_to(state, owners, copying, &[busybox(), base()]);
+    let layer = proptest::collection::vec(any_record(), 0..7).prop_map(|records| records.join("\n"));
+    let config = ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() };
+    let mut runner = proptest::test_runner::TestRunner::new(config);
+    let layers = proptest::collection::vec(layer, 1..4);
+    let result = runner.run(&layers, |layers| {
+        let layers: Vec<_> = layers.iter().map(|layer| text::parse(layer).unwrap()).collect();
+        copies_are_what_layers_unpack_to(state, owners, copying, &layers);
+        Ok(())
+    });
+    result.unwrap();
+}
+
+#[test]
+fn a_copy_of_a_plain_root_is_what_its_layers_unpack_to() {
+    let state = tempfile::tempdir().unwrap();
+    if testkit::require(&["busybox"]) {
+        for copying in [Copying::Apart, Copying::Shared] {
+            copies_of_any_layers(state.path(), Owners::RECORDED, copying);
+        }
+    }
+}
+
+#[test]
+fn privileged_files_of_a_copy_share_their_bytes_where_the_disk_can() {
+    const SIZE_BYTES: u64 = 64 << 20;
+    let Some(state) = ready() else { return };
+    for kind in ["xfs", "btrfs"] {
+        let Some(disk) = testkit::Disk::new(state.path(), kind) else { return };
+        assert!(rootfs::can_share(disk.path()), "{kind}");
+        for owners in [Owners::RECORDED, Owners::REAL] {
+            copies_of_any_layers(disk.path(), owners, Copying::Shared);
+        }
+        let file = |node| Entry { node, mode: 0o644, uid: 0, gid: 0, mtime: Timestamp::from_seconds(9), capability: None };
+        let content = Content::Inline(Vec::new().into());
+        let node = Node::File(File { size_bytes: SIZE_BYTES, digest: None, content });
+        let (mut tree, from) = (Tree::new(), disk.path().join("from"));
+        tree.put(&path("big"), file(node));
+        fs::create_dir(&from).unwrap();
+        fs::write(from.join("big"), vec![7; usize::try_from(SIZE_BYTES).unwrap()]).unwrap();
+        let free = || {
+            let synced = std::process::Command::new("sync").arg("-f").arg(disk.path()).status().unwrap();
+            assert!(synced.success());
+            let space = rustix::fs::statvfs(disk.path()).unwrap();
+            space.f_bavail * space.f_frsize
+        };
+        let before = free();
+        let copy = Rootfs::copy_of(&from, &tree, disk.path(), Owners::REAL, Copying::Shared).unwrap();
+        assert!(before - free() < SIZE_BYTES / 8, "{kind}: {} bytes were taken", before - free());
+        let Some(RootMount::Directory { path }) = copy.as_directory() else { panic!("a plain directory") };
+        fs::write(path.join("big"), "changed").unwrap();
+        assert_eq!(fs::read(from.join("big")).unwrap().len() as u64, SIZE_BYTES, "{kind}: the other has its own");
+    }
+}
+
+#[test]
+fn a_directory_that_is_not_what_was_kept_is_not_copied() {
+    let state = tempfile::tempdir().unwrap();
+    let tree: Tree = {
+        let mut tree = Tree::new();
+        tree.apply(&text::parse("d/ 0755 0:0\nd/f 0644 0:0 \"text\"").unwrap());
+        tree
+    };
+    let kept = state.path().join("kept");
+    fs::create_dir_all(kept.join("d")).unwrap();
+    for content in [None, Some("tex"), Some("texts")] {
+        if let Some(content) = content {
+            fs::write(kept.join("d/f"), content).unwrap();
+        }
+        let copy = Rootfs::copy_of(&kept, &tree, state.path(), Owners::RECORDED, Copying::Shared);
+        assert!(copy.is_err(), "{content:?}");
+    }
+    assert_eq!(fs::read_dir(state.path()).unwrap().count(), 1, "nothing is left of them");
 }

@@ -18,6 +18,7 @@
 #![expect(clippy::missing_panics_doc, reason = "every function here panics when its part of a test fails")]
 
 mod certificates;
+mod disk;
 mod faulty;
 
 mod http;
@@ -31,6 +32,7 @@ pub mod pod;
 
 pub use certificates::{Authority, Certificate};
 
+pub use disk::Disk;
 pub use faulty::{Fault, FaultyRegistry, Rule};
 pub use image::{Compression, Image, Layout, MediaTypes, push_index, sha256};
 pub use registry::{Access, Endpoint, Registry, RegistryOptions};

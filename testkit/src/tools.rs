@@ -38,7 +38,7 @@ pub fn require_root() -> bool {
 }
 
 #[expect(clippy::print_stderr, reason = "a test that did not run has to say so")]
-fn granted(there: bool, reason: &str) -> bool {
+pub(crate) fn granted(there: bool, reason: &str) -> bool {
     assert!(there || std::env::var_os("CI").is_none(), "{reason} (.ci/install installs what is needed)");
     if !there {
         eprintln!("skipped: {reason}");

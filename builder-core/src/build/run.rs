@@ -284,11 +284,10 @@ impl Build {
                     None => fresh(),
                     Some(Ok(disk)) => Ok(disk),
                     // Other stages start from here too.
-                    Some(Err(shared)) => match shared.rootfs.fork(&directory).map_err(|error| on_disk(&error))? {
-                        Some(rootfs) => {
-                            Ok(Disk { rootfs, layers: shared.layers, tree: shared.tree.clone(), chain: shared.chain })
-                        }
-                        None => fresh(),
+                    Some(Err(shared)) => match shared.rootfs.fork(&directory, &shared.tree) {
+                        Ok(rootfs) => Ok(Disk { rootfs, layers: shared.layers, tree: shared.tree.clone(), chain: shared.chain }),
+                        // What cannot be copied can be unpacked, or that says why not.
+                        Err(_) => fresh(),
                     },
                 }
             })

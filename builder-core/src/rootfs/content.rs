@@ -24,8 +24,8 @@ const FILE_SYSTEMS_WITH_ROOM: [FsWord; 3] = [0xef53 /* ext4 */, 0x5846_5342 /* X
 pub(super) enum Bytes<'a> {
     /// A layer.
     Stream(&'a mut dyn Read),
-    /// Another file, read from its start.
-    File(&'a File),
+    /// Another file, with which they are shared where the disk can; all of it.
+    Shared(&'a File),
 }
 
 /// What failed.
@@ -38,7 +38,7 @@ pub(super) enum Filling {
 pub(super) fn fill(file: &mut File, size_bytes: u64, bytes: Bytes<'_>, buffer: &mut [u8]) -> Result<(), Filling> {
     match bytes {
         Bytes::Stream(data) => write(file, size_bytes, data, buffer),
-        Bytes::File(mut source) => match ioctl_ficlone(&*file, source) {
+        Bytes::Shared(mut source) => match ioctl_ficlone(&*file, source) {
             Ok(()) => Ok(()),
             Err(_) => io::copy(&mut source, file).map(drop).map_err(Filling::Disk),
         },
@@ -46,7 +46,7 @@ pub(super) fn fill(file: &mut File, size_bytes: u64, bytes: Bytes<'_>, buffer: &
 }
 
 /// Whether files in `directory` can share their bytes until one of them is written to. Found out by trying.
-pub(super) fn can_share(directory: &Path) -> bool {
+pub fn can_share(directory: &Path) -> bool {
     let share = || {
         let (mut one, other) = (tempfile::tempfile_in(directory)?, tempfile::tempfile_in(directory)?);
         one.write_all(b"shared")?;
@@ -112,7 +112,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let seen = file.try_clone().unwrap();
         let mut data = Watching(io::repeat(7).take(come_bytes), &seen, 0);
-        assert!(fill(&mut file, size_bytes, Bytes::Stream(&mut data), &mut [0; COPY_BYTES]).is_ok());
+        assert!(fill(&mut file, size_bytes, Bytes::Stream(&mut data), &mut vec![0; COPY_BYTES]).is_ok());
         let most = data.2;
         (file, most)
     }
@@ -149,7 +149,7 @@ mod tests {
         let (mut source, mut file) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
         source.write_all(b"bytes").unwrap();
         io::Seek::rewind(&mut source).unwrap();
-        assert!(fill(&mut file, 5, Bytes::File(&source), &mut []).is_ok());
+        assert!(fill(&mut file, 5, Bytes::Shared(&source), &mut []).is_ok());
         io::Seek::rewind(&mut file).unwrap();
         assert_eq!(io::read_to_string(file).unwrap(), "bytes");
     }

@@ -16,9 +16,10 @@ mod unpack;
 
 mod lone;
 
+pub use content::can_share;
 pub use lone::{LoneLayer, LoneUnpacker};
 pub(crate) use recorded::beside;
-pub use unpack::{Unpacked, Unpacker};
+pub use unpack::{Copying, Unpacked, Unpacker, copy};
 
 use crate::confined::{Attributes, ConfinedDir, ConfinedError};
 use crate::tree::{Change, Entry, LayerIndex, SourceId, Timestamp, Tree, TreePath};
@@ -154,17 +155,40 @@ impl Rootfs {
         Ok(Self { states: vec![Arc::new(state)], form, owners, made: 0 })
     }
 
-    /// Another root that starts where this one is, with nothing copied. `None` for a plain directory: its layers have to be
-    /// unpacked again.
+    /// A plain root that starts as a copy of the one at `directory`, which is `tree`.
     ///
     /// # Errors
-    /// [`RootfsError`] if no directory can be made.
-    pub fn fork(&self, state_directory: &Path) -> Result<Option<Self>, RootfsError> {
-        let Form::Overlay { lower, attributes, .. } = &self.form else { return Ok(None) };
-        let mut states = self.states.clone();
-        states.push(Arc::new(StateDirectory::new(state_directory)?));
-        let form = Form::Overlay { lower: lower.clone(), attributes: *attributes, upper: None };
-        Ok(Some(Self { states, form, owners: self.owners, made: 0 }))
+    /// [`RootfsError`] if the disk refuses, or `directory` is not what `tree` says.
+    pub fn copy_of(
+        directory: &Path,
+        tree: &Tree,
+        state_directory: &Path,
+        owners: Owners,
+        copying: Copying,
+    ) -> Result<Self, RootfsError> {
+        let mut rootfs = Self::new(state_directory, None, owners)?;
+        if let Form::Plain { root, .. } = &rootfs.form {
+            let unpacked = copy(directory, root, tree, owners, copying)?;
+            rootfs.push(unpacked);
+        }
+        Ok(rootfs)
+    }
+
+    /// Another root that starts where this one is; `tree` is what the layers so far add up to. Of an overlay nothing is copied.
+    ///
+    /// # Errors
+    /// [`RootfsError`] if the disk refuses; not all that a plain directory holds need be ours to read.
+    pub fn fork(&self, state_directory: &Path, tree: &Tree) -> Result<Self, RootfsError> {
+        match &self.form {
+            Form::Overlay { lower, attributes, .. } => {
+                let mut states = self.states.clone();
+                states.push(Arc::new(StateDirectory::new(state_directory)?));
+                let form = Form::Overlay { lower: lower.clone(), attributes: *attributes, upper: None };
+                Ok(Self { states, form, owners: self.owners, made: 0 })
+            }
+            // Most often it was written just now.
+            Form::Plain { root, .. } => Self::copy_of(root, tree, state_directory, self.owners, Copying::Apart),
+        }
     }
 
     /// Whether layers are directories of their own, so that [`push_directory`](Self::push_directory) can save unpacking one.

@@ -11,9 +11,9 @@ use super::{
 };
 use crate::confined::{Attributes, ConfinedDir, ConfinedError, StatKind};
 use crate::layer::read::Visitor;
-use crate::tree::{Change, Entry, LayerIndex, Node, Tree, TreePath};
+use crate::tree::{Change, Entry, Inode, LayerIndex, Node, Tree, TreePath};
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
@@ -57,6 +57,25 @@ pub struct Unpacked {
     pub(super) records: Records,
     /// Devices that the kernel refused to make: the tree has them, the disk does not.
     pub(super) unmade: BTreeSet<TreePath>,
+}
+
+/// What becomes of the bytes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Copying {
+    /// They are written again.
+    Apart,
+    /// Both files have them until one is written to, where the disk can do that. XFS first writes back what it has not yet:
+    /// this is for files that are not new.
+    Shared,
+}
+
+/// Puts what stands in the plain root at `from`, which is `tree`, into the empty directory at `to`.
+///
+/// # Errors
+/// [`RootfsError`] if the disk refuses, or `from` is not what `tree` says.
+pub fn copy(from: &Path, to: &Path, tree: &Tree, owners: Owners, copying: Copying) -> Result<Unpacked, RootfsError> {
+    let unpacker = Unpacker::over(to, &Tree::new(), &LayerIndex::default(), owners)?;
+    unpacker.copy(tree, &ConfinedDir::open(from)?, copying)
 }
 
 impl Unpacker {
@@ -142,6 +161,36 @@ impl Unpacker {
         Ok(self.unpacked)
     }
 
+    /// Puts all of `tree` here; the bytes of its files are in `source`, at the same paths.
+    fn copy(mut self, tree: &Tree, source: &ConfinedDir, copying: Copying) -> Result<Unpacked, RootfsError> {
+        let mut first_names: HashMap<Inode, &TreePath> = HashMap::new();
+        let mut open = None;
+        for (path, inode, entry) in tree.iter() {
+            if let Some(target) = first_names.get(&inode) {
+                self.link(path, target)?;
+                continue;
+            }
+            first_names.insert(inode, path);
+            let entry = Arc::new(entry.clone());
+            let put = if let Some(wanted) = entry.file() {
+                let (directory, name) = open_parent(source, &mut open, path)?;
+                let mut file = directory.open_file(&name)?;
+                let length_bytes = file.metadata().map_err(|source| RootfsError::Copy { path: path.clone(), source })?.len();
+                if length_bytes != wanted.size_bytes {
+                    return Err(RootfsError::Vanished { path: path.clone() });
+                }
+                match copying {
+                    Copying::Apart => self.put(path, &entry, Bytes::Stream(&mut file)),
+                    Copying::Shared => self.put(path, &entry, Bytes::Shared(&file)),
+                }
+            } else {
+                self.put(path, &entry, Bytes::Stream(&mut io::empty()))
+            };
+            put.map_err(|error| error.of(path))?;
+        }
+        self.finish()
+    }
+
     fn take(&mut self, change: &Change, data: &mut dyn Read) -> Result<(), Taking> {
         match change {
             Change::Put { path, entry } => self.put(path, entry, Bytes::Stream(data)),
@@ -211,13 +260,10 @@ impl Unpacker {
         let source = source.ok_or_else(|| RootfsError::Vanished { path: path.clone() })?;
         self.make_parents(path)?;
         let created = match &entry.node {
-            Node::File(_) => self.create(path, entry, Bytes::File(&source.open_file(path)?)),
+            Node::File(_) => self.create(path, entry, Bytes::Stream(&mut source.open_file(path)?)),
             _ => self.create(path, entry, Bytes::Stream(&mut io::empty())),
         };
-        created.map_err(|error| match error {
-            Taking::Disk(error) => error,
-            Taking::Data(source) => RootfsError::Copy { path: path.clone(), source },
-        })
+        created.map_err(|error| error.of(path))
     }
 
     /// Makes what is no directory. Nothing stands there.
@@ -416,6 +462,16 @@ impl Visitor for Unpacker {
 enum Taking {
     Disk(RootfsError),
     Data(io::Error),
+}
+
+impl Taking {
+    /// The same where the bytes came from a disk too.
+    fn of(self, path: &TreePath) -> RootfsError {
+        match self {
+            Self::Disk(error) => error,
+            Self::Data(source) => RootfsError::Copy { path: path.clone(), source },
+        }
+    }
 }
 
 impl From<RootfsError> for Taking {
