@@ -23,7 +23,7 @@ use crate::isolation::{
 };
 use crate::layer::read::{self, Visitor};
 use crate::oci::{DiffId, Digest};
-use crate::rootfs::{Dating, LoneLayer, OverlayAttributes, Owners, Rootfs, RootfsError, StepChanges};
+use crate::rootfs::{self, Copying, Dating, LoneLayer, OverlayAttributes, Owners, RootMount, Rootfs, RootfsError, StepChanges};
 use crate::store::Store;
 use crate::tree::{Change, Timestamp, Tree, TreePath};
 use futures_util::future::try_join_all;
@@ -273,21 +273,26 @@ impl Build {
         let choice = isolation.choice();
         let (overlay, owners) = (choice.overlay, choice.owners);
         let directory = self.workspace.path().to_owned();
+        let base = if overlay.is_none() { base_of(layers).to_vec() } else { Vec::new() };
+        let (store, base_) = (self.store.clone(), base.clone());
         let disk = self
             .work
             .run(move || {
-                let fresh = || {
+                let start = || {
+                    if let Some(disk) = Disk::kept(&base_, &directory, owners, &store) {
+                        return Ok(disk);
+                    }
                     let rootfs = Rootfs::new(&directory, overlay, owners).map_err(|error| on_disk(&error))?;
                     Ok(Disk { rootfs, layers: 0, tree: Tree::new(), chain: None })
                 };
                 match known.map(Arc::try_unwrap) {
-                    None => fresh(),
+                    None => start(),
                     Some(Ok(disk)) => Ok(disk),
                     // Other stages start from here too.
                     Some(Err(shared)) => match shared.rootfs.fork(&directory, &shared.tree) {
                         Ok(rootfs) => Ok(Disk { rootfs, layers: shared.layers, tree: shared.tree.clone(), chain: shared.chain }),
                         // What cannot be copied can be unpacked, or that says why not.
-                        Err(_) => fresh(),
+                        Err(_) => start(),
                     },
                 }
             })
@@ -312,12 +317,21 @@ impl Build {
             let mut layers = self.lone_layers.lock().unwrap_or_else(PoisonError::into_inner);
             missing.iter().map(|layer| layers.remove(&layer.diff_id)).collect()
         };
+        // A base that was here before this build is likely to be wanted by the next one as well.
+        let was_here = {
+            let pulls = self.pulls.lock().unwrap_or_else(PoisonError::into_inner);
+            !base.iter().any(|layer| pulls.contains_key(&layer.blob.digest))
+        };
         let (store, contents) = (self.store.clone(), self.contents.clone());
         self.work
             .run(move || {
                 let mut disk = disk;
                 for ((layer, place), lone) in missing.iter().zip(shared).zip(lone) {
                     disk.add(layer, place, lone, &store, &contents)?;
+                    if was_here && disk.layers == base.len() {
+                        // The step does without it.
+                        let _ = disk.keep(owners, &store);
+                    }
                 }
                 Ok(disk)
             })
@@ -326,6 +340,32 @@ impl Build {
 }
 
 impl Disk {
+    /// A disk with these layers, if the store has them in one plain directory. Whatever is wrong with that, the blobs tell the truth.
+    fn kept(layers: &[Layer], directory: &Path, owners: Owners, store: &Store) -> Option<Self> {
+        let chain = layers.iter().fold(None, |below, layer| Some(chain(below, layer.diff_id)));
+        let kept = store.unpacked(&plain_name(chain?, owners))?;
+        let mut tree = Tree::new();
+        for layer in layers {
+            tree.apply(&store.layer_index(layer.diff_id).ok()??.changes);
+        }
+        let rootfs = Rootfs::copy_of(&root_of(&kept), &tree, directory, owners, Copying::Shared).ok()?;
+        Some(Self { rootfs, layers: layers.len(), tree, chain })
+    }
+
+    /// Keeps a copy of the plain directory with the layers so far, where those who start from it can share its bytes: elsewhere it
+    /// would cost more than it saves.
+    fn keep(&self, owners: Owners, store: &Store) -> Result<(), BuildError> {
+        let (Some(RootMount::Directory { path }), Some(chain)) = (self.rootfs.as_directory(), self.chain) else { return Ok(()) };
+        if !rootfs::can_share(&path) {
+            return Ok(());
+        }
+        let writer = store.unpacked_writer(&plain_name(chain, owners)).map_err(BuildError::store)?;
+        let root = root_of(writer.path());
+        fs::create_dir(&root).map_err(|error| BuildError::state().because(error))?;
+        rootfs::copy(&path, &root, &self.tree, owners, Copying::Apart).map_err(|error| on_disk(&error))?;
+        writer.finish().map(drop).map_err(BuildError::store)
+    }
+
     /// Unpacks the next layer. One of an image goes to `place`, where other builds find it; `lone` is the layer if it was
     /// unpacked while it was downloaded.
     fn add(
@@ -391,6 +431,17 @@ pub(super) fn chain(below: Option<Digest>, layer: DiffId) -> Digest {
 /// Names the directory of an unpacked layer. Its form depends on what the kernel granted.
 fn shared_name(chain: Digest, overlay: OverlayAttributes, owners: Owners) -> Digest {
     Digest::of(format!("{chain} {overlay:?} {owners:?}").as_bytes())
+}
+
+/// Names the directory in which all layers of a chain are unpacked over each other.
+fn plain_name(chain: Digest, owners: Owners) -> Digest {
+    Digest::of(format!("{chain} in one {owners:?}").as_bytes())
+}
+
+/// The layers of the image that a stage starts from, below those that were made here.
+fn base_of(layers: &[Layer]) -> &[Layer] {
+    let made = layers.iter().position(|layer| matches!(layer.origin, Origin::Store));
+    &layers[..made.unwrap_or(layers.len())]
 }
 
 /// The file system in an unpacked directory of the store.
