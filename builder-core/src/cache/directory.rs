@@ -47,7 +47,7 @@ impl LayerCache for DirectoryCache {
     }
 
     fn reading(&self, key: Key) -> BoxFuture<'_, Option<Reading>> {
-        future::ready(self.store.step(key.as_bytes()).ok().flatten()).boxed()
+        future::ready(self.store.reading(key.as_bytes()).ok().flatten()).boxed()
     }
 
     fn pushed<'a>(&'a self, name: Digest, place: &'a Reference) -> BoxFuture<'a, Option<PushedImage>> {
@@ -62,7 +62,7 @@ impl LayerCache for DirectoryCache {
         };
         let readings = || {
             let mut readings = remembered.readings.iter();
-            readings.try_for_each(|(key, reading)| self.store.put_step(key.as_bytes(), reading))
+            readings.try_for_each(|(key, reading)| self.store.put_reading(key.as_bytes(), reading))
         };
         let images = || {
             let (Some(name), Some(image)) = (&remembered.name, &remembered.image) else { return Ok(()) };

@@ -22,6 +22,9 @@ pub(super) const PARTS_TYPE: &str = "application/vnd.cofferdam.cache.parts.v1+zs
 
 /// The most steps that a cache remembers: registries look at each layer that a manifest names.
 const MOST_RECORDS: usize = 1000;
+/// The most readings and documents.
+const MOST_READINGS: usize = 1000;
+const MOST_DOCUMENTS: usize = 100;
 /// The most builds whose steps are known to belong together.
 const MOST_BUILDS: usize = 64;
 /// The most shards whose names are kept to know that they need not be read.
@@ -41,9 +44,9 @@ pub(super) struct Known {
     pub(super) layers: BTreeMap<DiffId, KnownLayer>,
     pub(super) builds: Vec<KnownBuild>,
     /// What keys needed to know of layers.
-    pub(super) readings: BTreeMap<Key, Reading>,
+    pub(super) readings: BTreeMap<Key, Dated<Reading>>,
     /// Manifests and configs of the images that builds started from.
-    pub(super) documents: BTreeMap<Digest, Vec<u8>>,
+    pub(super) documents: BTreeMap<Digest, Dated<Vec<u8>>>,
     /// Names of shards that this one holds all of.
     pub(super) merged: BTreeSet<String>,
 }
@@ -71,6 +74,31 @@ pub(super) struct Blob {
     size_bytes: u64,
 }
 
+/// Something that is the same whoever says it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Dated<T> {
+    pub(super) value: T,
+    /// When it was last written.
+    pub(super) used_seconds: i64,
+}
+
+fn merge_dated<K: Ord, T>(known: &mut BTreeMap<K, Dated<T>>, other: BTreeMap<K, Dated<T>>) {
+    for (key, found) in other {
+        if known.get(&key).is_none_or(|known| known.used_seconds < found.used_seconds) {
+            known.insert(key, found);
+        }
+    }
+}
+
+fn prune_dated<K: Ord + Copy, T>(known: &mut BTreeMap<K, Dated<T>>, oldest_seconds: i64, most: usize) {
+    known.retain(|_, found| found.used_seconds >= oldest_seconds);
+    let mut newest: Vec<(i64, K)> = known.iter().map(|(key, found)| (found.used_seconds, *key)).collect();
+    newest.sort_unstable_by(|one, other| other.cmp(one));
+    for (_, key) in newest.into_iter().skip(most) {
+        known.remove(&key);
+    }
+}
+
 /// What one build used, so that the next of the same finds all of it at once.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KnownBuild {
@@ -79,10 +107,6 @@ pub(super) struct KnownBuild {
     pub(super) made_seconds: i64,
     pub(super) keys: BTreeSet<Key>,
     pub(super) bases: BTreeSet<DiffId>,
-    /// What its keys needed to know of layers.
-    pub(super) readings: BTreeSet<Key>,
-    /// The documents of the images that it started from.
-    pub(super) documents: BTreeSet<Digest>,
     /// What it pushed.
     pub(super) image: Option<PushedImage>,
     /// Where to.
@@ -135,8 +159,8 @@ impl Known {
             known.pack = known.pack.take().or(found.pack);
         }
         self.builds.extend(other.builds);
-        self.readings.extend(other.readings);
-        self.documents.extend(other.documents);
+        merge_dated(&mut self.readings, other.readings);
+        merge_dated(&mut self.documents, other.documents);
         self.merged.extend(other.merged);
         self.builds.sort_by_key(|build| std::cmp::Reverse(build.made_seconds));
         let mut seen = BTreeSet::new();
@@ -171,9 +195,8 @@ impl Known {
             .chain(self.builds.iter().flat_map(|build| build.bases.iter().copied()))
             .collect();
         self.layers.retain(|layer, _| used.contains(layer));
-        let builds = &self.builds;
-        self.readings.retain(|key, _| builds.iter().any(|build| build.readings.contains(key)));
-        self.documents.retain(|digest, _| builds.iter().any(|build| build.documents.contains(digest)));
+        prune_dated(&mut self.readings, oldest_seconds, MOST_READINGS);
+        prune_dated(&mut self.documents, oldest_seconds, MOST_DOCUMENTS);
         while self.merged.len() > MOST_MERGED {
             // Names sort newest first.
             self.merged.pop_last();
@@ -336,8 +359,6 @@ mod tests {
                 made_seconds,
                 keys: BTreeSet::from([key(name)]),
                 bases: BTreeSet::new(),
-                readings: BTreeSet::new(),
-                documents: BTreeSet::new(),
                 image: None,
                 repositories: BTreeSet::new(),
                 parts: None,

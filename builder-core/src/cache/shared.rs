@@ -6,7 +6,7 @@
 
 use super::depot::{Depot, Failure};
 use super::layout::Layout;
-use super::shard::{self, Blob, Known, KnownBuild, KnownRecord, PACK_TYPE, PARTS_TYPE, Pack};
+use super::shard::{self, Blob, Dated, Known, KnownBuild, KnownRecord, PACK_TYPE, PARTS_TYPE, Pack};
 use super::{CacheError, Found, Key, LayerCache, Made, PushedImage, Reading, Record, Remembered, repository_of};
 use crate::image::Origin;
 use crate::oci::{DiffId, Digest, Reference};
@@ -290,12 +290,14 @@ impl SharedCache {
             .collect();
         let bases: BTreeSet<DiffId> = remembered.bases.iter().copied().collect();
         let repositories: BTreeSet<String> = remembered.repositories.iter().map(repository_of).collect();
-        let documents: BTreeMap<Digest, Vec<u8>> = remembered
+        let documents: BTreeMap<Digest, &Bytes> = remembered
             .documents
             .iter()
             .filter(|bytes| bytes.len() <= DOCUMENT_BYTES)
-            .map(|bytes| (Digest::of(bytes), bytes.to_vec()))
+            .map(|bytes| (Digest::of(bytes), bytes))
             .collect();
+        let is_read = remembered.readings.keys().all(|key| known.readings.contains_key(key))
+            && documents.keys().all(|digest| known.documents.contains_key(digest));
         let same = remembered.name.is_none_or(|name| {
             known.builds.iter().any(|build| {
                 let keys = build.keys.len() == remembered.steps.iter().map(|made| made.key).collect::<BTreeSet<_>>().len();
@@ -303,14 +305,12 @@ impl SharedCache {
                     && keys
                     && old.iter().all(|made| build.keys.contains(&made.key))
                     && build.bases.is_superset(&bases)
-                    && remembered.readings.keys().all(|key| build.readings.contains(key))
-                    && documents.keys().all(|digest| build.documents.contains(digest))
                     // The image of an earlier build serves as well, as long as it is there.
                     && build.repositories.is_superset(&repositories)
                     && !remembered.image_lost
             })
         });
-        if new.is_empty() && unpacked.is_empty() && same && loaded.shards.len() <= FIRST_SHARDS {
+        if new.is_empty() && unpacked.is_empty() && same && is_read && loaded.shards.len() <= FIRST_SHARDS {
             return Ok(());
         }
 
@@ -330,20 +330,14 @@ impl SharedCache {
         }
         if let Some(name) = remembered.name {
             known.builds.retain(|build| build.name != name);
-            let build = KnownBuild {
-                name,
-                made_seconds: now,
-                keys,
-                bases,
-                readings: remembered.readings.keys().copied().collect(),
-                documents: documents.keys().copied().collect(),
-                image: remembered.image.clone(),
-                repositories,
-                parts,
-            };
-            known.readings.extend(remembered.readings.clone());
-            known.documents.extend(documents);
+            let build = KnownBuild { name, made_seconds: now, keys, bases, image: remembered.image.clone(), repositories, parts };
             known.builds.insert(0, build);
+        }
+        for (key, reading) in &remembered.readings {
+            known.readings.insert(*key, Dated { value: reading.clone(), used_seconds: now });
+        }
+        for (digest, bytes) in documents {
+            known.documents.insert(digest, Dated { value: bytes.to_vec(), used_seconds: now });
         }
         known.merged.extend(loaded.shards.iter().map(|(name, _)| name.clone()));
         known.prune(now.saturating_sub(inner.keep_seconds));
@@ -426,13 +420,13 @@ impl LayerCache for SharedCache {
     fn document(&self, digest: Digest) -> BoxFuture<'_, Option<Bytes>> {
         async move {
             let documents = &self.inner.loaded_quietly().await.known.documents;
-            documents.get(&digest).map(|bytes| Bytes::copy_from_slice(bytes))
+            documents.get(&digest).map(|found| Bytes::copy_from_slice(&found.value))
         }
         .boxed()
     }
 
     fn reading(&self, key: Key) -> BoxFuture<'_, Option<Reading>> {
-        async move { self.inner.loaded_quietly().await.known.readings.get(&key).cloned() }.boxed()
+        async move { self.inner.loaded_quietly().await.known.readings.get(&key).map(|found| found.value.clone()) }.boxed()
     }
 
     fn pushed<'a>(&'a self, name: Digest, place: &'a Reference) -> BoxFuture<'a, Option<PushedImage>> {

@@ -4,7 +4,8 @@
 //! blobs/sha256/<hex>       blobs and documents, by the digest of their bytes
 //! indexes/<diff id hex>    layer indexes
 //! layers/<diff id hex>     JSON: the blobs that are known to hold a layer
-//! steps/<key hex>          JSON: what a step led to, or what its key needs to know of layers
+//! steps/<key hex>          JSON: what a step led to
+//! readings/<key hex>       JSON: what keys of steps need to know of layers
 //! parts/<hex>              what the last build of a name depended on, for explanations
 //! images/<hex>             JSON: what the last build of a name pushed to a repository
 //! bases/<name hex>         JSON: an image that builds start from, and its blobs
@@ -133,7 +134,9 @@ impl Store {
     /// [`StoreError`] if the directory cannot be made or written.
     pub fn open_over(directory: impl Into<PathBuf>, below: Vec<PathBuf>) -> Result<Self, StoreError> {
         let root = directory.into();
-        for name in ["blobs/sha256", "indexes", "layers", "steps", "bases", "parts", "images", "unpacked", "caches", "builds"] {
+        for name in
+            ["blobs/sha256", "indexes", "layers", "steps", "readings", "bases", "parts", "images", "unpacked", "caches", "builds"]
+        {
             let path = root.join(name);
             fs::create_dir_all(&path).map_err(|error| StoreError::io("make the directory", &path, error))?;
         }

@@ -29,6 +29,8 @@ pub enum EntryKind {
     Layer,
     /// What the last build of a name depended on.
     Parts,
+    /// What keys of steps need to know of layers.
+    Reading,
     /// What the last build of a name pushed to a repository.
     Image,
     /// What a base image is made of.
@@ -45,7 +47,7 @@ pub enum EntryKind {
 
 impl EntryKind {
     /// Each of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Blob,
         Self::Unpacked,
         Self::CacheMount,
@@ -53,6 +55,7 @@ impl EntryKind {
         Self::Step,
         Self::Layer,
         Self::Parts,
+        Self::Reading,
         Self::Image,
         Self::Base,
     ];
@@ -63,6 +66,7 @@ impl EntryKind {
             Self::Step => "step",
             Self::Layer => "layer record",
             Self::Parts => "explanation",
+            Self::Reading => "reading",
             Self::Image => "pushed image",
             Self::Base => "base",
             Self::Index => "layer index",
@@ -78,6 +82,7 @@ impl EntryKind {
             Self::Step => "steps",
             Self::Layer => "layers",
             Self::Parts => "parts",
+            Self::Reading => "readings",
             Self::Image => "images",
             Self::Base => "bases",
             Self::Index => "indexes",

@@ -116,6 +116,24 @@ impl Store {
         self.write_json(&self.step_path(key), outcome)
     }
 
+    /// What a key needs to know of layers, if it was read before and still has the form that the caller expects.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is there and cannot be read.
+    pub fn reading<T: DeserializeOwned>(&self, key: &[u8; 32]) -> Result<Option<T>, StoreError> {
+        let path = self.reading_path(key);
+        self.note_use(&path);
+        Self::read_json(&path)
+    }
+
+    /// Keeps what was read of layers.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be written.
+    pub fn put_reading(&self, key: &[u8; 32], reading: &impl Serialize) -> Result<(), StoreError> {
+        self.write_json(&self.reading_path(key), reading)
+    }
+
     /// What the last build of that name depended on, as it was kept, and when that was.
     ///
     /// # Errors
@@ -201,6 +219,10 @@ impl Store {
 
     fn parts_path(&self, name: &Digest) -> PathBuf {
         self.root().join("parts").join(name.hex())
+    }
+
+    fn reading_path(&self, key: &[u8; 32]) -> PathBuf {
+        self.root().join("readings").join(crate::oci::Digest::from_bytes(*key).hex())
     }
 
     fn image_path(&self, name: &Digest, repository: &str) -> PathBuf {
