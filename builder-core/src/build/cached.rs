@@ -199,16 +199,15 @@ impl Build {
         None
     }
 
-    /// What earlier builds of the same pushed to the repository of `place`, as far as caches tell.
-    pub(super) async fn pushed_before(&self, place: &Reference) -> Vec<PushedImage> {
+    /// What the last build of the same pushed to the repository of `place`, as the first cache says that knows one.
+    pub(super) async fn pushed_before(&self, place: &Reference) -> Option<PushedImage> {
         let name = self.name_of_build();
-        let mut images: Vec<PushedImage> = Vec::new();
-        for image in join_all(self.telling().map(|cache| cache.pushed(name, place))).await.into_iter().flatten() {
-            if !images.contains(&image) {
-                images.push(image);
+        for cache in self.telling() {
+            if let Some(image) = cache.pushed(name, place).await {
+                return Some(image);
             }
         }
-        images
+        None
     }
 
     /// What an earlier build made of the same step.

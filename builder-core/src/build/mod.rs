@@ -311,18 +311,17 @@ impl Build {
     }
 
     async fn run_stages(&self, plan: &Plan) -> Result<Outcome, BuildError> {
-        let stages = async {
+        let build = async {
             try_join_all(plan.stages.keys().map(|index| self.stage(*index))).await?;
-            self.stage(plan.target).await
+            self.finish(&*self.stage(plan.target).await?).await
         };
-        let result = tokio::select! {
-            result = stages => result?,
+        tokio::select! {
+            outcome = build => outcome,
             () = self.fetch_ahead() => unreachable!("the build itself holds the channel open"),
-        };
-        self.finish(&result).await
+        }
     }
 
-    /// Fetches what will be needed, until the build ends.
+    /// Fetches and asks what will be needed, until the build ends.
     async fn fetch_ahead(&self) {
         let awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner).take();
         let layers = stream::unfold(awaited, async |awaited| {

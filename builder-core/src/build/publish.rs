@@ -234,18 +234,19 @@ impl Build {
                 join(join_all(names.map(|name| self.registry.pushed_digest(name))), self.pushed_before(place)).await;
             // If it cannot be asked, the push will tell.
             let mut present = Present { manifests: named.into_iter().flatten().flatten().collect(), ..Present::default() };
-            for image in before {
+            if let Some(image) = before {
                 let is_there = if present.manifests.contains(&image.manifest) {
-                    true
+                    Ok(true)
                 } else {
-                    let Ok(found) = self.registry.pushed_digest(&place.with_digest(image.manifest)).await else { break };
-                    found.is_some()
+                    self.registry.pushed_digest(&place.with_digest(image.manifest)).await.map(|found| found.is_some())
                 };
-                if is_there {
-                    present.manifests.insert(image.manifest);
-                    present.blobs.extend(image.blobs);
-                } else {
-                    self.publisher.has_lost_images.store(true, Ordering::Relaxed);
+                match is_there {
+                    Ok(true) => {
+                        present.manifests.insert(image.manifest);
+                        present.blobs.extend(image.blobs);
+                    }
+                    Ok(false) => self.publisher.has_lost_images.store(true, Ordering::Relaxed),
+                    Err(_) => {}
                 }
             }
             present

@@ -354,7 +354,8 @@ impl SharedCache {
     async fn adopt(&self, new: &[&Made], remembered: &Remembered) -> Result<BTreeSet<Digest>, Failure> {
         let inner = &*self.inner;
         let adopt = |made: Made| async move {
-            let mut elsewhere = remembered.repositories.clone();
+            let is_pushed = remembered.image.as_ref().is_some_and(|image| image.blobs.contains(&made.record.blob.digest));
+            let mut elsewhere = if is_pushed { remembered.repositories.clone() } else { Vec::new() };
             if let Origin::Registry(place) = &made.origin {
                 elsewhere.push((**place).clone());
             }
