@@ -277,6 +277,29 @@ async fn a_new_label_costs_a_config_and_a_manifest_however_many_layers_there_are
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_a_registry_has_lost_is_sent_again() {
+    if !require(&PROGRAMS) {
+        return;
+    }
+    let bench = Bench::new(Registry::start());
+    base(&bench);
+    let mut request = bench.request(STAGES);
+    let first = bench.build_on("first", &request).await;
+    // Its manifest is still there.
+    let layer = first.outcome().layers[0].blob.digest;
+    let client = http::Client::new(http::Options::default()).unwrap();
+    for machine in ["first", "second"] {
+        let address = format!("http://{}/v2/app/blobs/{layer}", bench.registry.address());
+        let lose = http::Request::new(http::Method::DELETE, address.parse().unwrap());
+        assert_eq!(client.send(&lose).await.unwrap().status(), 202);
+        request.labels.insert("revision".to_owned(), machine.to_owned());
+        let built = bench.build_on(machine, &request).await;
+        assert_eq!((built.executed(), built.pulls()), (vec![], 0), "{machine}");
+        assert_eq!(bench.registry.pull("app:1").layers().len(), 2, "{machine}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_source_costs_its_own_step_and_no_layer_of_the_base() {
     if !require(&PROGRAMS) {
         return;

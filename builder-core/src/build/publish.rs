@@ -57,6 +57,14 @@ struct Present {
     blobs: BTreeSet<Digest>,
 }
 
+/// What is believed of a repository without asking for each blob.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// That it has what belongs to a manifest that it has.
+    Known,
+    Nothing,
+}
+
 /// Ends with whether the blob was there already.
 struct Upload(JoinHandle<Result<bool, BuildError>>);
 
@@ -201,14 +209,20 @@ impl Build {
         reused: &[usize],
     ) -> Result<Pushed, BuildError> {
         let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {destination}"));
-        let registry = &self.registry;
         let media_type = MediaType::new(MediaType::OCI_MANIFEST);
-        let digest = registry
-            .push_manifest(destination, &media_type, assembled.manifest_bytes.clone())
-            .await
-            .map_err(|error| failed().refused(error))?;
-        let at = self.publisher.repositories.iter().position(|known| is_same_repository(known, destination));
-        let layers_reused = at.and_then(|at| reused.get(at)).copied().unwrap_or_default();
+        let push = || self.registry.push_manifest(destination, &media_type, assembled.manifest_bytes.clone());
+        let repositories = &self.publisher.repositories;
+        let at = repositories.iter().position(|known| is_same_repository(known, destination)).unwrap_or_default();
+        let mut layers_reused = reused.get(at).copied().unwrap_or_default();
+        let digest = match push().await {
+            // Removed since we asked, or by a collection of garbage that left the manifest.
+            Err(error) if error.is_unknown_blob() => {
+                layers_reused = self.send_image(at, image, assembled, Trust::Nothing).await?;
+                push().await
+            }
+            pushed => pushed,
+        };
+        let digest = digest.map_err(|error| failed().refused(error))?;
         let blobs = assembled.manifest.layers.iter().map(|layer| layer.size_bytes).sum::<u64>();
         Ok(Pushed {
             reference: destination.clone(),
@@ -282,35 +296,43 @@ impl Build {
             }
             return Ok(image.layers.len());
         }
+        self.send_image(repository, image, assembled, Trust::Known).await
+    }
+
+    /// Sends a repository what it has not of an image; gives the number of layers that it had.
+    async fn send_image(
+        &self,
+        repository: usize,
+        image: &Image,
+        assembled: &Assembled,
+        trust: Trust,
+    ) -> Result<usize, BuildError> {
+        let to = &self.publisher.repositories[repository];
         let push_config = async {
             let config = (&assembled.manifest.config, assembled.config_bytes.clone());
             let pushed = self.registry.push_bytes(to, config.0, config.1).await;
             pushed.map_err(|error| BuildError::new(ErrorKind::Push, format!("cannot push {to}")).refused(error))
         };
-        let (reused, ()) = try_join(self.push_layers(repository, image), push_config).await?;
+        let (reused, ()) = try_join(self.push_layers(repository, image, trust), push_config).await?;
         Ok(reused)
     }
 
     /// Sees to it that a repository has all layers; gives the number of those that it had already.
-    async fn push_layers(&self, repository: usize, image: &Image) -> Result<usize, BuildError> {
+    async fn push_layers(&self, repository: usize, image: &Image, trust: Trust) -> Result<usize, BuildError> {
         let mut seen = BTreeSet::new();
         let distinct = image.layers.iter().filter(|layer| seen.insert(layer.blob.digest));
-        let reused: BTreeMap<Digest, bool> = try_join_all(
-            distinct
-                .map(|layer| async move { Ok::<_, BuildError>((layer.blob.digest, self.push_layer(repository, layer).await?)) }),
-        )
-        .await?
-        .into_iter()
-        .collect();
+        let push =
+            async |layer: &Layer| Ok::<_, BuildError>((layer.blob.digest, self.push_layer(repository, layer, trust).await?));
+        let reused: BTreeMap<Digest, bool> = try_join_all(distinct.map(push)).await?.into_iter().collect();
         Ok(image.layers.iter().filter(|layer| reused.get(&layer.blob.digest).copied().unwrap_or_default()).count())
     }
 
-    async fn push_layer(&self, repository: usize, layer: &Layer) -> Result<bool, BuildError> {
+    async fn push_layer(&self, repository: usize, layer: &Layer, trust: Trust) -> Result<bool, BuildError> {
         if let Some(reused) = self.publisher.uploaded(repository, layer).await? {
             return Ok(reused);
         }
         let to = &self.publisher.repositories[repository];
-        if self.is_there(repository, layer).await? {
+        if self.is_there(repository, layer, trust).await? {
             let event = Event::BlobPushed {
                 reference: to.clone(),
                 digest: layer.blob.digest,
@@ -326,9 +348,9 @@ impl Build {
     }
 
     /// Whether a repository has a layer without its bytes being sent: it is known to, or can be given it by the registry.
-    async fn is_there(&self, repository: usize, layer: &Layer) -> Result<bool, BuildError> {
+    async fn is_there(&self, repository: usize, layer: &Layer, trust: Trust) -> Result<bool, BuildError> {
         let (to, digest) = (&self.publisher.repositories[repository], layer.blob.digest);
-        if self.present(repository).await.blobs.contains(&digest) {
+        if trust == Trust::Known && self.present(repository).await.blobs.contains(&digest) {
             return Ok(true);
         }
         let Origin::Registry(from) = &layer.origin else { return Ok(false) };

@@ -149,6 +149,12 @@ pub enum RegistryError {
 }
 
 impl RegistryError {
+    /// Whether the registry refuses a manifest because it lacks a blob that this names.
+    pub fn is_unknown_blob(&self) -> bool {
+        let Self::Refused { answer, .. } = self else { return false };
+        matches!(answer.code.as_deref(), Some("MANIFEST_BLOB_UNKNOWN" | "BLOB_UNKNOWN"))
+    }
+
     /// Whether the registry refuses to move a tag that exists.
     pub fn is_immutable_tag(&self) -> bool {
         // There is no code for it: Amazon, Google and Harbor each have a sentence of their own.
