@@ -378,6 +378,22 @@ async fn layers_are_mounted_into_the_cache_and_out_of_it_and_uploaded_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_cache_in_the_repository_of_the_image_has_the_layers_of_all_stages() {
+    if !require(&PROGRAMS) {
+        return;
+    }
+    let bench = Bench::new(Registry::start());
+    base(&bench);
+    let dockerfile = "FROM scratch AS one\nCOPY a /only-here\nFROM scratch\nCOPY --from=one /only-here /moved\n";
+    let cache = in_place(CachePlace::Registry(bench.name("app:buildcache")));
+    let request = BuildRequest { cache, ..bench.request(dockerfile) };
+    for executed in [2, 0] {
+        let built = bench.build(&request).await;
+        assert_eq!((built.executed().len(), built.warnings()), (executed, vec![]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn builds_that_end_at_once_lose_nothing_and_no_tag_is_written_twice() {
     if !require(&PROGRAMS) {
         return;

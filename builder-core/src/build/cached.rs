@@ -81,12 +81,12 @@ struct Used {
     readings: BTreeMap<Key, (Reading, ReadBy)>,
 }
 
-/// Who has read something.
+/// Who says what is in layers.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ReadBy {
-    /// This build.
+    /// The layers themselves, or the store of this machine.
     Us,
-    /// An earlier one, as a cache says.
+    /// A shared cache.
     Others,
 }
 
@@ -143,15 +143,6 @@ impl Caches {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).bases.extend(layers);
     }
 
-    /// Notes what the build has read of layers.
-    pub(super) fn have_read(&self, key: Key, reading: Reading) {
-        self.used_reading(key, reading, ReadBy::Us);
-    }
-
-    fn used_reading(&self, key: Key, reading: Reading, by: ReadBy) {
-        self.used.lock().unwrap_or_else(PoisonError::into_inner).readings.insert(key, (reading, by));
-    }
-
     /// Notes the documents of an image that the build uses.
     pub(super) fn used_documents(&self, documents: impl IntoIterator<Item = Bytes>) {
         self.used.lock().unwrap_or_else(PoisonError::into_inner).documents.extend(documents);
@@ -190,13 +181,35 @@ impl Build {
         if self.request.use_cache == CacheUse::WriteOnly {
             return None;
         }
-        for cache in self.telling() {
+        let known = |used: &Used| used.readings.get(&key).map(|(reading, _)| reading.clone());
+        if let Some(reading) = known(&self.caches.used.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return Some(reading);
+        }
+        if let Some(reading) = self.caches.local.reading(key).await {
+            self.note_reading(key, reading.clone(), ReadBy::Us);
+            return Some(reading);
+        }
+        for cache in self.caches.readable() {
             if let Some(reading) = cache.reading(key).await {
-                self.caches.used_reading(key, reading.clone(), ReadBy::Others);
+                self.note_reading(key, reading.clone(), ReadBy::Others);
                 return Some(reading);
             }
         }
         None
+    }
+
+    /// Notes what the build has read of layers.
+    pub(super) fn have_read(&self, layers: &[Layer], key: Key, reading: Reading) {
+        let by = if layers.iter().any(|layer| self.is_hearsay(layer.diff_id)) { ReadBy::Others } else { ReadBy::Us };
+        self.note_reading(key, reading, by);
+    }
+
+    fn note_reading(&self, key: Key, reading: Reading, by: ReadBy) {
+        let mut used = self.caches.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = used.readings.entry(key).or_insert_with(|| (reading.clone(), by));
+        if by == ReadBy::Us {
+            *known = (reading, by);
+        }
     }
 
     /// What the last build of the same pushed to the repository of `place`, as the first cache says that knows one.
@@ -297,7 +310,7 @@ impl Build {
             name: Some(name),
             image: image.clone(),
             repositories: repositories.clone(),
-            // What others say serves this build, and is not kept for others.
+            // What a shared cache says serves this build, and other caches, but no build here that does not read it.
             readings: readings(&used, |by| by == ReadBy::Us),
             ..Remembered::default()
         };

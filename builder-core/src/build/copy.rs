@@ -29,7 +29,7 @@ use futures_util::future::try_join_all;
 use std::{borrow::Cow, num::NonZeroUsize};
 
 /// A COPY of more files is explained as a whole.
-const MOST_EXPLAINED_FILES: usize = 250_000;
+pub(super) const MOST_EXPLAINED_FILES: usize = 250_000;
 
 /// One source of a COPY or ADD, found.
 pub(super) enum Found {

@@ -1,6 +1,6 @@
 //! Why a step is not known: its key compared with that of the last build, part by part. Pure.
 
-use super::StepId;
+use super::{StepId, copy::MOST_EXPLAINED_FILES};
 use crate::cache::{FileParts, Key, Part, StepKey};
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -61,9 +61,14 @@ fn encode_within(mut left_bytes: usize, steps: &[&StepParts]) -> Vec<u8> {
     postcard::to_extend(&bounded, VERSION.to_vec()).expect("parts are texts and numbers")
 }
 
-/// `None` for what this version did not write.
+/// `None` for what this version did not write. A shared cache may hold what somebody else wrote: of a step with more files than
+/// ours have, none is named.
 pub(super) fn decode(bytes: &[u8]) -> Option<Vec<StepParts>> {
-    postcard::from_bytes(bytes.strip_prefix(VERSION)?).ok()
+    let mut steps: Vec<StepParts> = postcard::from_bytes(bytes.strip_prefix(VERSION)?).ok()?;
+    for step in steps.iter_mut().filter(|step| step.files.count() > MOST_EXPLAINED_FILES as u64) {
+        step.files = step.files.without_names();
+    }
+    Some(steps)
 }
 
 /// What has changed in a step since the last build, a sentence each.

@@ -64,7 +64,7 @@ use mounts::MountSources;
 use publish::Publisher;
 use stage::StageState;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::Read,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
@@ -178,6 +178,8 @@ struct Build {
     stages: Vec<OnceCell<Arc<StageState>>>,
     /// Where each layer can be had.
     layers: Mutex<HashMap<DiffId, Layer>>,
+    /// Layers of which a shared cache has said what they hold.
+    hearsay: Mutex<BTreeSet<DiffId>>,
     downloads: Semaphore,
     /// What will be done with the blobs of layers, as far as it is known.
     wanted: Mutex<HashMap<DiffId, Keep>>,
@@ -296,6 +298,7 @@ impl Build {
             used_caches: UsedCaches::default(),
             stages,
             layers: Mutex::default(),
+            hearsay: Mutex::default(),
             downloads: Semaphore::new(MAX_DOWNLOADS),
             wanted: Mutex::default(),
             pulls: Mutex::default(),

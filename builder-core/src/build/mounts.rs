@@ -216,18 +216,17 @@ impl Build {
         };
         let layers = |tree: LazyTree, layers: Vec<Layer>, disk| async move {
             let key = mount_key(&layers, source);
-            let from = From::Layers { layers, disk };
             if recall == Recall::Allowed
                 && let Some(Reading::Content { digest, .. }) = self.recall(key).await
             {
-                return Ok(Files { from, selection: None, digest });
+                return Ok(Files { from: From::Layers { layers, disk }, selection: None, digest });
             }
             let (tree, source) = (self.tree(&tree).await?, source.to_owned());
             let select = move || found("mount", copy::select_path(&*tree, source.as_bytes()), None);
             let selection = self.work.run(select).await?;
             let digest = *content_digest(&selection)?.as_bytes();
-            self.caches.have_read(key, Reading::Content { digest, files: FileParts::default() });
-            Ok(Files { from, selection: Some(selection), digest })
+            self.have_read(&layers, key, Reading::Content { digest, files: FileParts::default() });
+            Ok(Files { from: From::Layers { layers, disk }, selection: Some(selection), digest })
         };
         let named = match from {
             None => None,

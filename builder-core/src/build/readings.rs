@@ -92,7 +92,7 @@ impl Build {
             };
             BuildError::new(ErrorKind::Dockerfile, what).because(error)
         })?;
-        self.caches.have_read(account.key(&before.layers), Reading::Owner { uid, gid });
+        self.have_read(&before.layers, account.key(&before.layers), Reading::Owner { uid, gid });
         Ok((uid, gid))
     }
 
@@ -127,7 +127,7 @@ impl Build {
             {
                 let files = files_of(selections, MOST_FILES);
                 let reading = Reading::Content { digest: *digest.as_bytes(), files };
-                self.caches.have_read(files_key(&layers, source, action), reading);
+                self.have_read(&layers, files_key(&layers, source, action), reading);
             }
         }
         Ok(())

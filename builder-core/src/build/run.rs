@@ -356,10 +356,15 @@ impl Disk {
     /// would cost more than it saves.
     fn keep(&self, owners: Owners, store: &Store) -> Result<(), BuildError> {
         let (Some(RootMount::Directory { path }), Some(chain)) = (self.rootfs.as_directory(), self.chain) else { return Ok(()) };
-        if !rootfs::can_share(&path) {
+        let name = plain_name(chain, owners);
+        // One that could not be copied from stays until it is pruned: its blobs are as good.
+        if store.unpacked(&name).is_some() {
             return Ok(());
         }
-        let writer = store.unpacked_writer(&plain_name(chain, owners)).map_err(BuildError::store)?;
+        let writer = store.unpacked_writer(&name).map_err(BuildError::store)?;
+        if !rootfs::can_share(writer.path()) {
+            return Ok(());
+        }
         let root = root_of(writer.path());
         fs::create_dir(&root).map_err(|error| BuildError::state().because(error))?;
         rootfs::copy(&path, &root, &self.tree, owners, Copying::Apart).map_err(|error| on_disk(&error))?;

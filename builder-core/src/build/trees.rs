@@ -86,7 +86,10 @@ impl Build {
         if self.request.use_cache == CacheUse::On {
             for cache in self.caches.readable() {
                 match cache.index(layer).await {
-                    Ok(Some(index)) => return Ok(index),
+                    Ok(Some(index)) => {
+                        self.hearsay.lock().unwrap_or_else(PoisonError::into_inner).insert(layer);
+                        return Ok(index);
+                    }
                     Ok(None) => {}
                     Err(error) => self.warn_about_cache(&error).await,
                 }
@@ -96,6 +99,11 @@ impl Build {
         let known =
             known.ok_or_else(|| BuildError::new(ErrorKind::Internal, format!("nobody knows where the layer {layer} is")))?;
         self.download(&known, keep).await
+    }
+
+    /// Whether it was a shared cache that said what is in a layer.
+    pub(super) fn is_hearsay(&self, layer: DiffId) -> bool {
+        self.hearsay.lock().unwrap_or_else(PoisonError::into_inner).contains(&layer)
     }
 
     async fn stored_index(&self, layer: DiffId) -> Result<Option<LayerIndex>, BuildError> {

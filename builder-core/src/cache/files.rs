@@ -51,7 +51,7 @@ impl FileParts {
         if parts.len() == 1 {
             return parts.remove(0).into_owned();
         }
-        let count = parts.iter().map(|parts| parts.count).sum();
+        let count = parts.iter().fold(0, |sum: u64, parts| sum.saturating_add(parts.count));
         if parts.iter().all(|parts| parts.is_listed()) {
             return Self::listed(parts.iter().flat_map(|parts| parts.iter()));
         }

@@ -78,8 +78,11 @@ impl Layout {
         Ok(self.read_blob(digest, DOCUMENT_BYTES)?.map(|bytes| (bytes, digest)))
     }
 
-    /// A damaged blob is none.
+    /// A damaged blob is none, and neither is one that is too large.
     pub(super) fn read_blob(&self, digest: Digest, limit_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+        if fs::metadata(self.blob_path(digest)).is_ok_and(|found| found.len() > limit_bytes) {
+            return Ok(None);
+        }
         Ok(read_limited(&self.blob_path(digest), limit_bytes)?.filter(|bytes| Digest::of(bytes) == digest))
     }
 

@@ -29,6 +29,8 @@ const MOST_DOCUMENTS: usize = 100;
 const MOST_BUILDS: usize = 64;
 /// The most shards whose names are kept to know that they need not be read.
 const MOST_MERGED: usize = 256;
+/// What a shard has at most when it is written: its readers take documents of 4 MiB.
+const MOST_SHARD_BYTES: usize = 3 << 20;
 /// What a shard may unpack to.
 const SHARD_BYTES: u64 = 16 << 20;
 /// What a pack may unpack to. It bounds what one index may have as well.
@@ -200,6 +202,21 @@ impl Known {
         while self.merged.len() > MOST_MERGED {
             // Names sort newest first.
             self.merged.pop_last();
+        }
+        self.fit();
+    }
+
+    /// Forgets what others can find out again, until no reader finds the rest too large.
+    fn fit(&mut self) {
+        let is_too_large = |known: &Self| known.encode().len() > MOST_SHARD_BYTES;
+        if is_too_large(self) {
+            self.documents.clear();
+        }
+        if is_too_large(self) {
+            self.readings.clear();
+        }
+        while is_too_large(self) && !self.builds.is_empty() {
+            self.builds.truncate(self.builds.len() / 2);
         }
     }
 

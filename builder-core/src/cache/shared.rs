@@ -478,3 +478,77 @@ pub(super) fn is_shard(name: &str, namespace: &str) -> bool {
     let parts = rest.strip_prefix('.').and_then(|rest| rest.split_once('.'));
     rest.is_empty() || parts.is_some_and(|(age, digest)| hex(age, 8) && hex(digest, 16))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{
+        depot::{config_of, manifest},
+        layout::Layout,
+    };
+    use super::*;
+    use crate::build::{Backends, BuildRequest, CacheLayers, CachePlace, CacheRequest, CacheTarget, DockerfileSource, build};
+    use crate::http;
+    use crate::oci::Descriptor;
+    use crate::tree::Content;
+    use std::{fs, path::Path};
+
+    async fn digest_on(machine: &Path, request: &BuildRequest) -> Digest {
+        let client = http::Client::new(http::Options::default()).unwrap();
+        let client = registry::Client::new(client, registry::Options::default(), Arc::new(registry::Anonymous)).unwrap();
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        let backends = Backends::new(Store::open(machine).unwrap(), client);
+        build(request.clone(), backends, events).await.unwrap().digest
+    }
+
+    /// Says in the cache at `path` that a file of a layer holds other bytes.
+    fn lie(path: &Path, name: &str, bytes: &[u8]) {
+        let layout = Layout::new(path.to_owned());
+        let shard = layout.listed().unwrap().remove(0);
+        let (document, _) = layout.manifest(&shard).unwrap().unwrap();
+        let mut known = Known::decode(&config_of(&document).unwrap().1.unwrap()).unwrap();
+        known.readings.clear();
+        for (layer, found) in &mut known.layers {
+            let pack = layout.read_blob(found.pack.as_ref().unwrap().descriptor().digest, PACK_BYTES).unwrap().unwrap();
+            let mut index = Pack::open(&pack).unwrap().index(*layer).unwrap();
+            for file in index.changes.iter_mut().filter(|change| change.path().to_string().ends_with(name)) {
+                let file = file.file_mut().unwrap();
+                (file.content, file.size_bytes) = (Content::Inline(bytes.into()), bytes.len() as u64);
+            }
+            let (_, pack) = shard::pack([(*layer, index)]).remove(0);
+            layout.write_blob(&pack).unwrap();
+            found.pack = Some(Blob::from(&Descriptor::of(PACK_TYPE, &pack)));
+        }
+        let config = known.encode();
+        let document = manifest(&Descriptor::of(shard::SHARD_TYPE, &config), &config, &known.blobs());
+        layout.write_blob(&config).unwrap();
+        layout.write_blob(&document).unwrap();
+        layout.put_name(&shard, Digest::of(&document), document.len()).unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_a_shared_cache_says_of_a_layer_serves_no_build_that_does_not_read_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
+        fs::create_dir_all(at("context/etc")).unwrap();
+        fs::write(at("context/etc/passwd"), "app:x:7:8::/:/bin/sh\n").unwrap();
+        fs::write(at("context/a"), "A").unwrap();
+        let dockerfile = "FROM scratch\nCOPY etc /etc\nCOPY --chown=app a /\n".to_owned();
+        let alone = BuildRequest {
+            dockerfile: DockerfileSource::Inline { name: "Dockerfile".to_owned(), text: dockerfile },
+            source_date_epoch: Some(1_600_000_000),
+            ..BuildRequest::new(at("context"))
+        };
+        let place = CachePlace::Layout(at("shared"));
+        let reading = CacheRequest { from: vec![place.clone()], ..CacheRequest::default() };
+        let writing = CacheRequest { to: vec![CacheTarget { place, layers: CacheLayers::Max }], ..reading.clone() };
+        digest_on(&at("one"), &BuildRequest { cache: writing, ..alone.clone() }).await;
+        lie(&at("shared"), "etc/passwd", b"app:x:0:0::/:/bin/sh\n");
+
+        // Of another file, so that it has to be known who owns it.
+        fs::write(at("context/a"), "changed").unwrap();
+        let believed = digest_on(&at("two"), &BuildRequest { cache: reading, ..alone.clone() }).await;
+        let (after, truth) = (digest_on(&at("two"), &alone).await, digest_on(&at("three"), &alone).await);
+        assert_eq!(after, truth);
+        assert_ne!(believed, truth, "nothing was believed, so nothing is shown");
+    }
+}

@@ -214,7 +214,9 @@ impl Client {
         let mut furthest = session.received;
         let mut may_be_there = matches!(source, Source::Growing(_));
         loop {
-            let Some((size_bytes, whole)) = source.reach(session.received + UPLOAD_PIECE_BYTES.min(session.most)).await else {
+            let Some((size_bytes, whole)) =
+                source.reach(session.received.saturating_add(UPLOAD_PIECE_BYTES.min(session.most))).await
+            else {
                 self.give_up(to, session, action).await;
                 return Ok(Grown::Open);
             };
