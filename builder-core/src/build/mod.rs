@@ -214,7 +214,7 @@ pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Send
     let steps = plan.stages.keys().map(|index| build.dockerfile.stages[*index].instructions.len() + 1).sum();
     build.tell(Event::Planned { stages: plan.stages.len(), steps }).await;
     build.refuse_warnings().await?;
-    let outcome = build.run_stages(&plan).await;
+    let outcome = Box::pin(build.run_stages(&plan)).await;
     // What a failed build has done is not done again either.
     build.remember_all(outcome.as_ref().ok()).await;
     // Of a failed build as well: a warning may say why it failed.

@@ -3,10 +3,11 @@
 
 use super::contents::{Contents, DAMAGED};
 use super::{Build, BuildError, ErrorKind, Event, Export};
+use crate::cache::PushedImage;
 use crate::export::{self, Blobs, ExportError};
 use crate::image::{Assembled, Image, Layer, Origin};
 use crate::oci::{Digest, Hasher, MediaType, Reference};
-use crate::registry::{Client, Grown, file_opener};
+use crate::registry::{Client, Grown, RegistryError, file_opener};
 use crate::store::{GrowingBlob, Store};
 use futures_util::future::{join, join_all, try_join, try_join_all};
 use std::{
@@ -17,6 +18,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 use tokio::{
     sync::{OnceCell, mpsc},
@@ -51,11 +53,15 @@ pub(super) struct Publisher {
 }
 
 /// Of what a repository has, that which one or two questions tell: where a manifest is, so is all that belongs to it.
-#[derive(Default)]
 struct Present {
+    asked: Instant,
     manifests: BTreeSet<Digest>,
-    blobs: BTreeSet<Digest>,
+    /// The image of an earlier build, if it is there.
+    image: Option<PushedImage>,
 }
+
+/// How long an answer about a repository is believed: a build may take hours, and registries remove images.
+const BELIEVED: Duration = Duration::from_mins(1);
 
 /// What is believed of a repository without asking for each blob.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -247,48 +253,65 @@ impl Build {
             let (named, before) =
                 join(join_all(names.map(|name| self.registry.pushed_digest(name))), self.pushed_before(place)).await;
             // If it cannot be asked, the push will tell.
-            let mut present = Present { manifests: named.into_iter().flatten().flatten().collect(), ..Present::default() };
-            if let Some(image) = before {
-                let is_there = if present.manifests.contains(&image.manifest) {
+            let mut manifests: BTreeSet<Digest> = named.into_iter().flatten().flatten().collect();
+            let mut image = None;
+            if let Some(before) = before {
+                let is_there = if manifests.contains(&before.manifest) {
                     Ok(true)
                 } else {
-                    self.registry.pushed_digest(&place.with_digest(image.manifest)).await.map(|found| found.is_some())
+                    self.has_manifest(repository, before.manifest).await
                 };
                 match is_there {
                     Ok(true) => {
-                        present.manifests.insert(image.manifest);
-                        present.blobs.extend(image.blobs);
+                        manifests.insert(before.manifest);
+                        image = Some(before);
                     }
                     Ok(false) => self.publisher.has_lost_images.store(true, Ordering::Relaxed),
                     Err(_) => {}
                 }
             }
-            present
+            Present { asked: Instant::now(), manifests, image }
         };
         self.publisher.present[repository].get_or_init(look).await
     }
 
+    async fn has_manifest(&self, repository: usize, manifest: Digest) -> Result<bool, RegistryError> {
+        let place = self.publisher.repositories[repository].with_digest(manifest);
+        self.registry.pushed_digest(&place).await.map(|found| found.is_some())
+    }
+
+    /// Whether what is known of a repository can still be believed.
+    async fn trust(&self, repository: usize) -> Trust {
+        let present = self.present(repository).await;
+        if present.asked.elapsed() < BELIEVED {
+            return Trust::Known;
+        }
+        match &present.image {
+            Some(image) if self.has_manifest(repository, image.manifest).await.unwrap_or_default() => Trust::Known,
+            _ => Trust::Nothing,
+        }
+    }
+
     /// Whether a repository has the image already, under whatever name, and so all that belongs to it.
-    async fn has_image(&self, repository: usize, manifest: Digest) -> bool {
+    async fn has_image(&self, repository: usize, manifest: Digest, trust: Trust) -> bool {
         // Something new was made: the image cannot be there.
         if self.publisher.is_busy(repository) {
             return false;
         }
         let present = self.present(repository).await;
         // Where layers of an earlier image are known, what is new is sent without asking.
-        present.manifests.contains(&manifest)
-            || present.blobs.is_empty()
-                && self
-                    .registry
-                    .pushed_digest(&self.publisher.repositories[repository].with_digest(manifest))
-                    .await
-                    .is_ok_and(|found| found.is_some())
+        match trust {
+            Trust::Known if present.manifests.contains(&manifest) => true,
+            Trust::Known if present.image.is_some() => false,
+            _ => self.has_manifest(repository, manifest).await.unwrap_or_default(),
+        }
     }
 
     /// Sees to it that a repository has everything that the manifest names; gives the number of layers that it had already.
     async fn fill_repository(&self, repository: usize, image: &Image, assembled: &Assembled) -> Result<usize, BuildError> {
         let to = &self.publisher.repositories[repository];
-        if self.has_image(repository, assembled.descriptor.digest).await {
+        let trust = self.trust(repository).await;
+        if self.has_image(repository, assembled.descriptor.digest, trust).await {
             let blobs: BTreeMap<Digest, u64> =
                 image.layers.iter().map(|layer| (layer.blob.digest, layer.blob.size_bytes)).collect();
             for (digest, size_bytes) in blobs {
@@ -296,7 +319,7 @@ impl Build {
             }
             return Ok(image.layers.len());
         }
-        self.send_image(repository, image, assembled, Trust::Known).await
+        self.send_image(repository, image, assembled, trust).await
     }
 
     /// Sends a repository what it has not of an image; gives the number of layers that it had.
@@ -350,7 +373,9 @@ impl Build {
     /// Whether a repository has a layer without its bytes being sent: it is known to, or can be given it by the registry.
     async fn is_there(&self, repository: usize, layer: &Layer, trust: Trust) -> Result<bool, BuildError> {
         let (to, digest) = (&self.publisher.repositories[repository], layer.blob.digest);
-        if trust == Trust::Known && self.present(repository).await.blobs.contains(&digest) {
+        if trust == Trust::Known
+            && self.present(repository).await.image.as_ref().is_some_and(|image| image.blobs.contains(&digest))
+        {
             return Ok(true);
         }
         let Origin::Registry(from) = &layer.origin else { return Ok(false) };
