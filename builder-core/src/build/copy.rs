@@ -5,7 +5,7 @@ use super::{
     cached::StepKind,
     contents::Contents,
     fetch::{self, Files, Remote},
-    readings::{Account, Recalled, Role},
+    readings::{Account, Recall, Recalled, Role},
     seconds_since_epoch,
     stage::{CurrentStep, StageState, StepLayer},
 };
@@ -43,6 +43,14 @@ pub(super) enum Found {
     Recalled(Recalled),
 }
 
+/// What the key of a COPY or ADD needs to know.
+struct CopyInputs {
+    owner: Option<(u32, u32)>,
+    sources: Vec<Found>,
+    /// Whether some of it is what an earlier build has read.
+    are_recalled: bool,
+}
+
 impl Build {
     /// Does a COPY or ADD.
     pub(super) async fn copy(&self, step: &CurrentStep<'_>, action: &CopyAction) -> Result<StepLayer, BuildError> {
@@ -58,34 +66,17 @@ impl Build {
         };
         copy::check_destination(action.sources.len(), &placement.destination)
             .map_err(|error| mistake("the destination").because(error))?;
-        let chown = action.chown.as_deref().map(|text| Account { role: Role::Owner, text });
-        let recalled_owner = match chown {
-            Some(account) => self.recall_ids(account, step.before).await,
-            None => None,
-        };
-        let recalled_sources = self.recall_sources(step, action).await?;
-        let (owner_is_recalled, sources_are_recalled) = (recalled_owner.is_some(), recalled_sources.is_some());
-        placement.owner = match (recalled_owner, chown) {
-            (None, Some(account)) => Some(self.ids(account, step.before).await?),
-            (owner, _) => owner,
-        };
-        let mut sources = match recalled_sources {
-            Some(sources) => sources,
-            None => self.find(step, action, placement.now).await?,
-        };
-        let mut key = self.copy_key(step, action, &placement, &sources)?;
-        if owner_is_recalled || sources_are_recalled {
+        let mut inputs = self.copy_inputs(step, action, placement.now, Recall::Allowed).await?;
+        placement.owner = inputs.owner;
+        let mut key = self.copy_key(step, action, &placement, &inputs.sources)?;
+        if inputs.are_recalled {
             if let Some(known) = self.look_up(step, &key, StepKind::Copy).await {
                 return Ok(known);
             }
             // What somebody remembers finds results; it makes none.
-            if let (true, Some(account)) = (owner_is_recalled, chown) {
-                placement.owner = Some(self.ids(account, step.before).await?);
-            }
-            if sources_are_recalled {
-                sources = self.find(step, action, placement.now).await?;
-            }
-            key = self.copy_key(step, action, &placement, &sources)?;
+            inputs = self.copy_inputs(step, action, placement.now, Recall::Refused).await?;
+            placement.owner = inputs.owner;
+            key = self.copy_key(step, action, &placement, &inputs.sources)?;
         }
         if let Some(known) = self.known(step, &key, StepKind::Copy).await {
             return Ok(known);
@@ -93,7 +84,7 @@ impl Build {
         self.will_execute(step);
         let unpack = action.add.as_ref().and_then(|add| add.unpack);
         let mut selections = Vec::new();
-        for source in sources {
+        for source in inputs.sources {
             match source {
                 // Archives of the context are unpacked, downloads only if that is asked for.
                 Found::Files(found) => {
@@ -119,6 +110,30 @@ impl Build {
         };
         let changes = self.work.run(place).await?;
         self.make_layer(step, key, StepKind::Copy, changes).await
+    }
+
+    /// Finds out what the key of a COPY or ADD needs.
+    async fn copy_inputs(
+        &self,
+        step: &CurrentStep<'_>,
+        action: &CopyAction,
+        made: Timestamp,
+        recall: Recall,
+    ) -> Result<CopyInputs, BuildError> {
+        let mut are_recalled = false;
+        let mut owner = None;
+        if let Some(text) = &action.chown {
+            let ids = self.ids(Account { role: Role::Owner, text }, step.before, recall).await?;
+            are_recalled |= ids.is_recalled;
+            owner = Some(ids.value);
+        }
+        let recalled = if recall == Recall::Allowed { self.recall_sources(step, action).await? } else { None };
+        are_recalled |= recalled.is_some();
+        let sources = match recalled {
+            Some(sources) => sources,
+            None => self.find(step, action, made).await?,
+        };
+        Ok(CopyInputs { owner, sources, are_recalled })
     }
 
     /// A stage that begins with the files of a context: one layer with all of them.
@@ -159,12 +174,14 @@ impl Build {
         };
         let mut owner = (0, 0);
         if let Some(user) = user {
-            if let Some(recalled) = self.recall_ids(user, step.before).await
-                && let Some(found) = self.look_up(step, &key(recalled), StepKind::Run).await
-            {
-                return Ok(found);
+            let mut ids = self.ids(user, step.before, Recall::Allowed).await?;
+            if ids.is_recalled {
+                if let Some(found) = self.look_up(step, &key(ids.value), StepKind::Run).await {
+                    return Ok(found);
+                }
+                ids = self.ids(user, step.before, Recall::Refused).await?;
             }
-            owner = self.ids(user, step.before).await?;
+            owner = ids.value;
         }
         let key = key(owner);
         if let Some(found) = self.known(step, &key, StepKind::Run).await {

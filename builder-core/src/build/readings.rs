@@ -31,6 +31,14 @@ pub(super) struct Recalled {
     pub(super) files: FileParts,
 }
 
+/// A user's and a group's id.
+#[derive(Clone, Copy)]
+pub(super) struct Ids {
+    pub(super) value: (u32, u32),
+    /// Whether an earlier build has read what they are.
+    pub(super) is_recalled: bool,
+}
+
 /// A name, and what somebody of that name is wanted for.
 #[derive(Clone, Copy)]
 pub(super) struct Account<'a> {
@@ -69,21 +77,16 @@ impl Account<'_> {
 }
 
 impl Build {
-    /// The ids of `account`, if it takes layers to know them and an earlier build did.
-    pub(super) async fn recall_ids(&self, account: Account<'_>, before: &StageState) -> Option<(u32, u32)> {
-        if account.numbers().is_some() {
-            return None;
+    /// The ids of `account`: from the accounts of the image at this point, where it is a name.
+    pub(super) async fn ids(&self, account: Account<'_>, before: &StageState, recall: Recall) -> Result<Ids, BuildError> {
+        if let Some(value) = account.numbers() {
+            return Ok(Ids { value, is_recalled: false });
         }
-        match self.recall(account.key(&before.layers)).await {
-            Some(Reading::Owner { uid, gid }) => Some((uid, gid)),
-            _ => None,
-        }
-    }
-
-    /// The ids of `account`, from the accounts of the image at this point.
-    pub(super) async fn ids(&self, account: Account<'_>, before: &StageState) -> Result<(u32, u32), BuildError> {
-        if let Some(ids) = account.numbers() {
-            return Ok(ids);
+        let key = account.key(&before.layers);
+        if recall == Recall::Allowed
+            && let Some(Reading::Owner { uid, gid }) = self.recall(key).await
+        {
+            return Ok(Ids { value: (uid, gid), is_recalled: true });
         }
         let (uid, gid) = account.look_up(&self.accounts(before).await?).map_err(|error| {
             let what = match account.role {
@@ -92,8 +95,8 @@ impl Build {
             };
             BuildError::new(ErrorKind::Dockerfile, what).because(error)
         })?;
-        self.have_read(&before.layers, account.key(&before.layers), Reading::Owner { uid, gid });
-        Ok((uid, gid))
+        self.have_read(&before.layers, key, Reading::Owner { uid, gid });
+        Ok(Ids { value: (uid, gid), is_recalled: false })
     }
 
     /// The sources of a COPY as an earlier build has read them, if they are files of layers and that is known of all.
