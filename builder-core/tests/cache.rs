@@ -300,6 +300,45 @@ async fn a_layer_that_a_registry_has_lost_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_whose_layer_a_cache_has_lost_is_done_again() {
+    if !require(&PROGRAMS) {
+        return;
+    }
+    let bench = Bench::new(Registry::start());
+    base(&bench);
+    let in_registry = bench.request("FROM REGISTRY/base:1\nCOPY a /1/\nCOPY a /2/\nCOPY b /3/\n");
+    let in_directory = BuildRequest { cache: in_place(CachePlace::Layout(bench.path("shared"))), ..in_registry.clone() };
+    let client = http::Client::new(http::Options::default()).unwrap();
+    for (number, request) in [in_registry, in_directory].into_iter().enumerate() {
+        let first = bench.build(&request).await;
+        let lost: Vec<_> = first.outcome().layers[1..3].iter().map(|layer| layer.blob.digest).collect();
+        for layer in &lost {
+            let file = bench.path("shared/blobs/sha256").join(layer.hex());
+            if let Ok(bytes) = fs::read(&file) {
+                fs::write(&file, vec![7; bytes.len()]).unwrap();
+            } else {
+                let address = format!("http://{}/v2/app/cache/blobs/{layer}", bench.registry.address());
+                let lose = http::Request::new(http::Method::DELETE, address.parse().unwrap());
+                assert_eq!(client.send(&lose).await.unwrap().status(), 202);
+            }
+        }
+        // Where the layers are needed. Then the cache has them again.
+        for (machine, executed) in [("first", 2), ("second", 0)] {
+            let request = BuildRequest {
+                destinations: vec![bench.name(&format!("{machine}-{number}:1"))],
+                cache: request.cache.clone(),
+                ..request.clone()
+            };
+            let built = bench.build(&request).await;
+            assert_eq!((built.steps(StepOutcome::Executed).len(), built.digest()), (executed, first.digest()), "{machine}");
+            let warnings = built.warnings();
+            assert_eq!(warnings.len(), executed, "{warnings:?}");
+            assert!(warnings.iter().all(|warning| warning.ends_with("; its step is done again")), "{warnings:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_changed_source_costs_its_own_step_and_no_layer_of_the_base() {
     if !require(&PROGRAMS) {
         return;

@@ -217,13 +217,24 @@ impl Build {
         Ok(())
     }
 
-    /// Streams a layer once: hashed, decompressed, indexed, and written to the store if it is to be kept.
+    /// Streams a layer once: hashed, decompressed, indexed, and written to the store if it is to be kept. One that cannot be had
+    /// from a cache is noted as lost.
     pub(super) async fn download(&self, layer: &Layer, keep: Keep) -> Result<LayerIndex, BuildError> {
+        let read = self.read_layer(layer, keep).await;
+        if let Err(error) = &read
+            && error.kind == ErrorKind::Base
+        {
+            self.note_lost(layer, error).await;
+        }
+        read
+    }
+
+    async fn read_layer(&self, layer: &Layer, keep: Keep) -> Result<LayerIndex, BuildError> {
         let failed = {
             let (digest, origin) = (layer.blob.digest, layer.origin.clone());
             move || {
                 let of = match &origin {
-                    Origin::Registry(reference) => reference.to_string(),
+                    Origin::Registry(reference) => format!("{}/{}", reference.registry(), reference.repository()),
                     Origin::Layout(path) => path.display().to_string(),
                     Origin::Store => "the state directory".to_owned(),
                 };

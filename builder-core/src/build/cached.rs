@@ -5,7 +5,7 @@
 //! They are written when the build has ended, well or not.
 
 use super::request::{CacheLayers, CachePlace, CacheRequest};
-use super::{Build, BuildRequest, CacheUse, ContextSource, DockerfileSource, Event, Outcome, StepOutcome};
+use super::{Build, BuildError, BuildRequest, CacheUse, ContextSource, DockerfileSource, Event, Outcome, StepOutcome};
 use super::{explain, seconds_since_epoch};
 use super::{
     explain::StepParts,
@@ -22,7 +22,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error as _,
+    error::Error,
     sync::{Arc, Mutex, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -46,6 +46,7 @@ pub(super) struct Caches {
     local: Arc<dyn LayerCache>,
     shared: Vec<Shared>,
     used: Mutex<Used>,
+    lost: Mutex<Lost>,
     /// Of which caches was said already that they do not work.
     warned: Mutex<BTreeSet<(String, &'static str)>>,
     /// What the last build of the same did.
@@ -70,6 +71,14 @@ impl Handle {
             Self::Inline(cache) => &**cache,
         }
     }
+}
+
+/// Layers that a cache tells of and does not give.
+#[derive(Default)]
+struct Lost {
+    blobs: BTreeSet<Digest>,
+    /// Whether one was found since the build began, or began anew.
+    is_news: bool,
 }
 
 #[derive(Default)]
@@ -129,8 +138,22 @@ impl Caches {
             };
             shared.push(Shared { cache: Handle::Shared(Arc::new(cache)), is_read, kept });
         }
-        let (used, warned, last) = (Mutex::default(), Mutex::default(), OnceCell::new());
-        Self { local, shared, used, warned, last }
+        let (used, lost, warned, last) = (Mutex::default(), Mutex::default(), Mutex::default(), OnceCell::new());
+        Self { local, shared, used, lost, warned, last }
+    }
+
+    /// Whether the build has to begin anew, because a layer that it counted on is lost. What it has used is forgotten then.
+    pub(super) fn begin_anew(&mut self) -> bool {
+        let lost = self.lost.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let is_news = std::mem::take(&mut lost.is_news);
+        if is_news {
+            self.used.get_mut().unwrap_or_else(PoisonError::into_inner).steps.clear();
+        }
+        is_news
+    }
+
+    fn is_lost(&self, blob: &Digest) -> bool {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).blobs.contains(blob)
     }
 
     /// The shared caches that are read, in their order.
@@ -256,11 +279,33 @@ impl Build {
 
     async fn probe(&self, cache: &dyn LayerCache, key: Key, ttl_seconds: Option<u64>) -> Option<Found> {
         match cache.probe(&[key]).await {
-            Ok(found) => found.into_iter().next().flatten().filter(|found| is_young(&found.record, ttl_seconds)),
+            Ok(found) => {
+                let found = found.into_iter().next().flatten();
+                found.filter(|found| is_young(&found.record, ttl_seconds) && !self.caches.is_lost(&found.record.blob.digest))
+            }
             Err(error) => {
                 self.warn_about_cache(&error).await;
                 None
             }
+        }
+    }
+
+    /// Notes that a layer cannot be read, if it is one that a shared cache told of: its step is a miss then.
+    pub(super) async fn note_lost(&self, layer: &Layer, error: &BuildError) {
+        let digest = layer.blob.digest;
+        let is_result = {
+            let used = self.caches.used.lock().unwrap_or_else(PoisonError::into_inner);
+            used.steps.iter().any(|step| step.made.record.blob.digest == digest && step.made.origin != Origin::Store)
+        };
+        let is_new = is_result && {
+            let mut lost = self.caches.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_new = lost.blobs.insert(digest);
+            lost.is_news |= is_new;
+            is_new
+        };
+        if is_new {
+            let message = format!("{}; its step is done again", with_causes(error));
+            self.tell(Event::Warning { message, place: None }).await;
         }
     }
 
@@ -317,6 +362,7 @@ impl Build {
         if let Err(error) = self.caches.local.record(&pushed).await {
             self.warn_about_cache(&error).await;
         }
+        let lost = self.caches.lost.lock().unwrap_or_else(PoisonError::into_inner).blobs.clone();
         let writes =
             self.caches.shared.iter().filter_map(|shared| Some((shared.cache.cache(), shared.kept?))).map(|(cache, layers)| {
                 let chosen =
@@ -326,6 +372,7 @@ impl Build {
                     name: succeeded.then_some(name),
                     steps: chosen.map(|step| step.made.clone()).collect(),
                     bases: used.bases.iter().copied().collect(),
+                    lost: lost.clone(),
                     documents: used.documents.clone(),
                     readings: readings(&used, |_| true),
                     image: image.clone(),
@@ -413,15 +460,14 @@ impl Build {
             warned.insert((error.place.clone(), error.action))
         };
         if is_new {
-            let mut message = error.to_string();
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                message = format!("{message}: {error}");
-                cause = error.source();
-            }
-            self.tell(Event::Warning { message: format!("{message}; the build goes on without it"), place: None }).await;
+            let message = format!("{}; the build goes on without it", with_causes(error));
+            self.tell(Event::Warning { message, place: None }).await;
         }
     }
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {}", with_causes(cause)))
 }
 
 fn readings(used: &Used, by: impl Fn(ReadBy) -> bool) -> BTreeMap<Key, Reading> {

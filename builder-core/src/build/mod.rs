@@ -209,12 +209,17 @@ struct Build {
 /// [`BuildError`], which says who can mend it. Nothing is pushed that names a failed build.
 pub async fn build(request: BuildRequest, backends: Backends, events: mpsc::Sender<Event>) -> Result<Outcome, BuildError> {
     // On the heap: whoever embeds a build holds its future on the stack.
-    let build = Box::pin(Build::prepare(request, backends, events)).await?;
+    let mut build = Box::pin(Build::prepare(request, backends, events)).await?;
     let plan = build.plan();
     let steps = plan.stages.keys().map(|index| build.dockerfile.stages[*index].instructions.len() + 1).sum();
     build.tell(Event::Planned { stages: plan.stages.len(), steps }).await;
     build.refuse_warnings().await?;
-    let outcome = Box::pin(build.run_stages(&plan)).await;
+    let outcome = loop {
+        let outcome = Box::pin(build.run_stages(&plan)).await;
+        if outcome.is_ok() || !build.begin_anew() {
+            break outcome;
+        }
+    };
     // What a failed build has done is not done again either.
     build.remember_all(outcome.as_ref().ok()).await;
     // Of a failed build as well: a warning may say why it failed.
@@ -322,6 +327,19 @@ impl Build {
             outcome = build => outcome,
             () = self.fetch_ahead() => unreachable!("the build itself holds the channel open"),
         }
+    }
+
+    /// Prepares to go through all stages once more, if a cache has not kept its word: what was done meanwhile is known then.
+    fn begin_anew(&mut self) -> bool {
+        if !self.caches.begin_anew() {
+            return false;
+        }
+        self.stages.iter_mut().for_each(|stage| *stage = OnceCell::new());
+        self.publisher.forget_uploads();
+        self.pulls.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+        let (ahead, awaited) = mpsc::unbounded_channel();
+        (self.ahead, self.awaited) = (ahead, Mutex::new(Some(awaited)));
+        true
     }
 
     /// Fetches and asks what will be needed, until the build ends.

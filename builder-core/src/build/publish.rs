@@ -114,6 +114,11 @@ impl Publisher {
         !self.repositories.is_empty()
     }
 
+    /// Ends all uploads.
+    pub(super) fn forget_uploads(&mut self) {
+        self.uploads.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Whether an image that an earlier build pushed has been removed since.
     pub(super) fn has_lost_images(&self) -> bool {
         self.has_lost_images.load(Ordering::Relaxed)
@@ -226,6 +231,11 @@ impl Build {
                 layers_reused = self.send_image(at, image, assembled, Trust::Nothing).await?;
                 push().await
             }
+            // A name that may not move, and need not.
+            Err(error) if error.is_immutable_tag() => match self.registry.pushed_digest(destination).await {
+                Ok(Some(digest)) if digest == assembled.descriptor.digest => Ok(digest),
+                _ => Err(error),
+            },
             pushed => pushed,
         };
         let digest = digest.map_err(|error| failed().refused(error))?;

@@ -230,7 +230,7 @@ fn tagged(place: &Reference, tag: &str) -> Option<Reference> {
 
 /// With what to do about it where a registry wants repositories to be made first.
 fn refused(place: &Reference, error: RegistryError) -> Failure {
-    let missing = matches!(&error, RegistryError::Refused { answer, .. } if answer.status == 404);
+    let missing = matches!(&error, RegistryError::Refused { answer, .. } if answer.status == 404) && !error.is_unknown_blob();
     if !missing {
         return with_causes(error);
     }

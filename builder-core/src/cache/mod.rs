@@ -104,6 +104,8 @@ pub struct Remembered {
     pub steps: Vec<Made>,
     /// The layers of the images that the build used.
     pub bases: Vec<DiffId>,
+    /// Blobs of layers that a cache told of and did not give.
+    pub lost: BTreeSet<Digest>,
     /// The documents of these images: what is needed to know their configs and layers.
     pub documents: Vec<Bytes>,
     /// What its keys needed to know of layers.

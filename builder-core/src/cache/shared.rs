@@ -37,6 +37,8 @@ const FIRST_SHARDS: usize = 4;
 const MOST_SHARDS: usize = 64;
 /// How long a cache is waited for before a build goes on without it: what is read of it at first is small.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// A cache that takes less is given up, once this and [`PATIENCE`] are over.
+const SLOWEST_BYTES_PER_SECOND: u64 = 256 << 10;
 /// How often the shards are listed at most, where some of those listed are gone before they are read.
 const MOST_LISTINGS: u32 = 4;
 /// The most bytes of a pack.
@@ -270,6 +272,9 @@ impl SharedCache {
             // Somebody may have written since we read.
             known.merge(found.known);
         }
+        for layer in known.layers.values_mut() {
+            layer.blob.take_if(|blob| remembered.lost.contains(&blob.descriptor().digest));
+        }
         let now = seconds_now();
         // One that was made again is renewed, also where the same came out: otherwise it would be too old from some day on, for good.
         let is_known = |made: &&Made| {
@@ -342,7 +347,15 @@ impl SharedCache {
         known.merged.extend(loaded.shards.iter().map(|(name, _)| name.clone()));
         known.prune(now.saturating_sub(inner.keep_seconds));
         let name = if loaded.single { inner.namespace.clone() } else { shard_name(&inner.namespace, now, &known) };
-        inner.depot.put_shard(&name, &known).await?;
+        match inner.depot.put_shard(&name, &known).await {
+            // Something that is known is gone, which nobody says: what this build used stays.
+            Err(error) if is_unknown_blob(&error) && loaded.known != Known::default() => {
+                let shards = loaded.shards.clone();
+                let emptied = Loaded { shards, single: loaded.single, ..Loaded::default() };
+                return Box::pin(self.add(remembered, &emptied)).await;
+            }
+            put => put?,
+        };
         if !loaded.single {
             let replaced: Vec<_> = loaded.shards.iter().filter(|(other, _)| *other != name).cloned().collect();
             inner.depot.remove(&replaced).await;
@@ -449,10 +462,18 @@ impl LayerCache for SharedCache {
             if loaded.unread {
                 return Ok(());
             }
-            self.add(remembered, loaded).await.map_err(|error| self.inner.failed("write", error))
+            let sent_bytes: u64 = remembered.steps.iter().map(|made| made.record.blob.size_bytes).sum();
+            let patience = PATIENCE + Duration::from_secs(sent_bytes / SLOWEST_BYTES_PER_SECOND);
+            let added = timeout(patience, self.add(remembered, loaded)).await;
+            let added = added.unwrap_or_else(|_| Err(format!("it takes longer than {} s", patience.as_secs()).into()));
+            added.map_err(|error| self.inner.failed("write", error))
         }
         .boxed()
     }
+}
+
+fn is_unknown_blob(error: &Failure) -> bool {
+    error.downcast_ref::<RegistryError>().is_some_and(RegistryError::is_unknown_blob)
 }
 
 fn is_refusal(error: &Failure) -> bool {
