@@ -111,7 +111,7 @@ pub struct BuildArgs {
     #[arg(long, value_enum, value_name = "FORMAT", help_heading = "Output")]
     pub compression: Option<CompressionChoice>,
 
-    /// How hard the compressor tries: 1 to 12 for gzip, 1 to 22 for zstd; anything below is the default [default: 4 for gzip, 3 for zstd]
+    /// How hard the compressor tries: 1 to 12 for gzip, 1 to 22 for zstd; anything below is the default, anything above the highest [default: 4 for gzip, 3 for zstd]
     #[arg(long, allow_negative_numbers = true, value_name = "LEVEL", help_heading = "Output")]
     pub compression_level: Option<i32>,
 

@@ -16,13 +16,13 @@ pub use registry::{CredentialSource, RegistrySettings};
 use crate::args::{BuildArgs, CompressionChoice, IsolationChoice, LogFormat, Problem, ProgressStyle, Verbosity};
 use crate::environment::Environment;
 use builder_core::build::{
-    BuildRequest, CacheUse, ConfigPlatform, ContextSource, DockerfileSource, Entitlement, Export, SecretSource,
+    BuildRequest, CachePlace, CacheUse, ConfigPlatform, ContextSource, DockerfileSource, Entitlement, Export, SecretSource,
 };
 use builder_core::http::Secret;
 use builder_core::oci::{Compression, Platform, Reference};
 use location::Place;
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Component, Path, PathBuf};
 
 /// Everything that `cofferdam build` is going to do.
 #[derive(Clone)]
@@ -143,7 +143,8 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
     let context = location::context(args, environment, problems);
     let (dockerfile, dockerfile_candidates) = dockerfile(args, environment, &context, problems);
     let state_candidates = state_candidates(args, environment, context.directory());
-    let lies_inside = |path: &Path| context.directory().is_some_and(|context| path.starts_with(context));
+    let directory = context.directory().map(without_parents);
+    let lies_inside = |path: &Path| directory.as_ref().is_some_and(|context| without_parents(path).starts_with(context));
     if let Some(state) = state_candidates.first().filter(|state| state.asked_for && lies_inside(&state.path)) {
         notes.push(Note::Warning(format!(
             "the state directory {} lies in the context: name it in .dockerignore",
@@ -173,6 +174,13 @@ fn assemble(args: &BuildArgs, environment: &Environment, problems: &mut Vec<Prob
     }
 
     let cache = cache::cache(args, environment, &destinations, problems);
+    let places = cache.from.iter().chain(cache.to.iter().map(|target| &target.place));
+    let layouts: BTreeSet<&PathBuf> =
+        places.filter_map(|place| if let CachePlace::Layout(path) = place { Some(path) } else { None }).collect();
+    for path in layouts.into_iter().filter(|path| lies_inside(path)) {
+        let message = format!("the cache {} lies in the context: name it in .dockerignore", path.display());
+        notes.push(Note::Warning(message));
+    }
 
     let request = BuildRequest {
         context: context.source,
@@ -291,6 +299,18 @@ fn state_candidates(args: &BuildArgs, environment: &Environment, context: Option
     }
     candidates.retain(|candidate| candidate.asked_for || !context.is_some_and(|context| candidate.path.starts_with(context)));
     candidates
+}
+
+/// The path as it reads if no link leads elsewhere: enough for a warning.
+fn without_parents(path: &Path) -> PathBuf {
+    let mut found = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => drop(found.pop()),
+            other => found.push(other),
+        }
+    }
+    found
 }
 
 /// Where in `--cache-dir` the store is: Kaniko's may lie beside it.

@@ -323,6 +323,19 @@ fn state_goes_to_the_first_volume_and_never_into_the_context_by_itself() {
 }
 
 #[test]
+fn what_a_copy_of_the_context_would_take_along_is_told() {
+    for (flags, expected) in [
+        ("-c . --state-dir ./state", "the state directory /here/state lies in the context: name it in .dockerignore"),
+        ("-c . --cache-repo oci:./cache", "the cache /here/cache lies in the context: name it in .dockerignore"),
+        ("-c sub --cache-repo oci:sub/../cache --state-dir sub/../../here/state", ""),
+    ] {
+        let notes = described(&format!("-d r.example/a:1 {flags}"), &[])["notes"].clone();
+        let told = notes.as_array().unwrap().iter().filter_map(Value::as_str).filter(|note| note.contains("lies in the context"));
+        assert_eq!(told.collect::<String>(), expected, "{flags}");
+    }
+}
+
+#[test]
 fn contradictions_and_mistakes_are_named() {
     for (line, expected) in [
         ("-c /a", "the image has nowhere to go"),
