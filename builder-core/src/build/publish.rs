@@ -228,7 +228,8 @@ impl Build {
         let digest = match push().await {
             // Removed since we asked, or by a collection of garbage that left the manifest.
             Err(error) if error.is_unknown_blob() => {
-                layers_reused = self.send_image(at, image, assembled, Trust::Nothing).await?;
+                let sent = try_join(self.push_layers(at, image, Trust::Nothing), self.push_config(at, assembled));
+                (layers_reused, ()) = sent.await?;
                 push().await
             }
             // A name that may not move, and need not.
@@ -319,35 +320,30 @@ impl Build {
 
     /// Sees to it that a repository has everything that the manifest names; gives the number of layers that it had already.
     async fn fill_repository(&self, repository: usize, image: &Image, assembled: &Assembled) -> Result<usize, BuildError> {
-        let to = &self.publisher.repositories[repository];
-        let trust = self.trust(repository).await;
-        if self.has_image(repository, assembled.descriptor.digest, trust).await {
+        let (to, manifest) = (&self.publisher.repositories[repository], assembled.descriptor.digest);
+        // A config that the last build had not is sent while it is asked what is there.
+        let is_new = self.pushed_before(to).await.is_some_and(|before| before.manifest != manifest);
+        let config_if = async |wanted| if wanted { self.push_config(repository, assembled).await } else { Ok(()) };
+        let rest = async {
+            let trust = self.trust(repository).await;
+            if !self.has_image(repository, manifest, trust).await {
+                let sent = try_join(self.push_layers(repository, image, trust), config_if(!is_new));
+                return sent.await.map(|(reused, ())| reused);
+            }
             let blobs: BTreeMap<Digest, u64> =
                 image.layers.iter().map(|layer| (layer.blob.digest, layer.blob.size_bytes)).collect();
             for (digest, size_bytes) in blobs {
                 self.tell(Event::BlobPushed { reference: to.clone(), digest, size_bytes, reused: true }).await;
             }
-            return Ok(image.layers.len());
-        }
-        self.send_image(repository, image, assembled, trust).await
+            Ok(image.layers.len())
+        };
+        try_join(rest, config_if(is_new)).await.map(|(reused, ())| reused)
     }
 
-    /// Sends a repository what it has not of an image; gives the number of layers that it had.
-    async fn send_image(
-        &self,
-        repository: usize,
-        image: &Image,
-        assembled: &Assembled,
-        trust: Trust,
-    ) -> Result<usize, BuildError> {
+    async fn push_config(&self, repository: usize, assembled: &Assembled) -> Result<(), BuildError> {
         let to = &self.publisher.repositories[repository];
-        let push_config = async {
-            let config = (&assembled.manifest.config, assembled.config_bytes.clone());
-            let pushed = self.registry.push_bytes(to, config.0, config.1).await;
-            pushed.map_err(|error| BuildError::new(ErrorKind::Push, format!("cannot push {to}")).refused(error))
-        };
-        let (reused, ()) = try_join(self.push_layers(repository, image, trust), push_config).await?;
-        Ok(reused)
+        let pushed = self.registry.push_bytes(to, &assembled.manifest.config, assembled.config_bytes.clone()).await;
+        pushed.map_err(|error| BuildError::new(ErrorKind::Push, format!("cannot push {to}")).refused(error))
     }
 
     /// Sees to it that a repository has all layers; gives the number of those that it had already.

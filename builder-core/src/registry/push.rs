@@ -163,7 +163,9 @@ impl Client {
                 // An upload session that the registry has lost is begun anew.
                 Err(RegistryError::Refused { answer, .. }) => {
                     let lost = answer.code.as_deref().is_some_and(|code| code.starts_with("BLOB_UPLOAD_"));
-                    lost || answer.status == 416 || StatusCode::from_u16(answer.status).is_ok_and(is_transient)
+                    // Perhaps on the way; what is wrong here is wrong the next time too.
+                    let damaged = attempts == 1 && answer.code.as_deref() == Some("DIGEST_INVALID");
+                    lost || damaged || answer.status == 416 || StatusCode::from_u16(answer.status).is_ok_and(is_transient)
                 }
                 _ => false,
             };

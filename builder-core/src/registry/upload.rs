@@ -232,7 +232,9 @@ impl Client {
                 may_be_there = false;
             }
             let stuck = || {
-                let message = Some("it takes no piece of the blob, however small".to_owned());
+                let message =
+                    format!("even {} KiB at a time are too much for it, or for a proxy before it", piece.div_ceil(1024));
+                let message = Some(message);
                 let answer = super::Answer { status: StatusCode::PAYLOAD_TOO_LARGE.as_u16(), code: None, message, wait: None };
                 RegistryError::Refused { action: action.clone(), registry: to.registry().to_owned(), answer }
             };
