@@ -217,7 +217,10 @@ async fn a_build_that_is_known_takes_two_round_trips_to_the_cache_and_one_to_pus
         // To the destination two more: what its name stands for, and its name. Of the base its tag alone is asked.
         let requests = bench.registry.requests();
         let elsewhere = |line: &&String| !line.contains("/v2/app/cache/") && line.contains("/v2/") && !line.contains("/v2/ ");
-        let mut elsewhere: Vec<String> = requests[before..].iter().filter(elsewhere).cloned().collect();
+        // Whether the config is there is asked beside the manifest, where nothing else has told by then.
+        let config = |line: &&String| line.starts_with("HEAD /v2/app/blobs/");
+        let elsewhere = requests[before..].iter().filter(elsewhere).filter(|line| !config(line));
+        let mut elsewhere: Vec<String> = elsewhere.cloned().collect();
         elsewhere.sort();
         let expected = ["GET /v2/base/manifests/1 200", "HEAD /v2/app/manifests/1 200", "PUT /v2/app/manifests/1 201"];
         assert_eq!(elsewhere, expected);
@@ -297,6 +300,28 @@ async fn a_layer_that_a_registry_has_lost_is_sent_again() {
         assert_eq!((built.executed(), built.pulls()), (vec![], 0), "{machine}");
         assert_eq!(bench.registry.pull("app:1").layers().len(), 2, "{machine}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_that_a_registry_has_lost_is_sent_again_also_where_manifests_are_taken_blindly() {
+    if !require(&["skopeo"]) {
+        return;
+    }
+    let bench = Bench::new(FaultyRegistry::start());
+    base(&bench);
+    let request = bench.request("FROM REGISTRY/base:1\nCOPY a /\n");
+    let first = bench.build_on("first", &request).await;
+    let config = {
+        let manifest = bench.registry.manifest("app", "1").unwrap();
+        let manifest: serde_json::Value = serde_json::from_slice(&manifest).unwrap();
+        manifest["config"]["digest"].as_str().unwrap().to_owned()
+    };
+    bench.registry.forget_blob("app", &config);
+    bench.registry.fail(rule("HEAD", "/v2/app/manifests/", usize::MAX, 404));
+    let request = BuildRequest { destinations: vec![bench.name("app:2")], ..request };
+    let again = bench.build_on("first", &request).await;
+    assert_eq!((again.executed(), again.digest()), (vec![], first.digest()));
+    assert!(bench.registry.blob("app", &config).is_some(), "{:#?}", bench.registry.requests());
 }
 
 #[tokio::test(flavor = "multi_thread")]

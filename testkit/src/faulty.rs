@@ -120,6 +120,11 @@ impl FaultyRegistry {
         self.state().blobs.insert((repository.to_owned(), digest.to_owned()), bytes);
     }
 
+    /// Loses a blob.
+    pub fn forget_blob(&self, repository: &str, digest: &str) {
+        self.state().blobs.remove(&(repository.to_owned(), digest.to_owned()));
+    }
+
     /// Puts these bytes in the place of a manifest under a tag or digest, which need not be one.
     pub fn put_manifest(&self, repository: &str, reference: &str, media_type: &str, bytes: Vec<u8>) {
         let key = (repository.to_owned(), reference.to_owned());

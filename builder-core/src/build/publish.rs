@@ -60,6 +60,23 @@ struct Present {
     image: Option<PushedImage>,
 }
 
+/// A repository that has everything that a manifest names.
+#[derive(Clone, Copy)]
+struct Filled {
+    /// How many layers it had already.
+    layers_reused: usize,
+    certainty: Certainty,
+}
+
+/// How it is known that a repository has something.
+#[derive(Clone, Copy)]
+enum Certainty {
+    /// The registry says so.
+    Asked,
+    /// An earlier build had pushed it.
+    Told,
+}
+
 /// How long an answer about a repository is believed: a build may take hours, and registries remove images.
 const BELIEVED: Duration = Duration::from_mins(1);
 
@@ -211,27 +228,34 @@ impl Build {
         try_join_all(destinations.map(|destination| self.push_manifest(destination, &image, &assembled, &repositories))).await
     }
 
-    /// Gives a destination its manifest; its repository has all else. `reused` says how many layers each repository had already.
+    /// Gives a destination its manifest; its repository has all else, as `filled` says of each repository.
     async fn push_manifest(
         &self,
         destination: &Reference,
         image: &Image,
         assembled: &Assembled,
-        reused: &[usize],
+        filled: &[Filled],
     ) -> Result<Pushed, BuildError> {
         let failed = || BuildError::new(ErrorKind::Push, format!("cannot push {destination}"));
         let media_type = MediaType::new(MediaType::OCI_MANIFEST);
         let push = || self.registry.push_manifest(destination, &media_type, assembled.manifest_bytes.clone());
-        let repositories = &self.publisher.repositories;
-        let at = repositories.iter().position(|known| is_same_repository(known, destination)).unwrap_or_default();
-        let mut layers_reused = reused.get(at).copied().unwrap_or_default();
-        let digest = match push().await {
-            // Removed since we asked, or by a collection of garbage that left the manifest.
-            Err(error) if error.is_unknown_blob() => {
-                let sent = try_join(self.push_layers(at, image, Trust::Nothing), self.push_config(at, assembled));
-                (layers_reused, ()) = sent.await?;
-                push().await
-            }
+        let known = self.publisher.repositories.iter().position(|known| is_same_repository(known, destination));
+        let at = known.unwrap_or_default();
+        let filled = filled[at];
+        let mut layers_reused = filled.layers_reused;
+        // A registry may take a manifest without looking. A config belongs to one image, and goes with it.
+        let look = async || match filled.certainty {
+            Certainty::Asked => Ok(true),
+            Certainty::Told => self.registry.has_blob(destination, assembled.manifest.config.digest).await,
+        };
+        let (mut pushed, is_whole) = join(push(), look()).await;
+        // Removed since we knew of it, or by a collection of garbage that left the manifest.
+        if is_whole.is_ok_and(|is_whole| !is_whole) || pushed.as_ref().is_err_and(RegistryError::is_unknown_blob) {
+            let sent = try_join(self.push_layers(at, image, Trust::Nothing), self.push_config(at, assembled));
+            (layers_reused, ()) = sent.await?;
+            pushed = push().await;
+        }
+        let digest = match pushed {
             // A name that may not move, and need not.
             Err(error) if error.is_immutable_tag() => match self.registry.pushed_digest(destination).await {
                 Ok(Some(digest)) if digest == assembled.descriptor.digest => Ok(digest),
@@ -318,11 +342,20 @@ impl Build {
         }
     }
 
-    /// Sees to it that a repository has everything that the manifest names; gives the number of layers that it had already.
-    async fn fill_repository(&self, repository: usize, image: &Image, assembled: &Assembled) -> Result<usize, BuildError> {
+    /// Sees to it that a repository has everything that the manifest names.
+    async fn fill_repository(&self, repository: usize, image: &Image, assembled: &Assembled) -> Result<Filled, BuildError> {
         let (to, manifest) = (&self.publisher.repositories[repository], assembled.descriptor.digest);
+        let before = self.pushed_before(to).await.map(|before| before.manifest);
+        if before == Some(manifest) && !self.publisher.is_busy(repository) {
+            // Whether it is still there is asked while its manifest is sent, if no answer has come yet.
+            let answered = self.publisher.present[repository].get().filter(|present| present.asked.elapsed() < BELIEVED);
+            let is_there = answered.is_some_and(|present| present.manifests.contains(&manifest));
+            self.tell_reused(repository, image).await;
+            let certainty = if is_there { Certainty::Asked } else { Certainty::Told };
+            return Ok(Filled { layers_reused: image.layers.len(), certainty });
+        }
         // A config that the last build had not is sent while it is asked what is there.
-        let is_new = self.pushed_before(to).await.is_some_and(|before| before.manifest != manifest);
+        let is_new = before.is_some();
         let config_if = async |wanted| if wanted { self.push_config(repository, assembled).await } else { Ok(()) };
         let rest = async {
             let trust = self.trust(repository).await;
@@ -330,14 +363,19 @@ impl Build {
                 let sent = try_join(self.push_layers(repository, image, trust), config_if(!is_new));
                 return sent.await.map(|(reused, ())| reused);
             }
-            let blobs: BTreeMap<Digest, u64> =
-                image.layers.iter().map(|layer| (layer.blob.digest, layer.blob.size_bytes)).collect();
-            for (digest, size_bytes) in blobs {
-                self.tell(Event::BlobPushed { reference: to.clone(), digest, size_bytes, reused: true }).await;
-            }
+            self.tell_reused(repository, image).await;
             Ok(image.layers.len())
         };
-        try_join(rest, config_if(is_new)).await.map(|(reused, ())| reused)
+        let (layers_reused, ()) = try_join(rest, config_if(is_new)).await?;
+        Ok(Filled { layers_reused, certainty: Certainty::Asked })
+    }
+
+    async fn tell_reused(&self, repository: usize, image: &Image) {
+        let reference = &self.publisher.repositories[repository];
+        let blobs: BTreeMap<Digest, u64> = image.layers.iter().map(|layer| (layer.blob.digest, layer.blob.size_bytes)).collect();
+        for (digest, size_bytes) in blobs {
+            self.tell(Event::BlobPushed { reference: reference.clone(), digest, size_bytes, reused: true }).await;
+        }
     }
 
     async fn push_config(&self, repository: usize, assembled: &Assembled) -> Result<(), BuildError> {
