@@ -790,7 +790,7 @@ async fn a_miss_is_explained_by_what_has_changed() {
     assert_eq!(bench.build(&request).await.explained(), [(3, base.clone()), (4, base.clone()), (5, base)]);
     let mut request = bench.request(&dockerfile.replace("COPY b /", "COPY b /moved"));
     request.cache.explain = true;
-    let reasons = vec!["the instruction has changed".to_owned(), "destination has changed".to_owned()];
+    let reasons = vec!["the instruction has changed".to_owned()];
     assert_eq!(bench.build(&request).await.explained()[0], (4, reasons));
 }
 

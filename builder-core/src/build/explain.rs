@@ -9,6 +9,8 @@ use std::borrow::Cow;
 const BASE: &str = "base image";
 /// The part that the files are the finer ones of.
 const CONTENT: &str = "content";
+/// Parts that the text of an instruction does not show, beside its variables.
+const UNWRITTEN: [&str; 6] = [CONTENT, "what is below", "version", "download", "commit", "SOURCE_DATE_EPOCH"];
 /// More differences of one step are counted, not named.
 const MOST_NAMED: usize = 10;
 /// The most bytes of the files of one build: those of further steps are only counted.
@@ -105,7 +107,9 @@ fn differences(step: &StepParts, other: &StepParts) -> Vec<String> {
     let parts = |step: &StepParts| step.parts.iter().map(|part| (part.name.clone(), part.value)).collect::<Vec<_>>();
     let mut changed = changes(parts(step), parts(other));
     let is_base_other = changed.iter().any(|(name, _)| name == BASE);
-    changed.retain(|(name, _)| name != BASE);
+    // Another text shows how it differs; what it does not show is said.
+    let is_shown = |name: &str| other.text != step.text && !name.starts_with("variable ") && !UNWRITTEN.contains(&name);
+    changed.retain(|(name, _)| name != BASE && !is_shown(name));
     let content = changed.iter().position(|(name, _)| name == CONTENT);
     let mut too_many = None;
     if step.files.is_listed() && other.files.is_listed() {
@@ -195,7 +199,7 @@ mod tests {
             ),
             (
                 step(3, "RUN make all", &[("what is below", "1"), ("variable A", "1"), ("variable B", "1"), ("command", "all")]),
-                vec!["the instruction has changed", "command is new"],
+                vec!["the instruction has changed"],
             ),
             (
                 step(2, "COPY . /", &[("content", "2"), ("file /a", "1"), ("file /b", "1"), ("destination", "/")]),
