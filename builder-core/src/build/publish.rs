@@ -50,6 +50,8 @@ pub(super) struct Publisher {
     /// What each repository is known to have.
     present: Vec<OnceCell<Present>>,
     has_lost_images: AtomicBool,
+    /// Held while an image is sent to a repository that was thought to have it.
+    sending_again: tokio::sync::Mutex<()>,
 }
 
 /// Of what a repository has, that which one or two questions tell: where a manifest is, so is all that belongs to it.
@@ -117,8 +119,8 @@ impl Publisher {
             destinations.iter().filter(|name| seen.insert((name.registry().to_owned(), name.repository().to_owned())));
         let repositories: Vec<Reference> = repositories.cloned().collect();
         let present = repositories.iter().map(|_| OnceCell::new()).collect();
-        let (uploads, has_lost_images) = (Mutex::default(), AtomicBool::new(false));
-        Self { registry, store, repositories, events, uploads, present, has_lost_images }
+        let (uploads, has_lost_images, sending_again) = (Mutex::default(), AtomicBool::new(false), tokio::sync::Mutex::default());
+        Self { registry, store, repositories, events, uploads, present, has_lost_images, sending_again }
     }
 
     /// Begins to upload a layer whose blob is in the store.
@@ -251,6 +253,8 @@ impl Build {
         let (mut pushed, is_whole) = join(push(), look()).await;
         // Removed since we knew of it, or by a collection of garbage that left the manifest.
         if is_whole.is_ok_and(|is_whole| !is_whole) || pushed.as_ref().is_err_and(RegistryError::is_unknown_blob) {
+            // Another name in the same repository waits for what is sent for this one.
+            let _sending = self.publisher.sending_again.lock().await;
             let sent = try_join(self.push_layers(at, image, Trust::Nothing), self.push_config(at, assembled));
             (layers_reused, ()) = sent.await?;
             pushed = push().await;

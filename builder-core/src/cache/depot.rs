@@ -155,9 +155,7 @@ impl Depot {
         match self {
             Self::Registry { client, place } => {
                 for from in elsewhere {
-                    if from.registry() == place.registry() && from.repository() == place.repository()
-                        || client.mount_blob(place, from, blob.digest).await.map_err(|error| refused(place, error))?
-                    {
+                    if client.mount_blob(place, from, blob.digest).await.map_err(|error| refused(place, error))? {
                         return Ok(true);
                     }
                 }
