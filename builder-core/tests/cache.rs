@@ -7,7 +7,12 @@ use builder_core::build::{
     Backends, BuildError, BuildRequest, CacheLayers, CachePlace, CacheRequest, CacheTarget, CacheUse, Event, Outcome,
     StepOutcome, build,
 };
-use builder_core::{http, oci::Reference, registry, store::Store};
+use builder_core::{
+    http,
+    oci::{Digest, Reference},
+    registry,
+    store::Store,
+};
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
@@ -26,6 +31,14 @@ struct Bench<R> {
     directory: tempfile::TempDir,
     registry: R,
     machines: AtomicUsize,
+}
+
+fn http_client() -> http::Client {
+    http::Client::new(http::Options::default()).unwrap()
+}
+
+fn registry_client() -> registry::Client {
+    registry::Client::new(http_client(), registry::Options::default(), Arc::new(registry::Anonymous)).unwrap()
 }
 
 /// What a build led to.
@@ -55,6 +68,13 @@ impl<R: Endpoint> Bench<R> {
         format!("{}/{text}", self.registry.address()).parse().unwrap()
     }
 
+    /// Removes a blob from a repository, and no manifest.
+    async fn lose_blob(&self, repository: &str, blob: Digest) {
+        let address = format!("http://{}/v2/{repository}/blobs/{blob}", self.registry.address());
+        let lose = http::Request::new(http::Method::DELETE, address.parse().unwrap());
+        assert_eq!(http_client().send(&lose).await.unwrap().status(), 202);
+    }
+
     /// A request for `dockerfile`, pushed as `app:1`, with the cache in `app/cache`.
     fn request(&self, dockerfile: &str) -> BuildRequest {
         self.write("Dockerfile", &dockerfile.replace("REGISTRY", self.registry.address()));
@@ -74,8 +94,7 @@ impl<R: Endpoint> Bench<R> {
 
     async fn build_on(&self, machine: &str, request: &BuildRequest) -> Built {
         let store = Store::open(self.path(machine)).unwrap();
-        let client = http::Client::new(http::Options::default()).unwrap();
-        let registry = registry::Client::new(client, registry::Options::default(), Arc::new(registry::Anonymous)).unwrap();
+        let registry = registry_client();
         let (sender, mut receiver) = tokio::sync::mpsc::channel(16);
         let listening = tokio::spawn(async move {
             let mut events = Vec::new();
@@ -267,9 +286,7 @@ async fn a_new_label_costs_a_config_and_a_manifest_however_many_layers_there_are
         assert_eq!(bench.registry.pull("app:1").layers().len(), built.outcome().layers.len());
     }
     // The image that the cache tells of is removed: each layer is looked for once, and the cache learns of the new image.
-    let client = http::Client::new(http::Options::default()).unwrap();
-    let client = registry::Client::new(client, registry::Options::default(), Arc::new(registry::Anonymous)).unwrap();
-    client.delete_manifest(&bench.name("app"), first.outcome().digest).await.unwrap();
+    registry_client().delete_manifest(&bench.name("app"), first.outcome().digest).await.unwrap();
     for (machine, most) in [("third", 60), ("fourth", 5)] {
         request.labels.insert("revision".to_owned(), machine.to_owned());
         let before = bench.registry.requests().len();
@@ -290,11 +307,8 @@ async fn a_layer_that_a_registry_has_lost_is_sent_again() {
     let first = bench.build_on("first", &request).await;
     // Its manifest is still there.
     let layer = first.outcome().layers[0].blob.digest;
-    let client = http::Client::new(http::Options::default()).unwrap();
     for machine in ["first", "second"] {
-        let address = format!("http://{}/v2/app/blobs/{layer}", bench.registry.address());
-        let lose = http::Request::new(http::Method::DELETE, address.parse().unwrap());
-        assert_eq!(client.send(&lose).await.unwrap().status(), 202);
+        bench.lose_blob("app", layer).await;
         request.labels.insert("revision".to_owned(), machine.to_owned());
         request.destinations = ["app:1", "app:2", "app:3"].map(|name| bench.name(name)).to_vec();
         let built = bench.build_on(machine, &request).await;
@@ -334,7 +348,6 @@ async fn a_step_whose_layer_a_cache_has_lost_is_done_again() {
     base(&bench);
     let in_registry = bench.request("FROM REGISTRY/base:1\nCOPY a /1/\nCOPY a /2/\nCOPY b /3/\n");
     let in_directory = BuildRequest { cache: in_place(CachePlace::Layout(bench.path("shared"))), ..in_registry.clone() };
-    let client = http::Client::new(http::Options::default()).unwrap();
     for (number, request) in [in_registry, in_directory].into_iter().enumerate() {
         let first = bench.build(&request).await;
         let lost: Vec<_> = first.outcome().layers[1..3].iter().map(|layer| layer.blob.digest).collect();
@@ -343,9 +356,7 @@ async fn a_step_whose_layer_a_cache_has_lost_is_done_again() {
             if let Ok(bytes) = fs::read(&file) {
                 fs::write(&file, vec![7; bytes.len()]).unwrap();
             } else {
-                let address = format!("http://{}/v2/app/cache/blobs/{layer}", bench.registry.address());
-                let lose = http::Request::new(http::Method::DELETE, address.parse().unwrap());
-                assert_eq!(client.send(&lose).await.unwrap().status(), 202);
+                bench.lose_blob("app/cache", *layer).await;
             }
         }
         // Where the layers are needed. Then the cache has them again.

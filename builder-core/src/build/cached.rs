@@ -6,13 +6,14 @@
 
 use super::request::{CacheLayers, CachePlace, CacheRequest};
 use super::{Build, BuildError, BuildRequest, CacheUse, ContextSource, DockerfileSource, Event, Outcome, StepOutcome};
-use super::{explain, seconds_since_epoch};
+use super::{explain, seconds_of, seconds_since_epoch};
 use super::{
     explain::StepParts,
     stage::{CurrentStep, StepLayer},
 };
 use crate::cache::{
-    Access, CacheError, Found, InlineCache, Key, LayerCache, Made, PushedImage, Reading, Record, Remembered, SharedCache, StepKey,
+    Access, CacheError, Found, InlineCache, Key, LayerCache, Made, PushedImage, Reading, Record, Remembered, SharedCache,
+    StepKey, chain,
 };
 use crate::image::{Layer, Origin};
 use crate::oci::{DiffId, Digest, ImageConfig, Reference};
@@ -22,9 +23,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    error::Error,
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::OnceCell;
 
@@ -304,7 +303,7 @@ impl Build {
             is_new
         };
         if is_new {
-            let message = format!("{}; its step is done again", with_causes(error));
+            let message = format!("{}; its step is done again", chain(error));
             self.tell(Event::Warning { message, place: None }).await;
         }
     }
@@ -460,23 +459,14 @@ impl Build {
             warned.insert((error.place.clone(), error.action))
         };
         if is_new {
-            let message = format!("{}; the build goes on without it", with_causes(error));
+            let message = format!("{}; the build goes on without it", chain(error));
             self.tell(Event::Warning { message, place: None }).await;
         }
     }
 }
 
-fn with_causes(error: &dyn Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {}", with_causes(cause)))
-}
-
 fn readings(used: &Used, by: impl Fn(ReadBy) -> bool) -> BTreeMap<Key, Reading> {
     used.readings.iter().filter(|(_, (_, read_by))| by(*read_by)).map(|(key, (reading, _))| (*key, reading.clone())).collect()
-}
-
-fn seconds_of(time: SystemTime) -> i64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn is_young(record: &Record, ttl_seconds: Option<u64>) -> bool {

@@ -482,8 +482,12 @@ fn epoch(text: &str, request: &BuildRequest, dockerfile: &Dockerfile, context: O
 }
 
 fn seconds_since_epoch() -> i64 {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
+    seconds_of(std::time::SystemTime::now())
+}
+
+fn seconds_of(time: std::time::SystemTime) -> i64 {
+    let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
 
 fn rfc3339(seconds: i64) -> String {

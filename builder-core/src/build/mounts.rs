@@ -13,7 +13,7 @@ use super::{
     fetch,
     readings::{Recall, mount_key},
     request::SecretSource,
-    run::{Disk, chain, on_disk},
+    run::{Disk, chain_of, on_disk},
     stage::CurrentStep,
     trees::LazyTree,
 };
@@ -406,7 +406,7 @@ impl Build {
         isolation: &Arc<dyn Isolation>,
         attached: &mut Attached,
     ) -> Result<RootMount, BuildError> {
-        let id = layers.iter().fold(None, |below, layer| Some(chain(below, layer.diff_id)));
+        let id = chain_of(layers);
         let cell = {
             let mut disks = self.mount_sources.disks.lock().unwrap_or_else(PoisonError::into_inner);
             disks.entry(id.unwrap_or_else(|| Digest::of(b""))).or_default().clone()

@@ -354,7 +354,7 @@ impl Build {
             // Whether it is still there is asked while its manifest is sent, if no answer has come yet.
             let answered = self.publisher.present[repository].get().filter(|present| present.asked.elapsed() < BELIEVED);
             let is_there = answered.is_some_and(|present| present.manifests.contains(&manifest));
-            self.tell_reused(repository, image).await;
+            self.tell_reused(repository, &image.layers).await;
             let certainty = if is_there { Certainty::Asked } else { Certainty::Told };
             return Ok(Filled { layers_reused: image.layers.len(), certainty });
         }
@@ -367,16 +367,16 @@ impl Build {
                 let sent = try_join(self.push_layers(repository, image, trust), config_if(!is_new));
                 return sent.await.map(|(reused, ())| reused);
             }
-            self.tell_reused(repository, image).await;
+            self.tell_reused(repository, &image.layers).await;
             Ok(image.layers.len())
         };
         let (layers_reused, ()) = try_join(rest, config_if(is_new)).await?;
         Ok(Filled { layers_reused, certainty: Certainty::Asked })
     }
 
-    async fn tell_reused(&self, repository: usize, image: &Image) {
+    async fn tell_reused(&self, repository: usize, layers: &[Layer]) {
         let reference = &self.publisher.repositories[repository];
-        let blobs: BTreeMap<Digest, u64> = image.layers.iter().map(|layer| (layer.blob.digest, layer.blob.size_bytes)).collect();
+        let blobs: BTreeMap<Digest, u64> = layers.iter().map(|layer| (layer.blob.digest, layer.blob.size_bytes)).collect();
         for (digest, size_bytes) in blobs {
             self.tell(Event::BlobPushed { reference: reference.clone(), digest, size_bytes, reused: true }).await;
         }
@@ -402,15 +402,8 @@ impl Build {
         if let Some(reused) = self.publisher.uploaded(repository, layer).await? {
             return Ok(reused);
         }
-        let to = &self.publisher.repositories[repository];
         if self.is_there(repository, layer, trust).await? {
-            let event = Event::BlobPushed {
-                reference: to.clone(),
-                digest: layer.blob.digest,
-                size_bytes: layer.blob.size_bytes,
-                reused: true,
-            };
-            self.tell(event).await;
+            self.tell_reused(repository, std::slice::from_ref(layer)).await;
             return Ok(true);
         }
         self.need_blob(layer.diff_id).await?;

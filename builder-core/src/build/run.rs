@@ -342,7 +342,7 @@ impl Build {
 impl Disk {
     /// A disk with these layers, if the store has them in one plain directory. Whatever is wrong with that, the blobs tell the truth.
     fn kept(layers: &[Layer], directory: &Path, owners: Owners, store: &Store) -> Option<Self> {
-        let chain = layers.iter().fold(None, |below, layer| Some(chain(below, layer.diff_id)));
+        let chain = chain_of(layers);
         let kept = store.unpacked(&plain_name(chain?, owners))?;
         let mut tree = Tree::new();
         for layer in layers {
@@ -428,8 +428,13 @@ impl Disk {
     }
 }
 
+/// Names these layers, the lowest first; `None` if there are none.
+pub(super) fn chain_of(layers: &[Layer]) -> Option<Digest> {
+    layers.iter().fold(None, |below, layer| Some(chain(below, layer.diff_id)))
+}
+
 /// Names a stack of layers, as in the OCI image specification (`ChainID`).
-pub(super) fn chain(below: Option<Digest>, layer: DiffId) -> Digest {
+fn chain(below: Option<Digest>, layer: DiffId) -> Digest {
     below.map_or(layer.0, |below| Digest::of(format!("{below} {layer}").as_bytes()))
 }
 

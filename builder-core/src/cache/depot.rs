@@ -6,6 +6,7 @@
 
 use super::layout::{DOCUMENT_BYTES, Layout};
 use super::shard::{Blob, Known, SHARD_TYPE};
+use super::{chain, repository_of};
 use crate::http::HttpError;
 use crate::image::Origin;
 use crate::oci::{Descriptor, Digest, MediaType, Reference};
@@ -51,7 +52,7 @@ impl Depot {
     /// For messages.
     pub(super) fn shown(&self) -> String {
         match self {
-            Self::Registry { place, .. } => format!("{}/{}", place.registry(), place.repository()),
+            Self::Registry { place, .. } => repository_of(place),
             Self::Layout(layout) => layout.path.display().to_string(),
         }
     }
@@ -245,11 +246,6 @@ fn with_causes(error: RegistryError) -> Failure {
         } => chain(&error).into(),
         _ => error.into(),
     }
-}
-
-fn chain(error: &dyn Error) -> String {
-    let cause = error.source().map(|cause| format!(": {}", chain(cause)));
-    format!("{error}{}", cause.unwrap_or_default())
 }
 
 /// The manifest of a shard.

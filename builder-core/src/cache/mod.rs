@@ -142,6 +142,12 @@ pub struct CacheError {
     pub source: Box<dyn Error + Send + Sync>,
 }
 
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let cause = error.source().map(|cause| format!(": {}", chain(cause)));
+    format!("{error}{}", cause.unwrap_or_default())
+}
+
 /// The repository of `place`, as it is noted.
 fn repository_of(place: &Reference) -> String {
     format!("{}/{}", place.registry(), place.repository())

@@ -103,9 +103,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it is there and cannot be read.
     pub fn step<T: DeserializeOwned>(&self, key: &[u8; 32]) -> Result<Option<T>, StoreError> {
-        let path = self.step_path(key);
-        self.note_use(&path);
-        Self::read_json(&path)
+        self.read_used(&self.step_path(key))
     }
 
     /// Keeps what a step led to.
@@ -121,9 +119,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it is there and cannot be read.
     pub fn reading<T: DeserializeOwned>(&self, key: &[u8; 32]) -> Result<Option<T>, StoreError> {
-        let path = self.reading_path(key);
-        self.note_use(&path);
-        Self::read_json(&path)
+        self.read_used(&self.reading_path(key))
     }
 
     /// Keeps what was read of layers.
@@ -164,9 +160,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] if it is there and cannot be read.
     pub fn pushed<T: DeserializeOwned>(&self, name: &Digest, repository: &str) -> Result<Option<T>, StoreError> {
-        let path = self.image_path(name, repository);
-        self.note_use(&path);
-        Self::read_json(&path)
+        self.read_used(&self.image_path(name, repository))
     }
 
     /// Notes what a build of that name pushed to `repository`.
@@ -197,6 +191,12 @@ impl Store {
             return Ok(());
         }
         self.write_json(&path, base)
+    }
+
+    /// Reads a record and notes that it is used.
+    fn read_used<T: DeserializeOwned>(&self, path: &Path) -> Result<Option<T>, StoreError> {
+        self.note_use(path);
+        Self::read_json(path)
     }
 
     pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
